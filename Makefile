@@ -1,0 +1,113 @@
+# libkd.  `make help` lists the targets.
+#   make                     lib/libkd.a, lib/libkd.so
+#   make demo                a teacher teaches a student, on real data
+#   make check               the tests
+# CC CFLAGS CPPFLAGS LDFLAGS LDLIBS AR are yours; libkd's own flags are added to them.
+# CONFIG=name keeps a build of its own (objects in lib/obj/name): CONFIG=asan, tsan, ubsan, scalar-fma ...
+
+CC      ?= cc
+AR      ?= ar
+NM      ?= nm
+CFLAGS  ?= -O3 -g
+PREFIX  ?= /usr/local
+LIBDIR  ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+V       ?= 0
+ifeq ($(origin CC),default)
+CC := cc
+endif
+Q := $(if $(filter 1,$(V)),,@)
+say = $(if $(filter 1,$(V)),,@printf '  %-6s %s\n' $(1) $(2);)
+
+version = $(shell sed -n 's/^\#define KD_VERSION_$(1) *\([0-9]*\).*/\1/p' include/kd/base.h)
+VERSION := $(call version,MAJOR).$(call version,MINOR).$(call version,PATCH)
+ABI     := 0
+
+# ---- what is built ---------------------------------------------------------------------------------
+MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+ISAS    := scalar
+ifneq (,$(filter x86_64 amd64,$(MACHINE)))
+ISAS    += avx2 avx512
+endif
+ifneq (,$(filter aarch64 arm64,$(MACHINE)))
+ISAS    += neon
+endif
+FLAGS_scalar := -O3
+FLAGS_neon   :=
+FLAGS_avx2   := -mavx2 -mfma -mf16c -mbmi2
+FLAGS_avx512 := $(FLAGS_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mprefer-vector-width=512
+
+CONFIG  ?= release
+LIB     := lib
+OBJ     := $(LIB)/obj/$(CONFIG)
+OUT     := $(if $(filter release,$(CONFIG)),$(LIB),$(OBJ))
+
+WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wvla -Wstrict-prototypes -Wmissing-prototypes \
+        -Wundef -Wcast-qual -Wwrite-strings -Wframe-larger-than=16384
+BASE := -std=c11 $(WARN) -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math \
+        -ffile-prefix-map=$(CURDIR)=. -pthread -Iinclude -Isrc -MMD -MP \
+        -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE
+SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SAN_tsan := -fsanitize=thread
+SAN  := $(SAN_$(CONFIG))
+ISA_DEFS := $(patsubst %,-DKD_BUILD_%=1,$(ISAS))
+
+ifeq ($(BLIS),1)
+BASE   += -DKD_BLIS=1
+LDLIBS += -lblis
+endif
+LDLIBS += -lm -pthread
+
+SRC  := $(sort $(filter-out src/kernels/kern_%,$(wildcard src/*/*.c)))
+KERN := $(sort $(wildcard src/kernels/kern_*.c))
+OBJS := $(SRC:src/%.c=$(OBJ)/%.o)
+define ISA_RULE
+$(OBJ)/kernels/%.$(1).o: src/kernels/%.c
+	@mkdir -p $$(@D)
+	$$(call say,CC,'$$< ($(1))')$$(CC) $$(BASE) -Wno-missing-prototypes $$(CPPFLAGS) $$(CFLAGS) $$(SAN) $$(FLAGS_$(1)) -DKD_ISA=$(1) -DKD_ISA_$(1)=1 -fno-lto -c $$< -o $$@
+KOBJS += $(KERN:src/%.c=$(OBJ)/%.$(1).o)
+endef
+$(foreach isa,$(ISAS),$(eval $(call ISA_RULE,$(isa))))
+
+A  := $(OUT)/libkd.a
+SO := $(OUT)/libkd.so.$(VERSION)
+
+all: $(A) $(SO) ## the library, static and shared
+
+$(OBJ)/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) $(BASE) $(ISA_DEFS) $(CPPFLAGS) $(CFLAGS) $(SAN) -c $< -o $@
+
+$(A): $(OBJS) $(KOBJS)
+	$(call say,AR,$@)rm -f $@ && $(AR) Drcs $@ $^
+
+$(SO): $(OBJS) $(KOBJS) src/libkd.map
+	$(call say,LD,$@)$(CC) -shared $(CFLAGS) $(SAN) $(LDFLAGS) -Wl,-soname,libkd.so.$(ABI) -Wl,--version-script=src/libkd.map \
+	  -Wl,-z,relro,-z,now,-z,noexecstack,-z,nodelete,--as-needed $(if $(SAN),,-Wl,-z,defs) $(OBJS) $(KOBJS) $(LDLIBS) -o $@
+	@ln -sf libkd.so.$(VERSION) $(OUT)/libkd.so.$(ABI) && ln -sf libkd.so.$(ABI) $(OUT)/libkd.so
+
+# ---- tests -----------------------------------------------------------------------------------------
+TESTS := $(sort $(wildcard tests/*/test_*.c))
+TBIN  := $(TESTS:tests/%.c=$(OBJ)/tests/%)
+TKIT  := $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(sort $(wildcard tests/kit/*.c tests/ref/*.c)))
+TINC  := -Itests/kit -Itests/ref -Wno-missing-prototypes -DKD_TEST_ROOT='"$(CURDIR)"'
+
+$(OBJ)/tests/%.o: tests/%.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) $(BASE) $(TINC) $(ISA_DEFS) $(CPPFLAGS) $(CFLAGS) $(SAN) -c $< -o $@
+$(OBJ)/tests/%: $(OBJ)/tests/%.o $(TKIT) $(A)
+	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $< $(TKIT) $(A) $(LDLIBS) -o $@
+.SECONDARY: $(TBIN:%=%.o) $(TKIT)
+
+tests: $(TBIN) ## build the tests
+check: all $(TBIN) ## run the tests (under 90 s on two cores)
+	@KD_OBJ=$(OBJ) KD_OUT=$(OUT) KD_CC='$(CC)' KD_NM='$(NM)' sh tests/tools/run.sh $(TBIN)
+
+clean: ## remove what the build made
+	rm -rf $(LIB)
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+-include $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d)
+.PHONY: all tests check clean help
+.DELETE_ON_ERROR:
