@@ -1,0 +1,82 @@
+/* kd/data.h - kd_dataset and kd_loader: batches in a seeded order, prepared ahead on a thread of their own.
+ * SPDX-License-Identifier: MIT */
+#ifndef KD_DATA_H
+#define KD_DATA_H
+#include "tensor.h"
+KD_BEGIN_DECLS
+
+/* Items of one shape and dtype (u8 or f32), each with a class label.  Images are [height, width, channels]. */
+typedef struct kd_dataset kd_dataset;
+
+/* Over the caller's memory: `items` is [count, item shape..], contiguous, u8 or f32, and must outlive the data set (not
+ * copied).  labels i32 [count] are copied; NULL: all -1. */
+KD_API KD_MUST_USE kd_status kd_dataset_wrap(kd_dataset **out, kd_context *ctx, kd_dtype dtype, size_t count, size_t item_rank,
+                                             const size_t *item_shape, const void *items, const int32_t *labels);
+/* IDX images (u8 or f32, rank 2 to 4; rank 3 [n, h, w] becomes [n, h, w, 1]) and labels (u8; path may be NULL). */
+KD_API KD_MUST_USE kd_status kd_dataset_open_idx(kd_dataset **out, kd_context *ctx, const char *images, const char *labels);
+typedef struct kd_csv_desc {
+    size_t   struct_size;
+    size_t   skip_lines;       /* header lines; default 0                                   */
+    int64_t  label_column;     /* default -1: the last one; KD_CSV_NO_LABEL: none            */
+    uint32_t separator;        /* default ','                                                */
+    uint32_t reserved;
+} kd_csv_desc;
+#define KD_CSV_NO_LABEL INT64_MIN
+KD_API void kd_csv_desc_init(kd_csv_desc *desc, size_t struct_size);
+/* Numbers in text, a row a line, f32 items [columns - label].  KD_ERR_FORMAT names line and column. */
+KD_API KD_MUST_USE kd_status kd_dataset_open_csv(kd_dataset **out, kd_context *ctx, const char *path, const kd_csv_desc *desc);
+#define KD_CIFAR_10         1u   /* 1 label byte + 3072         */
+#define KD_CIFAR_100_FINE   2u   /* coarse, fine, 3072: fine    */
+#define KD_CIFAR_100_COARSE 3u
+/* CIFAR binary records from one or more files, u8 [32, 32, 3] (planes become interleaved). */
+KD_API KD_MUST_USE kd_status kd_dataset_open_cifar(kd_dataset **out, kd_context *ctx, const char *const *paths, size_t count,
+                                                   uint32_t variant);
+/* Some of the items, in this order (repeats allowed); shares the items' memory with `from`, which may be freed first. */
+KD_API KD_MUST_USE kd_status kd_dataset_subset(kd_dataset **out, const kd_dataset *from, const uint32_t *indices, size_t count);
+KD_API void kd_dataset_free(kd_dataset *data);
+
+KD_API size_t kd_dataset_count(const kd_dataset *data);
+KD_API size_t kd_dataset_item_rank(const kd_dataset *data);
+KD_API size_t kd_dataset_item_size(const kd_dataset *data, size_t axis);
+KD_API kd_dtype kd_dataset_dtype(const kd_dataset *data);
+/* The labels, [count], to read and to change (while no loader runs over it): -1 marks an item as unlabelled. */
+KD_API int32_t *kd_dataset_labels(kd_dataset *data);
+/* One item, [item shape] in its dtype; NULL if out of range. */
+KD_API const void *kd_dataset_item(const kd_dataset *data, size_t index);
+/* 1 + the largest label; 0 if there are none. */
+KD_API size_t kd_dataset_classes(const kd_dataset *data);
+
+/* ---- loader --------------------------------------------------------------------------------------------------------- */
+typedef struct kd_loader kd_loader;
+typedef struct kd_loader_desc {
+    size_t       struct_size;
+    size_t       batch;           /* >= 1; default 64                                                                  */
+    uint64_t     seed;            /* of order and augmentation; default 0                                              */
+    uint32_t     shuffle;         /* a new order each epoch; default 1                                                 */
+    uint32_t     drop_last;       /* leave out a last batch that is not full; default 0                                */
+    float        scale;           /* x = item * scale, then (x - mean) / std; default 1/255 for u8 when 0, 1 for f32   */
+    uint32_t     shift;           /* move by -shift .. shift pixels, zeros come in; default 0                          */
+    uint32_t     crop_padding;    /* pad by this, crop back at random; default 0                                       */
+    uint32_t     flip;            /* left-right with probability 1/2; default 0                                        */
+    float        mixup_alpha;     /* > 0: mix pairs with Beta(alpha, alpha), labels become f32 [batch, classes]; default 0 */
+    uint32_t     classes;         /* for mix-up; 0: kd_dataset_classes                                                 */
+    uint32_t     ahead;           /* batches prepared in advance, 0 (in the caller's thread) to 8; default 2           */
+    const float *mean, *std;      /* [channels] (last axis) or NULL; copied                                            */
+    size_t       channels;        /* length of mean and std                                                            */
+} kd_loader_desc;
+KD_API void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size);
+/* `data` must outlive the loader.  What item goes where, and every random choice, is a function of (seed, epoch, position in
+ * the epoch) alone: the same with any `ahead`, any timing, and after a resume. */
+KD_API KD_MUST_USE kd_status kd_loader_create(kd_loader **out, kd_context *ctx, const kd_dataset *data,
+                                              const kd_loader_desc *desc);
+/* The next batch: *x f32 [n, item shape..], *y i32 [n] (f32 [n, classes] with mix-up), the loader's, valid until the next
+ * call.  KD_END after the last batch of an epoch; the call after that begins the next epoch.  KD_ERR_CANCELLED. */
+KD_API KD_MUST_USE kd_status kd_loader_next(kd_loader *loader, kd_tensor **x, kd_tensor **y);
+/* Which items the last batch holds: indices into the data set, one per row. */
+KD_API const uint32_t *kd_loader_indices(const kd_loader *loader);
+KD_API uint64_t kd_loader_epoch(const kd_loader *loader);        /* epochs completed */
+KD_API size_t kd_loader_batches(const kd_loader *loader);        /* in an epoch */
+KD_API void kd_loader_free(kd_loader *loader);
+
+KD_END_DECLS
+#endif

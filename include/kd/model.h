@@ -1,0 +1,201 @@
+/* kd/model.h - kd_model: a tree of named layers with its parameters in one block; and the zoo.
+ * SPDX-License-Identifier: MIT
+ *
+ * Build: kd_model_create, add layers to kd_model_root(), kd_model_finish.  Builders are sticky: they never return
+ * NULL, the first error poisons the model, kd_model_finish reports it.  Names are dotted paths
+ * ("layer3.0.conv1.weight"), the same that PyTorch uses for the same architecture.
+ *
+ * Use: kd_model_forward on any tape.  Train or infer is the tape's mode.  Training one model from two threads at
+ * once is not allowed; INFER forwards of one model from several threads, each with its own tape, are. */
+#ifndef KD_MODEL_H
+#define KD_MODEL_H
+#include "tape.h"
+KD_BEGIN_DECLS
+
+typedef struct kd_model kd_model;
+typedef struct kd_layer kd_layer;   /* a node of a model's tree; the model owns it */
+
+/* An empty model.  KD_ERR_ARG, KD_ERR_NOMEM. */
+KD_API KD_MUST_USE kd_status kd_model_create(kd_model **out, kd_context *ctx);
+/* The root: a sequence.  Poison layer if model is NULL. */
+KD_API kd_layer *kd_model_root(kd_model *model);
+/* Allocate one parameter block, one gradient block and the buffers; initialise every parameter as its layer says from
+ * streams of `seed` (one per parameter, so adding a layer does not change the others).  After it layers can no longer
+ * be added.  Returns the first error of the builders.  A second call is KD_ERR_STATE. */
+KD_API KD_MUST_USE kd_status kd_model_finish(kd_model *model, uint64_t seed);
+KD_API void kd_model_free(kd_model *model);
+/* A second model of the same architecture with the same parameters and buffers.  User blocks share their `user`. */
+KD_API KD_MUST_USE kd_status kd_model_clone(kd_model **out, const kd_model *model);
+
+/* Run the model.  Returns a tensor of `tape`, never NULL (poison on error, naming the layer: "layer1.0.conv1: ...").
+ * On an INFER tape each layer's memory is given back as soon as it is dead, except the result and tapped outputs. */
+KD_API kd_tensor *kd_model_forward(kd_model *model, kd_tape *tape, kd_tensor *x);
+
+/* ---- layers.  `parent` is a container or block; `name` is one path component, unique in its parent, or NULL:
+ * the layer's position ("0", "1", ..), as PyTorch's Sequential names them. ------------------------------------- */
+#define KD_ACT_NONE       0u
+#define KD_ACT_RELU       1u
+#define KD_ACT_LEAKY_RELU 2u   /* slope 0.01 */
+#define KD_ACT_GELU       3u
+#define KD_ACT_GELU_TANH  4u
+#define KD_ACT_SILU       5u
+#define KD_ACT_SIGMOID    6u
+#define KD_ACT_TANH       7u
+#define KD_ACT_SOFTPLUS   8u
+
+/* parameters: weight [in, out], bias [out].  PyTorch's default initialisation (uniform, bound 1 / sqrt(in), both). */
+KD_API kd_layer *kd_layer_linear(kd_layer *parent, const char *name, size_t in, size_t out, int32_t bias);
+/* weight [kh, kw, in / groups, out], bias [out]; desc NULL: stride 1, padding 0.  Default initialisation: uniform, bound
+ * 1 / sqrt(kh kw in / groups). */
+KD_API kd_layer *kd_layer_conv2d(kd_layer *parent, const char *name, size_t in, size_t out, size_t kh, size_t kw,
+                                 int32_t bias, const kd_conv_desc *desc);
+KD_API kd_layer *kd_layer_conv1d(kd_layer *parent, const char *name, size_t in, size_t out, size_t k, int32_t bias,
+                                 const kd_conv_desc *desc);
+/* weight, bias [channels] (1, 0), buffers running_mean, running_var (0, 1).  PyTorch: momentum 0.1, eps 1e-5. */
+KD_API kd_layer *kd_layer_batch_norm(kd_layer *parent, const char *name, size_t channels, float momentum, float eps);
+KD_API kd_layer *kd_layer_layer_norm(kd_layer *parent, const char *name, size_t features, float eps);
+KD_API kd_layer *kd_layer_group_norm(kd_layer *parent, const char *name, size_t groups, size_t channels, float eps);
+KD_API kd_layer *kd_layer_activation(kd_layer *parent, const char *name, uint32_t activation);   /* KD_ACT_* */
+KD_API kd_layer *kd_layer_max_pool2d(kd_layer *parent, const char *name, uint32_t window, uint32_t stride, uint32_t padding);
+KD_API kd_layer *kd_layer_avg_pool2d(kd_layer *parent, const char *name, uint32_t window, uint32_t stride, uint32_t padding);
+KD_API kd_layer *kd_layer_global_avg_pool(kd_layer *parent, const char *name);
+KD_API kd_layer *kd_layer_flatten(kd_layer *parent, const char *name);
+KD_API kd_layer *kd_layer_dropout(kd_layer *parent, const char *name, float p);
+/* weight [count, width], initialised from the standard normal as PyTorch does. */
+KD_API kd_layer *kd_layer_embedding(kd_layer *parent, const char *name, size_t count, size_t width);
+
+/* ---- containers: add their children with the container as parent ------------------------------------------------ */
+KD_API kd_layer *kd_layer_sequence(kd_layer *parent, const char *name);   /* one after the other */
+/* activation(children in sequence (x) + shortcut(x)); shortcut is x itself unless kd_layer_shortcut adds layers to it. */
+KD_API kd_layer *kd_layer_residual(kd_layer *parent, const char *name, uint32_t activation);
+/* The shortcut of a residual: a sequence named `name` ("downsample", "shortcut"). */
+KD_API kd_layer *kd_layer_shortcut(kd_layer *residual, const char *name);
+#define KD_JOIN_SUM    1u
+#define KD_JOIN_CONCAT 2u   /* along the last axis */
+/* Every child gets x; their results are joined. */
+KD_API kd_layer *kd_layer_parallel(kd_layer *parent, const char *name, uint32_t join);
+
+/* ---- a block of your own: a C function over ops, with named parameters and children ------------------------------- */
+typedef struct kd_block_desc {
+    size_t      struct_size;
+    const char *type;   /* for summaries: "attention"; copied */
+    /* Return a tensor of `tape`.  self's parameters: kd_layer_parameter; children: kd_layer_child + kd_layer_forward. */
+    kd_tensor *(*forward)(kd_layer *self, kd_tape *tape, kd_tensor *x, void *user);
+    void       (*free)(void *user);   /* called once when the last model with this block goes; NULL is fine */
+    void       *user;
+} kd_block_desc;
+KD_API kd_layer *kd_layer_block(kd_layer *parent, const char *name, const kd_block_desc *desc);
+
+/* How a parameter begins.  Fans as in PyTorch: fan_in = in (kh kw in / groups), fan_out = out (kh kw out / groups). */
+#define KD_INIT_ZEROS           1u
+#define KD_INIT_ONES            2u
+#define KD_INIT_CONSTANT        3u   /* a                                               */
+#define KD_INIT_UNIFORM         4u   /* [a, b)                                          */
+#define KD_INIT_NORMAL          5u   /* mean a, standard deviation b                    */
+#define KD_INIT_TRUNC_NORMAL    6u   /* the same, redrawn outside 2 standard deviations */
+#define KD_INIT_KAIMING_UNIFORM 7u   /* bound gain sqrt(3 / fan_in); gain = sqrt(2 / (1 + a^2)) */
+#define KD_INIT_KAIMING_NORMAL  8u   /* std gain / sqrt(fan_out) when b is 1, fan_in when 0      */
+#define KD_INIT_XAVIER_UNIFORM  9u   /* bound a sqrt(6 / (fan_in + fan_out))             */
+#define KD_INIT_XAVIER_NORMAL  10u   /* std a sqrt(2 / (fan_in + fan_out))               */
+#define KD_INIT_FAN_IN_UNIFORM 11u   /* bound a / sqrt(fan_in): PyTorch's default for linear and conv with a = 1 */
+/* A parameter of a block (rank >= 1), and a buffer: state that is saved but not trained.  Only before kd_model_finish. */
+KD_API void kd_layer_add_parameter(kd_layer *layer, const char *name, size_t rank, const size_t *shape, uint32_t init,
+                                   float a, float b);
+KD_API void kd_layer_add_buffer(kd_layer *layer, const char *name, size_t rank, const size_t *shape, float value);
+/* After finish: the tensor of a parameter or buffer of this layer by its own name ("weight"); NULL if there is none. */
+KD_API kd_tensor *kd_layer_parameter(kd_layer *layer, const char *name);
+KD_API kd_layer *kd_layer_child(kd_layer *layer, const char *path);   /* "0.conv1"; NULL if there is none */
+KD_API kd_tensor *kd_layer_forward(kd_layer *layer, kd_tape *tape, kd_tensor *x);
+/* The full dotted path; "" for the root.  Lives as long as the model. */
+KD_API const char *kd_layer_path(const kd_layer *layer);
+
+/* ---- taps: outputs of inner layers ---------------------------------------------------------------------------------- */
+/* Ask that the output of the layer at `path` be kept after each forward; "path:pre" for a residual's sum before its
+ * activation.  KD_ERR_ARG names the nearest existing path. */
+KD_API KD_MUST_USE kd_status kd_model_tap(kd_model *model, const char *path);
+/* That output of the last forward on `tape`: a tensor of the tape; poison if not tapped or no forward. */
+KD_API kd_tensor *kd_model_tapped(const kd_model *model, kd_tape *tape, const char *path);
+
+/* ---- parameters ---------------------------------------------------------------------------------------------------------- */
+#define KD_PARAM_PLAIN  0u   /* stored in files as it is                                   */
+#define KD_PARAM_LINEAR 1u   /* [in, out] here, [out, in] in files                          */
+#define KD_PARAM_CONV   2u   /* [kh, kw, in, out] here, [out, in, kh, kw] in files; 1-d alike */
+#define KD_PARAM_BUFFER 8u   /* or-ed in: not trained                                       */
+typedef struct kd_param_info {
+    size_t      struct_size;
+    const char *name;        /* "layer1.0.conv1.weight"; lives as long as the model            */
+    kd_tensor  *tensor;      /* the model's; write through it, then kd_model_touch             */
+    float      *grad;        /* its part of the gradient block; NULL for a buffer              */
+    uint32_t    kind;        /* KD_PARAM_*                                                     */
+    uint32_t    reserved;
+    size_t      offset;      /* of its first float in the parameter block (or buffer block)    */
+} kd_param_info;
+/* Parameters in model order, then buffers. */
+KD_API size_t kd_model_parameter_count(const kd_model *model);                 /* entries, buffers included */
+KD_API KD_MUST_USE kd_status kd_model_parameter_at(const kd_model *model, size_t i, kd_param_info *out);
+KD_API KD_MUST_USE kd_status kd_model_find(const kd_model *model, const char *name, kd_param_info *out);
+/* Numbers to train: elements of all parameters, without buffers or padding. */
+KD_API size_t kd_model_size(const kd_model *model);
+/* The contiguous blocks, `*count` floats each: every parameter begins at a multiple of 16, the gaps are zeros.  For
+ * all-reduce, hashing, your own optimizer.  After writing weights call kd_model_touch. */
+KD_API float *kd_model_weights(kd_model *model, size_t *count);
+KD_API float *kd_model_grads(kd_model *model, size_t *count);
+KD_API float *kd_model_buffers(kd_model *model, size_t *count);
+/* The gradient of the parameter `name`, contiguous, shaped like it; NULL if there is none. */
+KD_API const float *kd_model_grad(const kd_model *model, const char *name);
+KD_API void kd_model_zero_grads(kd_model *model);
+/* Weights were written from outside: whatever was derived from them is stale. */
+KD_API void kd_model_touch(kd_model *model);
+/* Frozen: no gradients reach the parameters, and batch norm uses and keeps its running statistics on any tape. */
+KD_API void kd_model_freeze(kd_model *model, int32_t frozen);
+KD_API int32_t kd_model_frozen(const kd_model *model);
+/* Initialise again every parameter whose name matches the glob ('*' any run, '?' one character), from streams of `seed`.
+ * KD_ERR_ARG if none matches. */
+KD_API KD_MUST_USE kd_status kd_model_initialize(kd_model *model, const char *pattern, uint32_t init, float a, float b,
+                                                 uint64_t seed);
+/* Parameters and buffers of src into dst: names and shapes must agree (KD_ERR_SHAPE names the first that does not;
+ * dst is then unchanged). */
+KD_API KD_MUST_USE kd_status kd_model_copy(kd_model *dst, const kd_model *src);
+
+/* The input normalisation the model was trained with: forward computes (x - mean[c]) / std[c] over the last axis first, so
+ * that teacher and student each see raw images their own way.  Saved with the model.  channels 0 removes it. */
+KD_API KD_MUST_USE kd_status kd_model_set_input_norm(kd_model *model, size_t channels, const float *mean, const float *std);
+
+/* A table: layer, type, output shape, parameters, multiply-adds, and totals, for an input of this shape (its first size
+ * is the batch).  Runs one INFER forward on zeros.  Writes and returns as kd_tensor_format; 0 on error. */
+KD_API size_t kd_model_summary(kd_model *model, size_t rank, const size_t *input_shape, char *out, size_t cap);
+
+/* ---- files: safetensors, tensors in PyTorch's layout under their dotted names, buffers included ------------------------- */
+/* Atomic: the old file or the new one, never a part.  KD_ERR_IO. */
+KD_API KD_MUST_USE kd_status kd_model_save(const kd_model *model, const char *path);
+#define KD_LOAD_STRICT     0u
+#define KD_LOAD_MISSING_OK 1u   /* parameters the file lacks keep their values          */
+#define KD_LOAD_EXTRA_OK   2u   /* tensors the model lacks are passed over               */
+/* All or nothing.  KD_ERR_SHAPE / KD_ERR_FORMAT list the names that are missing, unexpected or of another shape.
+ * "num_batches_tracked" entries are always passed over. f16, bf16, f64 tensors are converted. */
+KD_API KD_MUST_USE kd_status kd_model_load(kd_model *model, const char *path, uint32_t flags);
+
+/* ---- the zoo: finished models ----------------------------------------------------------------------------------------------- */
+/* linear layers fc1, fc2, .. of sizes[0] -> .. -> sizes[count - 1] with `activation` between them (not after the last).
+ * Inputs of higher rank are flattened first. */
+KD_API KD_MUST_USE kd_status kd_zoo_mlp(kd_model **out, kd_context *ctx, const size_t *sizes, size_t count,
+                                        uint32_t activation, uint64_t seed);
+typedef struct kd_cnn_desc {
+    size_t   struct_size;
+    size_t   height, width, channels;   /* of the image; defaults 28, 28, 1           */
+    size_t   conv1, conv2, hidden;      /* 3x3 convolutions, then a linear; 32, 64, 128 */
+    size_t   classes;                   /* 10                                         */
+    uint32_t batch_norm;                /* 1: after each convolution; default 0       */
+    float    dropout;                   /* before the last linear; default 0          */
+} kd_cnn_desc;
+KD_API void kd_cnn_desc_init(kd_cnn_desc *desc, size_t struct_size);
+/* conv1 3x3 pad 1, relu, max pool 2, conv2 3x3 pad 1, relu, max pool 2, fc1, relu, fc2. */
+KD_API KD_MUST_USE kd_status kd_zoo_cnn(kd_model **out, kd_context *ctx, const kd_cnn_desc *desc, uint64_t seed);
+/* ResNet for 32x32 images (He et al. 2016, section 4.2): depth 6n + 2; widths 16, 32, 64 times `widen` (1; 4 for "32x4", with
+ * stem 32).  conv1, bn1, layer1..3.i.{conv1,bn1,conv2,bn2,downsample.0,downsample.1}, avgpool, fc: the names usual
+ * for CIFAR distillation, 1x1 projections where the shape changes, Kaiming normal (fan out) initialisation. */
+KD_API KD_MUST_USE kd_status kd_zoo_resnet_cifar(kd_model **out, kd_context *ctx, size_t depth, size_t widen, size_t classes,
+                                                 uint64_t seed);
+
+KD_END_DECLS
+#endif
