@@ -1,0 +1,149 @@
+/* kern_eltwise.c - elementwise functions of one operand, and their gradients.
+ * SPDX-License-Identifier: MIT */
+#include "kernels/kernels.h"
+#include "simd/simd.h"
+
+#define SQRT_HALF    0x1.6a09e6p-1f    /* sqrt(1/2)    */
+#define SQRT_2_PI    0x1.988454p-1f    /* sqrt(2/pi)   */
+#define RSQRT_2PI    0x1.988454p-2f    /* 1/sqrt(2 pi) */
+#define TWO_RSQRT_PI 0x1.20dd76p0f     /* 2/sqrt(pi)   */
+#define GELU_CUBIC   0.044715f
+
+/* x held where squares and products with it stay finite and an infinite x gives the limit; NaN passes. */
+V_FN kd_f32x16 held(kd_f32x16 x) { return v_min(v_set1(1e12f), v_max(v_set1(-1e12f), x)); }
+
+V_FN kd_f32x16 gelu_tanh_argument(kd_f32x16 x)
+{
+    return v_mul(x, v_fma(v_mul(x, x), v_set1(SQRT_2_PI * GELU_CUBIC), v_set1(SQRT_2_PI)));
+}
+
+/* `op` is a constant wherever this is called: the switch is gone after inlining. */
+V_FN kd_f32x16 unary_value(uint32_t op, kd_f32x16 x, kd_f32x16 a, kd_f32x16 b)
+{
+    kd_f32x16 half = v_set1(0.5f), h;
+    switch (op) {
+    case KD_UNARY_EXP: return v_exp(x);
+    case KD_UNARY_LOG: return v_log(x);
+    case KD_UNARY_LOG1P: return v_log1p(x);
+    case KD_UNARY_SQRT: return v_sqrt(x);
+    case KD_UNARY_RSQRT: return v_rsqrt(x);
+    case KD_UNARY_SQUARE: return v_mul(x, x);
+    case KD_UNARY_ABS: return v_abs(x);
+    case KD_UNARY_NEG: return v_neg(x);
+    case KD_UNARY_RELU: return v_max(v_zero(), x);
+    case KD_UNARY_LEAKY_RELU: return v_select(v_gt(x, v_zero()), x, v_mul(a, x));
+    case KD_UNARY_GELU_ERF:
+        x = v_max(v_set1(-1e12f), x);
+        h = v_mul(half, x);
+        return v_fma(h, v_erf(v_mul(x, v_set1(SQRT_HALF))), h);
+    case KD_UNARY_GELU_TANH:
+        x = v_max(v_set1(-1e12f), x);
+        h = v_mul(half, x);
+        return v_fma(h, v_tanh(gelu_tanh_argument(x)), h);
+    case KD_UNARY_SILU:
+        x = v_max(v_set1(-1e12f), x);
+        return v_mul(x, v_sigmoid(x));
+    case KD_UNARY_SIGMOID: return v_sigmoid(x);
+    case KD_UNARY_TANH: return v_tanh(x);
+    case KD_UNARY_ERF: return v_erf(x);
+    case KD_UNARY_SOFTPLUS: return v_add(v_max(v_zero(), x), v_log1p(v_exp(v_neg(v_abs(x)))));
+    case KD_UNARY_CLAMP: return v_min(b, v_max(a, x));
+    default: return v_fma(a, x, b);   /* SCALE_ADD */
+    }
+}
+
+/* grad_out times the derivative; s is what KD_UNARY_OPS says is saved. */
+V_FN kd_f32x16 unary_gradient(uint32_t op, kd_f32x16 g, kd_f32x16 s, kd_f32x16 a, kd_f32x16 b)
+{
+    kd_f32x16 one = v_set1(1.0f), half = v_set1(0.5f), t;
+    switch (op) {
+    case KD_UNARY_EXP: return v_mul(g, s);
+    case KD_UNARY_LOG: return v_div(g, s);
+    case KD_UNARY_LOG1P: return v_div(g, v_add(one, s));
+    case KD_UNARY_SQRT: return v_div(v_mul(half, g), s);
+    case KD_UNARY_RSQRT: return v_mul(v_mul(v_set1(-0.5f), g), v_mul(s, v_mul(s, s)));
+    case KD_UNARY_SQUARE: return v_mul(g, v_add(s, s));
+    case KD_UNARY_ABS:
+        t = v_from_bits(vi_xor(v_bits(g), vi_and(v_bits(s), vi_set1(INT32_MIN))));
+        return v_select(v_eq(s, v_zero()), v_zero(), t);
+    case KD_UNARY_NEG: return v_neg(g);
+    case KD_UNARY_RELU: return v_select(v_le(s, v_zero()), v_zero(), g);
+    case KD_UNARY_LEAKY_RELU: return v_select(v_gt(s, v_zero()), g, v_mul(a, g));
+    case KD_UNARY_GELU_ERF: {   /* Phi(x) + x phi(x) */
+        kd_f32x16 x = held(s), density = v_exp(v_mul(v_set1(-0.5f), v_mul(x, x)));
+        t = v_fma(half, v_erf(v_mul(x, v_set1(SQRT_HALF))), half);
+        return v_mul(g, v_fma(v_mul(x, v_set1(RSQRT_2PI)), density, t));
+    }
+    case KD_UNARY_GELU_TANH: {   /* (1 + t) / 2 + x (1 - t^2) u' / 2 */
+        kd_f32x16 x = held(s), slope = v_fma(v_mul(x, x), v_set1(3.0f * SQRT_2_PI * GELU_CUBIC), v_set1(SQRT_2_PI));
+        t = v_tanh(gelu_tanh_argument(x));
+        kd_f32x16 side = v_mul(v_mul(half, x), v_mul(v_fnma(t, t, one), slope));
+        return v_mul(g, v_add(v_fma(half, t, half), side));
+    }
+    case KD_UNARY_SILU: {   /* s + x s (1 - s) */
+        kd_f32x16 x = held(s);
+        t = v_sigmoid(x);
+        return v_mul(g, v_mul(t, v_fma(x, v_sub(one, t), one)));
+    }
+    case KD_UNARY_SIGMOID: return v_mul(g, v_mul(s, v_sub(one, s)));
+    case KD_UNARY_TANH: return v_mul(g, v_fnma(s, s, one));
+    case KD_UNARY_ERF: return v_mul(v_mul(g, v_set1(TWO_RSQRT_PI)), v_exp(v_neg(v_mul(s, s))));
+    case KD_UNARY_SOFTPLUS: return v_mul(g, v_sigmoid(s));
+    case KD_UNARY_CLAMP: return v_select(vm_or(v_lt(s, a), v_gt(s, b)), v_zero(), g);
+    case KD_UNARY_SCALE_ADD: return v_mul(a, g);
+    default: return g;
+    }
+}
+
+V_FN void unary_loop(uint32_t op, float *out, const float *in, size_t n, float a, float b)
+{
+    kd_f32x16 va = v_set1(a), vb = v_set1(b);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) v_store(out + i, unary_value(op, v_load(in + i), va, vb));
+    if (i < n) v_store_n(out + i, unary_value(op, v_load_n(in + i, n - i, 1.0f), va, vb), n - i);
+}
+
+V_FN void unary_backward_loop(uint32_t op, float *grad_in, const float *grad_out, const float *saved, size_t n,
+                              float a, float b, int accumulate)
+{
+    kd_f32x16 va = v_set1(a), vb = v_set1(b), g, s = va;
+    const int reads = kd__unary_saves(op) != KD_UNARY_SAVES_NONE;
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        if (reads) s = v_load(saved + i);
+        g = unary_gradient(op, v_load(grad_out + i), s, va, vb);
+        if (accumulate) g = v_add(v_load(grad_in + i), g);
+        v_store(grad_in + i, g);
+    }
+    if (i < n) {
+        if (reads) s = v_load_n(saved + i, n - i, 1.0f);
+        g = unary_gradient(op, v_load_n(grad_out + i, n - i, 0.0f), s, va, vb);
+        if (accumulate) g = v_add(v_load_n(grad_in + i, n - i, 0.0f), g);
+        v_store_n(grad_in + i, g, n - i);
+    }
+}
+
+void KD_K(unary_f32)(uint32_t op, float *out, const float *in, size_t n, float a, float b)
+{
+    switch (op) {
+#define UNARY_CASE(name, saved) \
+    case KD_UNARY_##name: unary_loop(KD_UNARY_##name, out, in, n, a, b); break;
+        KD_UNARY_OPS(UNARY_CASE)
+#undef UNARY_CASE
+    default: break;
+    }
+}
+
+void KD_K(unary_backward_f32)(uint32_t op, float *grad_in, const float *grad_out, const float *saved, size_t n,
+                              float a, float b, int accumulate)
+{
+    switch (op) {
+#define UNARY_CASE(name, save)                                                                          \
+    case KD_UNARY_##name:                                                                               \
+        unary_backward_loop(KD_UNARY_##name, grad_in, grad_out, saved, n, a, b, accumulate);            \
+        break;
+        KD_UNARY_OPS(UNARY_CASE)
+#undef UNARY_CASE
+    default: break;
+    }
+}
