@@ -81,8 +81,12 @@ struct kd_context {
     bool               is_default;
     _Atomic(kd__pool *) pool;             /* made on first use */
     _Atomic uint32_t   scratch_lock;
-    kd__scratch_block *scratch;           /* cached blocks, largest first */
+    kd__scratch_block *scratch;           /* free blocks, smallest first */
 };
+
+/* The kernels of the best instruction set that the build, the CPU and `cap` (KD_ISA_*) allow; its name in
+ * *chosen.  In src/cpu, the one thing base asks of a room above it. */
+const kd__kernels *kd__cpu_kernels(uint32_t cap, uint32_t *chosen);
 
 /* ctx, or the process default when NULL. Never fails. */
 kd_context *kd__context(const kd_context *ctx);
@@ -96,7 +100,8 @@ void *kd__alloc(kd_context *ctx, size_t bytes);
 void *kd__alloc_raw(kd_context *ctx, size_t bytes);
 void *kd__alloc_array(kd_context *ctx, size_t count, size_t bytes_each);   /* checked product, zeroed */
 void  kd__free(kd_context *ctx, void *ptr);                                 /* NULL is fine; the block knows its size */
-/* Grow `*ptr` to hold `count` elements, keeping contents; doubles.  On failure nothing changes. */
+/* Grow `*ptr` to hold `count` elements, keeping contents, the rest zeroed; doubles.  On failure nothing
+ * changes. */
 kd_status kd__grow(kd_context *ctx, void *ptr_to_ptr, size_t *capacity, size_t count, size_t bytes_each);
 char *kd__strdup(kd_context *ctx, const char *text);
 
@@ -104,7 +109,9 @@ char *kd__strdup(kd_context *ctx, const char *text);
  * allocates nothing.  Not cleared.  NULL when out of memory. */
 void *kd__scratch_get(kd_context *ctx, size_t bytes);
 void  kd__scratch_put(kd_context *ctx, void *ptr);   /* NULL is fine */
+void  kd__scratch_free(kd_context *ctx);             /* give back the cached blocks */
 
+/* One line to the context's log, if it listens at this level. */
 void kd__log(kd_context *ctx, uint32_t level, const char *format, ...);
 
 /* ---- arena.c: a stack of memory that grows by chunks and is rewound, never freed, between steps --- */
@@ -131,7 +138,8 @@ void   kd__parallel(kd_context *ctx, size_t n, void (*task)(size_t i, void *arg)
  * Small work (one piece) runs on the caller. */
 void   kd__parallel_range(kd_context *ctx, size_t total, size_t grain,
                           void (*fn)(size_t begin, size_t end, void *arg), void *arg);
-void   kd__pool_free(kd_context *ctx);
+void   kd__pool_free(kd_context *ctx);                     /* join and free; no loop may be running */
+bool   kd__in_parallel(void);                             /* this thread is inside a task */
 /* A thread of its own for the loader: signals blocked, stack size set.  Joins by kd__thread_join. */
 typedef struct kd__thread kd__thread;
 typedef struct kd__monitor kd__monitor;                   /* a mutex with one condition */
@@ -153,6 +161,8 @@ void kd__rng_shuffle(kd_rng *rng, uint32_t *items, size_t n);   /* Fisher-Yates 
 
 /* ---- file.c: everything the library asks of a file system goes through one table ----------------- */
 typedef struct kd__io {
+    int     (*resolve)(const char *path, char *out, size_t cap);      /* where a save to path lands: past links;
+                                                                         what exists must be a regular file */
     int     (*open_read)(const char *path, uint64_t *size);           /* regular files only; -1 + errno */
     int     (*open_temp)(char *path, size_t cap, const char *target); /* O_EXCL beside target; name in path */
     int64_t (*read_at)(int fd, void *out, size_t bytes, uint64_t offset);
@@ -177,24 +187,30 @@ void      kd__file_close(kd__file *file);
 typedef struct kd__writer {
     int      fd;
     uint64_t written;
-    uint32_t crc;                 /* CRC32C of what was written since kd__writer_crc_begin */
+    uint32_t crc;                 /* CRC32C of what was put since kd__writer_crc_begin */
     size_t   buffered;
     kd_context *ctx;
-    uint8_t *buffer;
+    uint8_t *buffer;              /* NULL: not open */
     char     path[4096], temp[4160];
 } kd__writer;
+static inline void kd__writer_crc_begin(kd__writer *writer) { writer->crc = 0; }
 kd_status kd__writer_open(kd__writer *writer, kd_context *ctx, const char *path);
 kd_status kd__writer_put(kd__writer *writer, const void *data, size_t bytes);
 kd_status kd__writer_commit(kd__writer *writer);
 void      kd__writer_abort(kd__writer *writer);           /* after commit or failure: no effect */
 
 uint32_t kd__crc32c(uint32_t crc, const void *data, size_t bytes);   /* start with 0 */
+const char *kd__os_text(int error);   /* of an errno: "no such file or directory"; static, no locale */
 
-/* Decimal text to number and back without the locale.  parse: the whole of [text, end) must be the
- * number; false otherwise. */
+/* ---- number.c ----------------------------------------------------------------------------------- */
+/* Decimal text to number without the locale (kd__format goes the other way).  The whole of [text, end)
+ * must be the number; false otherwise, and *out is untouched.
+ * double: [+-] digits [. digits] [e [+-] digits], some digit before the e; the nearest double, ties to
+ * even; beyond the largest it is infinite, below the smallest zero.
+ * u64: digits alone, no leading zero, at most 2^64 - 1. */
 bool   kd__parse_double(const char *text, const char *end, double *out);
 bool   kd__parse_u64(const char *text, const char *end, uint64_t *out);
 
-/* Monotonic seconds. */
+/* Monotonic seconds (clock.c). */
 double kd__now(void);
 #endif
