@@ -28,40 +28,53 @@ typedef enum kd__op_id {
 typedef struct kd__node {
     kd__op_id   id;
     uint16_t    in_count, out_count;
+    uint64_t    number;    /* of the call on its tape, from 1 */
     kd_tensor **in;        /* contiguous f32 unless the op says otherwise */
     kd_tensor **out;
     void       *saved;     /* op's own record, in the arena; NULL if none */
 } kd__node;
 
-/* A block of INFER memory: reference-counted by the tensors that share it, reused once free. */
-typedef struct kd__block { void *ptr; size_t bytes; uint32_t references; bool kept; } kd__block;
+/* A piece of the tape's recycled memory (INFER: results; else: gradients), counted by the tensors that share it. */
+typedef struct kd__block {
+    unsigned char *ptr;
+    size_t   bytes, next, prev;   /* neighbours in memory, KD__NO_BLOCK at an end; an unused entry: next unused */
+    uint32_t references;          /* 0: free */
+    bool     kept;                /* until reset */
+} kd__block;
+
+/* The gradient of a caller's leaf, whose header is not the tape's to write. */
+typedef struct kd__leaf { const kd_tensor *x; float *grad; } kd__leaf;
 
 struct kd_tape {
+    kd__tape_state state;        /* first: kd_tensor reads it */
     kd_context *ctx;
     uint32_t    mode;            /* KD_TAPE_TRAIN, _INFER, _EVAL */
     bool        check_finite, backward_done;
-    kd_status   status;
-    char        text[512];       /* of the sticky error */
-    uint64_t    generation;
-    uint64_t    op_count;        /* since reset, for error texts */
+    uint64_t    op_count;        /* since reset */
+    const char *op_name;         /* "kd_add": the op under way, and its number (0: not an op), for error texts */
+    uint64_t    op_number;
     uint64_t    multiply_adds;
     kd_rng      rng;
     kd__arena   arena;
+    size_t      used, peak;      /* bytes in use now, and at most since the tape was made */
     kd_tensor   poison;
     kd_tensor **headers; size_t header_chunks, header_capacity, header_used;   /* chunks of 64, never freed before the tape */
     kd__node   *nodes; size_t node_count, node_capacity;
-    kd__block  *blocks; size_t block_count, block_capacity;                    /* INFER only */
+    kd__block  *blocks; size_t block_count, block_capacity, block_unused, block_free, block_last;
+    kd__leaf   *leaves; size_t leaf_count, leaf_capacity;
 };
 
 typedef struct kd__op_scope {
     kd_tape    *tape;
     kd__op_id   id;
+    const char *name;
+    uint64_t    number;
     kd_tensor  *in[16];
     size_t      in_count, out_count;
     kd_tensor  *out[16];
     void       *saved;
+    uint32_t    copied;           /* bit i: in[i] is a contiguous copy made for this op */
     bool        recording;        /* some input needs a gradient and the tape records */
-    bool        failed;
 } kd__op_scope;
 
 /* Check tape and inputs (NULL entries are allowed where optional_mask has bit i: op->in[i] stays NULL), copy strided ones,
@@ -69,6 +82,9 @@ typedef struct kd__op_scope {
 bool kd__op_begin(kd__op_scope *op, kd_tape *tape, kd__op_id id, kd_tensor *const *inputs, size_t count);
 bool kd__op_begin_masks(kd__op_scope *op, kd_tape *tape, kd__op_id id, kd_tensor *const *inputs, size_t count,
                         uint32_t optional_mask, uint32_t any_dtype_mask);
+/* The same for an op whose public name is not its line in ops.def: "kd_flatten" is a reshape. */
+bool kd__op_begin_as(kd__op_scope *op, kd_tape *tape, kd__op_id id, const char *name, kd_tensor *const *inputs, size_t count,
+                     uint32_t optional_mask, uint32_t any_dtype_mask);
 /* A f32 output; NULL (poisoned) when memory is out. */
 kd_tensor *kd__op_output(kd__op_scope *op, size_t rank, const size_t *shape);
 /* An output sharing x's memory with another shape. */
@@ -81,25 +97,59 @@ kd_tensor *kd__op_fail(kd__op_scope *op, kd_status status, const char *format, .
 kd_tensor *kd__op_end(kd__op_scope *op);
 
 kd_tensor *kd__poison(kd_tape *tape);                     /* static tensor when tape is NULL */
-/* Poison with the current kd_last_error text. */
+/* Poison with the current kd_last_error text, in front of it "kd_NAME: " (unless it is there) and behind it " (op N)", of
+ * the op under way, forward or backward. */
 kd_tensor *kd__tape_fail(kd_tape *tape, kd_status status);
-static inline bool kd__tape_ok(const kd_tape *tape) { return tape && tape->status == KD_OK; }
+/* x failed kd__tensor_check as the argument `what` of `function`: poison the tape accordingly; a poison tensor of another
+ * tape brings that tape's error. */
+kd_tensor *kd__input_fail(kd_tape *tape, const kd_tensor *x, const char *function, const char *what);
+static inline bool kd__tape_ok(const kd_tape *tape) { return tape && tape->state.status == KD_OK; }
 /* Uncleared memory of the tape until reset; poisons and returns NULL when out. */
 void      *kd__tape_alloc(kd_tape *tape, size_t bytes);
+/* A constant of the tape, not cleared; poisons and returns NULL on error. */
 kd_tensor *kd__tape_new(kd_tape *tape, kd_dtype dtype, size_t rank, const size_t *shape);
+/* x itself if it is contiguous, else a contiguous copy through which gradients pass; poison on error. */
+kd_tensor *kd__contiguous(kd_tape *tape, kd_tensor *x);
 
 /* Backward: does x want a gradient?  x may be NULL. */
 bool       kd__wants_grad(const kd_tape *tape, const kd_tensor *x);
-/* x's gradient to write into: *accumulate false: overwrite every element; true: add.  NULL when out of memory. */
+/* x's gradient to write into: *accumulate false: overwrite every element; true: add.  NULL when x wants none or (poisoned)
+ * memory is out. */
 float     *kd__grad_open(kd_tape *tape, kd_tensor *x, bool *accumulate);
-/* The gradient that reached an output; NULL if none did (backward is then not called for the node). */
+/* The gradient that reached an output; NULL if none did (when that holds for all outputs, backward is not called for the
+ * node).  Gone after the node's backward unless kd_requires_grad asked for it. */
 const float *kd__grad_out(const kd_tape *tape, const kd_tensor *y);
 
-/* INFER memory, for kd_model_forward: give back what was made since `mark`, except `keep` (and blocks marked kept). */
+/* ---- INFER memory, for kd_model_forward.  On other tapes these do nothing. -------------------------------
+ * A result holds a reference to its block; views (reshape, a slice along axis 0) share it.  Giving a tensor back makes it
+ * stale and drops its reference; a block without references is free and joins its free neighbours.  A request takes the
+ * smallest free block that holds it (the first in the table of equal ones) and leaves the rest free: the same forward finds
+ * the same places again.  The pattern of a chain of layers:
+ *
+ *     size_t mark = kd__tape_block_mark(tape);
+ *     kd_tensor *y = layer(tape, x);                  // any number of ops
+ *     kd__tape_release_since(tape, mark, y);          // all they made except y
+ *     kd__tape_release(tape, x);                      // if x was the previous layer's output and not tapped */
 size_t     kd__tape_block_mark(const kd_tape *tape);
+/* Give back what was made since `mark`, except `keep` (may be NULL) and tensors in blocks marked kept. */
 void       kd__tape_release_since(kd_tape *tape, size_t mark, const kd_tensor *keep);
-void       kd__tape_release(kd_tape *tape, const kd_tensor *x);    /* this one, if nothing else shares it */
-void       kd__tape_keep(kd_tape *tape, const kd_tensor *x);       /* a tapped output: until reset */
+/* Give back this one unless it is kept, another tape's or the caller's. */
+void       kd__tape_release(kd_tape *tape, kd_tensor *x);
+/* A tapped output: its block stays until reset. */
+void       kd__tape_keep(kd_tape *tape, const kd_tensor *x);
+
+/* ---- inside the tape ------------------------------------------------------------------------------------ */
+/* ops.def as a table; names are "kd_add". */
+const char *kd__op_name(kd__op_id id);
+void        kd__op_backward(kd_tape *tape, kd__node *node);
+/* A header, zeroed; NULL (with text) when out. */
+kd_tensor  *kd__header_new(kd_tape *tape);
+/* A block of at least `bytes`, referenced once; KD__NO_BLOCK (with text) when out. */
+size_t      kd__block_new(kd_tape *tape, size_t bytes);
+void        kd__block_drop(kd_tape *tape, size_t block);
+/* Forget all blocks and headers, rewind the arena. */
+void        kd__memory_reset(kd_tape *tape);
+void        kd__memory_free(kd_tape *tape);
 
 #define OP(name) void kd__backward_##name(kd_tape *tape, kd__node *node);
 #include "autograd/ops.def"

@@ -6,8 +6,16 @@
 #include "kernels/kernels.h"
 #include "kd/tensor.h"
 
-typedef enum kd__owner { KD__OWNER_CALLER = 1, KD__OWNER_TAPE, KD__OWNER_MODEL } kd__owner;
+typedef enum kd__owner { KD__OWNER_CALLER = 1, KD__OWNER_TAPE, KD__OWNER_MODEL, KD__OWNER_POISON } kd__owner;
 #define KD__TENSOR_MAGIC 0x6b64746eu   /* "kdtn": a freed or foreign pointer is an error, not a crash */
+#define KD__NO_BLOCK ((size_t)-1)
+
+/* The first member of every kd_tape: what a tensor needs to know of the tape that made it. */
+typedef struct kd__tape_state {
+    uint64_t  generation;         /* counts resets, from 1 */
+    kd_status status;
+    char      text[512];          /* of the sticky error */
+} kd__tape_state;
 
 struct kd_tensor {
     uint32_t  magic;
@@ -15,29 +23,50 @@ struct kd_tensor {
     uint8_t   owner;              /* kd__owner */
     uint8_t   rank;
     bool      requires_grad;      /* a leaf that wants its gradient, or computed from one */
-    bool      is_parameter;
+    bool      retain_grad;        /* kd_requires_grad was called on it: kd_grad may ask after backward */
+    bool      is_parameter;       /* a model's: gradients accumulate into `grad` */
     size_t    shape[KD_MAX_RANK];
     ptrdiff_t stride[KD_MAX_RANK];   /* in elements */
     size_t    count;
     void     *data;
-    void     *memory;             /* what kd_tensor_free returns to ctx; NULL for wraps and views */
-    kd_context *ctx;              /* of a caller's tensor */
+    kd_context *ctx;              /* whose threads copy it (NULL: the default); a caller's tensor holds a reference */
     /* on a tape */
-    struct kd_tape *tape;
-    uint64_t  generation;         /* equals the tape's while alive */
+    struct kd_tape *tape;         /* also set in a caller's view of a tape's tensor */
+    uint64_t  generation;         /* equals the tape's while alive; 0: given back early */
     float    *grad;               /* contiguous; a parameter's lies in its model's block */
-    uint64_t  grad_generation;    /* which backward `grad` belongs to (leaf tensors outlive tapes) */
-    size_t    block;              /* KD_TAPE_INFER: index of its memory block, see tape.h */
+    size_t    block;              /* index of its memory block (INFER: data; else: grad), or KD__NO_BLOCK */
 };
 
-/* True and no text if x is usable; else KD_ERR_ARG (NULL, freed) or KD_ERR_STATE (stale). `what` names the argument. */
+/* ---- shape.c, tensor.c -------------------------------------------------------------------------- */
+/* KD_OK and no text if x is usable; KD_ERR_ARG (NULL, freed), KD_ERR_STATE (stale), or for a poison tensor its tape's
+ * status and text.  `what` names the argument. */
 kd_status kd__tensor_check(const kd_tensor *x, const char *function, const char *what);
-/* Fill header fields (contiguous strides) for data at `data`.  KD_ERR_LIMIT, KD_ERR_DTYPE, KD_ERR_OVERFLOW. */
-kd_status kd__tensor_init(kd_tensor *x, kd_dtype dtype, size_t rank, const size_t *shape, void *data);
+/* The same without a text: false for what _check refuses. */
+bool      kd__tensor_alive(const kd_tensor *x);
+/* Fill header fields (contiguous strides) for data at `data`, owner and context left 0.  KD_ERR_ARG (shape NULL),
+ * KD_ERR_LIMIT, KD_ERR_DTYPE, KD_ERR_OVERFLOW; texts begin with `function`. */
+kd_status kd__tensor_init(kd_tensor *x, const char *function, kd_dtype dtype, size_t rank, const size_t *shape, void *data);
 bool      kd__tensor_contiguous(const kd_tensor *x);
 bool      kd__shape_equal(const kd_tensor *a, const kd_tensor *b);
-/* Product of shape[0 .. rank-1]; false if it wraps. */
+/* Product of shape[0 .. rank-1]; false if it wraps.  A size of 0 makes it 0 whatever the others are. */
 bool      kd__shape_count(size_t rank, const size_t *shape, size_t *count);
+/* The shape of a reshape of `count` elements: at most one size of (size_t)-1 is inferred. */
+kd_status kd__shape_infer(const char *function, size_t count, size_t rank, const size_t *shape, size_t out[KD_MAX_RANK]);
+/* Strides of a contiguous tensor. */
+void      kd__strides_contiguous(size_t rank, const size_t *shape, ptrdiff_t stride[KD_MAX_RANK]);
+/* KD_ERR_ARG unless perm[0 .. rank-1] names each axis once. */
+kd_status kd__axes_check(const char *function, size_t rank, const size_t *perm);
+/* Move row-major `index` to the next element of `shape`. */
+void      kd__index_next(size_t rank, const size_t *shape, size_t *index);
+
+/* ---- copy.c: all of these use ctx's threads where it pays --------------------------------------------- */
+/* dst[i] = src[i] for each index i of `shape`: elements of `bytes` 1, 4 or 8, strides in elements.  dst and src do not
+ * overlap, nor do elements of dst. */
+void      kd__strided_copy(kd_context *ctx, size_t bytes, size_t rank, const size_t *shape, void *dst,
+                           const ptrdiff_t *dst_stride, const void *src, const ptrdiff_t *src_stride);
+/* dst[i] += src[i], likewise. */
+void      kd__strided_add(kd_context *ctx, size_t rank, const size_t *shape, float *dst, const ptrdiff_t *dst_stride,
+                          const float *src, const ptrdiff_t *src_stride);
 /* Contiguous copy of x's elements (any strides, same dtype) to out. */
 void      kd__tensor_gather(const kd_tensor *x, void *out);
 

@@ -1,0 +1,21 @@
+/* op_table.c - ops.def as a table: names and backward functions.
+ * While the ops are being written their backward functions are weak, so that a line of ops.def may come before its code.
+ * SPDX-License-Identifier: MIT */
+#include "autograd/tape_internal.h"
+
+#define OP(name) void kd__backward_##name(kd_tape *tape, kd__node *node) __attribute__((weak));
+#include "autograd/ops.def"
+#undef OP
+
+static const struct {
+    const char *name;
+    void (*backward)(kd_tape *tape, kd__node *node);
+} ops[KD__OP_COUNT] = {
+#define OP(name) [KD__OP_##name] = { "kd_" #name, kd__backward_##name },
+#include "autograd/ops.def"
+#undef OP
+};
+
+const char *kd__op_name(kd__op_id id) { return ops[id].name; }
+
+void kd__op_backward(kd_tape *tape, kd__node *node) { ops[node->id].backward(tape, node); }
