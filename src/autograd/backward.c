@@ -111,12 +111,13 @@ kd_status kd_backward(kd_tape *tape, kd_tensor *loss)
                         "not frozen)", __func__);
     KD_TRY(check_constants(tape));
 
-    tape->backward_done = true;
+    tape->in_backward = tape->backward_done = true;
     tape->op_name = __func__;
     tape->op_number = 0;
     bool accumulate;
     float *one = kd__grad_open(tape, loss, &accumulate);
     if (one) *one = 1.0f;
     for (size_t n = tape->node_count; n-- > 0 && kd__tape_ok(tape);) undo(tape, &tape->nodes[n]);
+    tape->in_backward = false;
     return kd__tape_ok(tape) ? KD_OK : kd__fail(tape->state.status, "%s", tape->state.text);
 }

@@ -52,7 +52,7 @@ bool kd__op_begin_as(kd__op_scope *op, kd_tape *tape, kd__op_id id, const char *
         }
         op->recording |= kd__wants_grad(tape, op->in[i]);
     }
-    op->recording &= tape->mode != KD_TAPE_INFER;
+    op->recording &= tape->mode != KD_TAPE_INFER && !tape->backward_done;
     return true;
 }
 

@@ -49,7 +49,7 @@ struct kd_tape {
     kd__tape_state state;        /* first: kd_tensor reads it */
     kd_context *ctx;
     uint32_t    mode;            /* KD_TAPE_TRAIN, _INFER, _EVAL */
-    bool        check_finite, backward_done;
+    bool        check_finite, in_backward, backward_done;
     uint64_t    op_count;        /* since reset */
     const char *op_name;         /* "kd_add": the op under way, and its number (0: not an op), for error texts */
     uint64_t    op_number;
