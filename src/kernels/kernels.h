@@ -54,6 +54,31 @@ static inline uint32_t kd__unary_saves(uint32_t op)
  * unary_backward_f32   grad_in[i] (= or +=, by accumulate) grad_out[i] f'; grad_in may be grad_out when not
  *                      accumulating; saved may be NULL for SAVES_NONE. */
 
+/* ---- elementwise: two operands -------------------------------------------------------------------- */
+enum { KD_BINARY_ADD, KD_BINARY_SUB, KD_BINARY_MUL, KD_BINARY_DIV };
+/* Element (r, i) of a [rows, n] operand is data[r * row + i * step].  step is 0 or 1; row 0 repeats one row:
+ * row = n, step 1: a matrix; 0, 1: one row for all; 1, 0: one number a row; 0, 0: one number. */
+typedef struct kd__operand { const float *data; size_t row, step; } kd__operand;
+typedef struct kd__target { float *data; size_t row, step; } kd__target;
+/* binary_f32           out[r][i] = a op b, rows out_row apart; out may be an operand of the same layout.
+ * binary_backward_f32  grad of operand `which` (0: a, 1: b) = or += grad_out times the derivative; summed over
+ *                      what the operand's layout (grad.row, grad.step, like the operand's) repeats:
+ *                      down columns in the order of column_sums_f32, along a row in that of sum_f32,
+ *                      the whole as the sum of its rows in order, in double. */
+
+/* ---- reductions --------------------------------------------------------------------------------------- */
+/* sum_f32, dot_f32     in double: lane i % 16 of register (i / 16) % 4 takes element i in order, registers fold as
+ *                      (0 + 1) + (2 + 3), lanes by the tree.
+ * row_sums_f32         out[r] = or += scale * sum_f32 of row r, rounded once to float.
+ * column_sums_f32      out[i] = or += S_0 + S_1 + ..., S_k the chain from zero over rows 64 k .. 64 k + 63; so rows
+ *                      may be split into blocks of 64 for threads and the blocks added in order.
+ * row_max_f32          out[r] and the column of its first occurrence (arg may be NULL); the first NaN wins.
+ * first_nonfinite_f32  *out = the first index of a NaN or infinity, n if there is none. */
+
+/* ---- moving and adding -------------------------------------------------------------------------------- */
+/* axpy_f32             y[i] = fma(a, x[i], y[i]).
+ * copy2d_f32           out[r * out_row + i * out_step] = or += in[r * in_row + i * in_step]; any strides. */
+
 struct kd__kernels {
     const char *isa;   /* "scalar", "avx2", "avx512", "neon" */
 #define KERNEL(name, args) void(*name) args;
