@@ -47,6 +47,8 @@ void kd_tape_reset(kd_tape *tape)
     tape->backward_done = false;
     tape->op_count = tape->op_number = tape->multiply_adds = 0;
     tape->op_name = "kd_tape";
+    tape->tags = NULL;
+    tape->error_placed = false;
     kd__memory_reset(tape);
 }
 

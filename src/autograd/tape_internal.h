@@ -45,6 +45,8 @@ typedef struct kd__block {
 /* The gradient of a caller's leaf, whose header is not the tape's to write. */
 typedef struct kd__leaf { const kd_tensor *x; float *grad; } kd__leaf;
 
+typedef struct kd__tag kd__tag;
+
 struct kd_tape {
     kd__tape_state state;        /* first: kd_tensor reads it */
     kd_context *ctx;
@@ -62,6 +64,10 @@ struct kd_tape {
     kd__node   *nodes; size_t node_count, node_capacity;
     kd__block  *blocks; size_t block_count, block_capacity, block_unused, block_free, block_last;
     kd__leaf   *leaves; size_t leaf_count, leaf_capacity;
+    kd__tag    *tags;            /* see tag.c */
+    bool        error_placed;    /* the text says where already */
+    void      (*observer)(void *arg, const void *what, const kd_tensor *y, uint64_t multiply_adds);
+    void       *observer_arg;
 };
 
 typedef struct kd__op_scope {
@@ -137,6 +143,17 @@ void       kd__tape_release_since(kd_tape *tape, size_t mark, const kd_tensor *k
 void       kd__tape_release(kd_tape *tape, kd_tensor *x);
 /* A tapped output: its block stays until reset. */
 void       kd__tape_keep(kd_tape *tape, const kd_tensor *x);
+
+/* ---- tag.c: what the rooms above leave on a tape -------------------------------------------------------------- */
+/* Remember x under an address until reset; a later one replaces it.  Poisons when memory is out. */
+void       kd__tape_set_tag(kd_tape *tape, const void *key, kd_tensor *x);
+kd_tensor *kd__tape_tag(const kd_tape *tape, const void *key);   /* NULL if there is none */
+/* kd__tape_fail with the current error text, for a call that is not an op. */
+kd_tensor *kd__tape_fail_in(kd_tape *tape, const char *function, kd_status status);
+/* Put "place: " in front of the sticky error's text, once for each error: the first caller knows best. */
+void       kd__tape_place_error(kd_tape *tape, const char *place);
+/* Tell the tape's observer, if it has one, what made y. */
+void       kd__tape_observe(kd_tape *tape, const void *what, const kd_tensor *y, uint64_t multiply_adds);
 
 /* ---- inside the tape ------------------------------------------------------------------------------------ */
 /* ops.def as a table; names are "kd_add". */

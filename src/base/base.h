@@ -211,6 +211,9 @@ const char *kd__os_text(int error);   /* of an errno: "no such file or directory
 bool   kd__parse_double(const char *text, const char *end, double *out);
 bool   kd__parse_u64(const char *text, const char *end, uint64_t *out);
 
+/* ---- glob.c: the whole of `text` against '*' (any run, also none), '?' (one character); all else is itself */
+bool kd__glob_match(const char *pattern, const char *text);
+
 /* Monotonic seconds (clock.c). */
 double kd__now(void);
 #endif
