@@ -67,6 +67,9 @@ static inline bool kd__round_up(size_t n, size_t align, size_t *out)
 typedef struct kd__kernels kd__kernels;
 typedef struct kd__pool kd__pool;
 typedef struct kd__scratch_block kd__scratch_block;
+/* One of the blocks a thread holds at once inside tasks: as many as there are threads, all of one size. */
+typedef struct kd__scratch_level { kd__scratch_block *free; size_t bytes; } kd__scratch_level;
+#define KD__SCRATCH_LEVELS 8
 
 struct kd_context {
     kd_allocator       allocator;
@@ -82,6 +85,7 @@ struct kd_context {
     _Atomic(kd__pool *) pool;             /* made on first use */
     _Atomic uint32_t   scratch_lock;
     kd__scratch_block *scratch;           /* free blocks, smallest first */
+    kd__scratch_level  scratch_levels[KD__SCRATCH_LEVELS];
 };
 
 /* The kernels of the best instruction set that the build, the CPU and `cap` (KD_ISA_*) allow; its name in
@@ -106,7 +110,8 @@ kd_status kd__grow(kd_context *ctx, void *ptr_to_ptr, size_t *capacity, size_t c
 char *kd__strdup(kd_context *ctx, const char *text);
 
 /* Scratch: temporary memory inside one call.  Cached in the context, so the second step of anything
- * allocates nothing.  Not cleared.  NULL when out of memory. */
+ * allocates nothing, whatever the timing of the threads.  Not cleared.  NULL when out of memory.  What a task
+ * of a parallel loop gets, it puts back itself. */
 void *kd__scratch_get(kd_context *ctx, size_t bytes);
 void  kd__scratch_put(kd_context *ctx, void *ptr);   /* NULL is fine */
 void  kd__scratch_free(kd_context *ctx);             /* give back the cached blocks */

@@ -3,10 +3,6 @@
 #include "cpu/cpu.h"
 
 /* Defined by src/kernels, once per instruction set of the build. */
-#pragma weak kd__kernels_scalar
-#pragma weak kd__kernels_neon
-#pragma weak kd__kernels_avx2
-#pragma weak kd__kernels_avx512
 extern const kd__kernels kd__kernels_scalar, kd__kernels_neon, kd__kernels_avx2, kd__kernels_avx512;
 
 const kd__kernels *kd__kernels_for(uint32_t isa)
