@@ -53,10 +53,11 @@ KD_API kd_tensor *kd_tape_tensor(kd_tape *tape, kd_dtype dtype, size_t rank, con
 /* A constant copy of caller memory (f32, contiguous) on the tape. */
 KD_API kd_tensor *kd_tape_constant(kd_tape *tape, size_t rank, const size_t *shape, const float *data);
 
-/* Ask for the gradient of a leaf tensor (f32; the caller's or made on this tape).  Returns x (or poison). */
+/* Ask for the gradient of x (f32): a leaf (the caller's, or made on this tape), or a result of this tape, whose gradient is
+ * then kept for kd_grad.  Gradients nobody asked for give their memory back as kd_backward goes.  Returns x (or poison). */
 KD_API kd_tensor *kd_requires_grad(kd_tape *tape, kd_tensor *x);
-/* The gradient of x after kd_backward: same shape, contiguous, this tape's; NULL if none reached it.  For a
- * model's parameter use kd_model_grad. */
+/* The gradient of x after kd_backward, if kd_requires_grad asked for it: same shape, contiguous, this tape's; NULL if none
+ * reached it.  For a model's parameter use kd_model_grad. */
 KD_API const float *kd_grad(const kd_tape *tape, const kd_tensor *x);
 
 /* d loss / d everything that asks for it.  `loss` has one element, made on this tape.  Parameters

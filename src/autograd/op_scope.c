@@ -31,6 +31,10 @@ bool kd__op_begin_as(kd__op_scope *op, kd_tape *tape, kd__op_id id, const char *
         kd__tape_fail(tape, kd__fail(KD_ERR_CANCELLED, "%s: cancelled", name));
         return false;
     }
+    if (count > MAX_OPERANDS || (count && !inputs)) {
+        kd__op_fail(op, KD_ERR_ARG, "%zu inputs; it takes at most %d", count, MAX_OPERANDS);
+        return false;
+    }
     op->in_count = count;
     for (size_t i = 0; i < count; i++) {
         kd_tensor *x = op->in[i] = inputs[i];
