@@ -164,6 +164,12 @@ uint32_t  kd__fork_generation(void);
 void kd__rng_fill_uniform(kd_rng *rng, float *out, size_t n);
 void kd__rng_shuffle(kd_rng *rng, uint32_t *items, size_t n);   /* Fisher-Yates */
 
+/* ---- fixed_math.c: doubles with the same bits on every machine, to about 1e-15 ---------------------- */
+double kd__fixed_cos_pi(double x);            /* cos(pi x), x in [0, 1] */
+double kd__fixed_log(double x);               /* x > 0, finite */
+double kd__fixed_exp(double x);               /* x is held to [-700, 700] */
+double kd__fixed_pow(double x, uint64_t n);   /* by squaring; relative error about n 1e-16 */
+
 /* ---- file.c: everything the library asks of a file system goes through one table ----------------- */
 typedef struct kd__io {
     int     (*resolve)(const char *path, char *out, size_t cap);      /* where a save to path lands: past links;

@@ -79,6 +79,28 @@ typedef struct kd__target { float *data; size_t row, step; } kd__target;
 /* axpy_f32             y[i] = fma(a, x[i], y[i]).
  * copy2d_f32           out[r * out_row + i * out_step] = or += in[r * in_row + i * in_step]; any strides. */
 
+/* ---- optimizers (kern_optim.c) -------------------------------------------------------------------
+ * g' = grad_scale g + weight_decay w everywhere; afterwards g = 0. */
+#define KD_SGD_FIRST    1u   /* v is not read: v = g' */
+#define KD_SGD_NESTEROV 2u
+typedef struct kd__sgd_step {
+    float    grad_scale, weight_decay, lr, momentum, grad_share;   /* share: 1 - dampening */
+    uint32_t flags;
+} kd__sgd_step;
+typedef struct kd__adam_step {
+    float grad_scale, weight_decay, keep;         /* keep: what decoupled decay leaves of w, 1 - lr decay       */
+    float grad_share1, beta2, grad_share2;        /* shares: 1 - beta                                           */
+    float step_size, root_correction, eps;        /* lr / (1 - beta1^t), sqrt(1 - beta2^t)                      */
+} kd__adam_step;
+/* sgd_step_f32      v = momentum v + grad_share g';  w -= lr v, or lr (g' + momentum v) with NESTEROV; v NULL: lr g'
+ * adam_step_f32     m += grad_share1 (g' - m);  v = beta2 v + grad_share2 g'^2;
+ *                   w = keep w - step_size m / (sqrt(v) / root_correction + eps)
+ * approach_f32      average += share (x - average)
+ *
+ * ---- data (kern_convert.c) -------------------------------------------------------------------------
+ * affine_u8, affine_f32   out[i] = in[i] scale[i % period] + offset[i % period], rounded once; period a multiple of 16
+ * mix_f32                 a, b = share a + (1 - share) b, share b + (1 - share) a */
+
 struct kd__kernels {
     const char *isa;   /* "scalar", "avx2", "avx512", "neon" */
 #define KERNEL(name, args) void(*name) args;
