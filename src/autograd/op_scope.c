@@ -50,9 +50,11 @@ bool kd__op_begin_as(kd__op_scope *op, kd_tape *tape, kd__op_id id, const char *
             return false;
         }
         if (!kd__tensor_contiguous(x)) {
-            op->in[i] = kd__contiguous(tape, x);
+            size_t same = 0;
+            while (inputs[same] != x) same++;
+            op->in[i] = same < i ? op->in[same] : kd__contiguous(tape, x);
             if (!kd__tape_ok(tape)) return false;
-            op->copied |= 1u << i;
+            op->copied |= (same == i ? 1u : 0u) << i;
         }
         op->recording |= kd__wants_grad(tape, op->in[i]);
     }

@@ -212,7 +212,11 @@ static void step(const setup *s, kd_tape *tape, const inputs *made, unsigned how
     r->rank = kd_tensor_rank(y);
     r->count = kd_tensor_count(y);
     for (size_t a = 0; a < r->rank; a++) r->shape[a] = kd_tensor_size(y, a);
-    r->y = copy_floats(kd_tensor_f32(y), r->count);
+    r->y = room(r->count, sizeof(float));
+    kd_tensor *flat = NULL;   /* y may be a strided input that passed through */
+    CHECK_OK(kd_tensor_wrap(&flat, NULL, KD_F32, r->rank, r->shape, NULL, r->y));
+    CHECK_OK(kd_tensor_copy(flat, y));
+    kd_tensor_free(flat);
     for (size_t k = 0; k < s->in_count; k++) {
         const float *grad = in[k] ? kd_grad(tape, in[k]) : NULL;
         if (grad) r->grad[k] = copy_floats(grad, s->counts[k]);

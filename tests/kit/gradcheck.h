@@ -76,7 +76,7 @@ struct grad_case {
     double     units;        /* of 2^-24, forward */
     double     grad_tol;     /* 0: 1e-5 */
     uint32_t   mode;         /* 0: KD_TAPE_TRAIN */
-    int        not_strided;  /* the op refuses strided inputs */
+    int        not_strided;  /* build gives an input to several ops: strided, each adds through a copy of its own, in another order */
 };
 
 #define GRAD_CASE(op_, label_) .op = #op_, .label = (label_)
