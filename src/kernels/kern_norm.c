@@ -1,0 +1,355 @@
+/* kern_norm.c - batch, layer, group and L2 normalisation.
+ * SPDX-License-Identifier: MIT
+ *
+ * Columns: x is [rows, c], a statistic per column; the driver cuts long columns into chunks and joins the chunks
+ * in double.  Inside one, rows are added four at a time, ((r0 + r1) + (r2 + r3)), groups in order, the last rows % 4
+ * one by one, whatever the width of the block of columns in registers.
+ * Rows: sums of blocks of 4096 elements in four vectors, blocks added in double. */
+#include "simd/simd.h"
+#include "kernels/kernels.h"
+#include <math.h>
+
+/* n columns: 16, or fewer at the end of a row (a literal 16 costs nothing). */
+V_FN kd_f32x16 get(const float *p, size_t n) { return n == 16 ? v_load(p) : v_load_n(p, n, 0.0f); }
+V_FN void put(float *p, kd_f32x16 a, size_t n)
+{
+    if (n == 16) v_store(p, a);
+    else v_store_n(p, a, n);
+}
+/* step(j, 16) for each full vector of a row of c, step(j, rest) for the end. */
+#define FOR_ROW(step)                                     \
+    do {                                                  \
+        size_t j = 0;                                     \
+        for (; j + 16 <= c; j += 16) step(j, 16);         \
+        if (j < c) step(j, c - j);                        \
+    } while (0)
+
+/* ---- columns ------------------------------------------------------------------------------------- */
+
+/* `width` vectors side by side, the last with n columns. */
+#define EACH V_UNROLL(2) for (int v = 0; v < width; v++)
+#define LOAD(p) get((p) + 16 * v, v == width - 1 ? n : 16)
+#define STORE(p, a) put((p) + 16 * v, (a), v == width - 1 ? n : 16)
+
+V_FN void stats_block(size_t rows, size_t c, const float *x, float *shift, float *s1, float *s2, int width, size_t n)
+{
+    kd_f32x16 sum[2] = { v_zero(), v_zero() }, mean[2], dev[2], square[2];
+    const float *row = x;
+    size_t r = 0;
+    for (; r + 4 <= rows; r += 4, row += 4 * c)
+        EACH sum[v] = v_add(sum[v], v_add(v_add(LOAD(row), LOAD(row + c)), v_add(LOAD(row + 2 * c), LOAD(row + 3 * c))));
+    for (; r < rows; r++, row += c)
+        EACH sum[v] = v_add(sum[v], LOAD(row));
+    EACH {
+        mean[v] = v_mul(sum[v], v_set1(1.0f / (float)rows));
+        dev[v] = square[v] = v_zero();
+    }
+    /* Again, from the cache: sums of the deviations from this mean, which is only nearly the true one. */
+    for (r = 0, row = x; r + 4 <= rows; r += 4, row += 4 * c)
+        EACH {
+            kd_f32x16 d0 = v_sub(LOAD(row), mean[v]), d1 = v_sub(LOAD(row + c), mean[v]);
+            kd_f32x16 d2 = v_sub(LOAD(row + 2 * c), mean[v]), d3 = v_sub(LOAD(row + 3 * c), mean[v]);
+            dev[v] = v_add(dev[v], v_add(v_add(d0, d1), v_add(d2, d3)));
+            square[v] = v_add(square[v], v_add(v_fma(d1, d1, v_mul(d0, d0)), v_fma(d3, d3, v_mul(d2, d2))));
+        }
+    for (; r < rows; r++, row += c)
+        EACH {
+            kd_f32x16 d = v_sub(LOAD(row), mean[v]);
+            dev[v] = v_add(dev[v], d);
+            square[v] = v_fma(d, d, square[v]);
+        }
+    EACH {
+        STORE(shift, mean[v]);
+        STORE(s1, dev[v]);
+        STORE(s2, square[v]);
+    }
+}
+
+void KD_K(norm_columns_stats_f32)(size_t rows, size_t c, const float *x, float *shift, float *s1, float *s2)
+{
+    size_t j = 0;
+    for (; j + 32 <= c; j += 32) stats_block(rows, c, x + j, shift + j, s1 + j, s2 + j, 2, 16);
+    for (; j + 16 <= c; j += 16) stats_block(rows, c, x + j, shift + j, s1 + j, s2 + j, 1, 16);
+    if (j < c) stats_block(rows, c, x + j, shift + j, s1 + j, s2 + j, 1, c - j);
+}
+
+V_FN void dots_block(size_t rows, size_t c, const float *dy, const float *x, const float *mean, float *s_dy, float *s_dyx,
+                     int width, size_t n)
+{
+    kd_f32x16 sum[2] = { v_zero(), v_zero() }, dot[2] = { v_zero(), v_zero() }, m[2];
+    size_t r = 0;
+    EACH m[v] = LOAD(mean);
+    for (; r + 4 <= rows; r += 4, dy += 4 * c, x += 4 * c)
+        EACH {
+            kd_f32x16 g0 = LOAD(dy), g1 = LOAD(dy + c), g2 = LOAD(dy + 2 * c), g3 = LOAD(dy + 3 * c);
+            sum[v] = v_add(sum[v], v_add(v_add(g0, g1), v_add(g2, g3)));
+            g0 = v_mul(g0, v_sub(LOAD(x), m[v]));
+            g0 = v_fma(g1, v_sub(LOAD(x + c), m[v]), g0);
+            g2 = v_mul(g2, v_sub(LOAD(x + 2 * c), m[v]));
+            g2 = v_fma(g3, v_sub(LOAD(x + 3 * c), m[v]), g2);
+            dot[v] = v_add(dot[v], v_add(g0, g2));
+        }
+    for (; r < rows; r++, dy += c, x += c)
+        EACH {
+            kd_f32x16 g = LOAD(dy);
+            sum[v] = v_add(sum[v], g);
+            dot[v] = v_fma(g, v_sub(LOAD(x), m[v]), dot[v]);
+        }
+    EACH {
+        STORE(s_dy, sum[v]);
+        STORE(s_dyx, dot[v]);
+    }
+}
+
+void KD_K(norm_columns_dots_f32)(size_t rows, size_t c, const float *dy, const float *x, const float *mean, float *s_dy,
+                             float *s_dyx)
+{
+    size_t j = 0;
+    for (; j + 32 <= c; j += 32) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, 2, 16);
+    for (; j + 16 <= c; j += 16) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, 1, 16);
+    if (j < c) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, 1, c - j);
+}
+#undef EACH
+#undef LOAD
+#undef STORE
+
+void KD_K(norm_columns_apply_f32)(size_t rows, size_t c, const float *x, const float *mean, const float *scale,
+                              const float *shift, float *y)
+{
+#define FROM_MEAN(j, n) put(y + j, v_fma(v_sub(get(x + j, n), get(mean + j, n)), get(scale + j, n), get(shift + j, n)), n)
+#define FROM_ZERO(j, n) put(y + j, v_fma(get(x + j, n), get(scale + j, n), get(shift + j, n)), n)
+    for (size_t r = 0; r < rows; r++, x += c, y += c) {
+        if (mean) FOR_ROW(FROM_MEAN);
+        else FOR_ROW(FROM_ZERO);
+    }
+#undef FROM_MEAN
+#undef FROM_ZERO
+}
+
+void KD_K(norm_columns_backward_f32)(size_t rows, size_t c, const float *dy, const float *x, const float *mean,
+                                 const float *scale, const float *k, const float *m, float *dx, int accumulate)
+{
+#define ADD(j, n, g) put(dx + j, accumulate ? v_add(get(dx + j, n), g) : g, n)
+#define WITH_X(j, n)                                                                                             \
+    do {                                                                                                        \
+        kd_f32x16 line = v_fma(v_sub(get(x + j, n), get(mean + j, n)), get(k + j, n), get(m + j, n));           \
+        kd_f32x16 g = v_fms(get(scale + j, n), get(dy + j, n), line);                                           \
+        ADD(j, n, g);                                                                                           \
+    } while (0)
+#define WITHOUT(j, n)                                                                                           \
+    do {                                                                                                        \
+        kd_f32x16 g = v_mul(get(scale + j, n), get(dy + j, n));                                                 \
+        ADD(j, n, g);                                                                                           \
+    } while (0)
+    for (size_t r = 0; r < rows; r++, dy += c, dx += c) {
+        if (x) {
+            FOR_ROW(WITH_X);
+            x += c;
+        } else {
+            FOR_ROW(WITHOUT);
+        }
+    }
+#undef ADD
+#undef WITH_X
+#undef WITHOUT
+}
+
+/* ---- rows ---------------------------------------------------------------------------------------- */
+
+#define BLOCK 4096u   /* floats summed in single precision: 64 steps of four vectors */
+#define BLOCK_AT(i) (c - (i) < BLOCK ? c - (i) : BLOCK)
+
+V_FN double block_sum(const float *x, size_t c)
+{
+    kd_f32x16 s[4] = { v_zero(), v_zero(), v_zero(), v_zero() };
+    size_t i = 0;
+    for (; i + 64 <= c; i += 64) {
+        V_UNROLL(4)
+        for (int v = 0; v < 4; v++) s[v] = v_add(s[v], v_load(x + i + 16 * v));
+    }
+    for (; i + 16 <= c; i += 16) s[0] = v_add(s[0], v_load(x + i));
+    if (i < c) s[1] = v_add(s[1], v_load_n(x + i, c - i, 0.0f));
+    return v_sum_f64(v_add(v_add(s[0], s[1]), v_add(s[2], s[3])));
+}
+
+/* Adds the sums of (x - m) and (x - m)^2. */
+V_FN void block_moments(const float *x, size_t c, float m, double *s1, double *s2)
+{
+    kd_f32x16 s[2] = { v_zero(), v_zero() }, q[2] = { v_zero(), v_zero() }, mean = v_set1(m);
+    size_t i = 0;
+#define STEP(v, vector)                       \
+    do {                                      \
+        kd_f32x16 d = v_sub(vector, mean);    \
+        s[v] = v_add(s[v], d);                \
+        q[v] = v_fma(d, d, q[v]);             \
+    } while (0)
+    for (; i + 32 <= c; i += 32) {
+        STEP(0, v_load(x + i));
+        STEP(1, v_load(x + i + 16));
+    }
+    if (i + 16 <= c) {
+        STEP(0, v_load(x + i));
+        i += 16;
+    }
+    if (i < c) STEP(1, v_load_n(x + i, c - i, m));
+#undef STEP
+    *s1 += v_sum_f64(v_add(s[0], s[1]));
+    *s2 += v_sum_f64(v_add(q[0], q[1]));
+}
+
+V_FN void row_moments(const float *x, size_t c, double *mean, double *var)
+{
+    double sum = 0.0, s1 = 0.0, s2 = 0.0, n = (double)c;
+    for (size_t i = 0; i < c; i += BLOCK) sum += block_sum(x + i, BLOCK_AT(i));
+    float near = (float)(sum / n);
+    for (size_t i = 0; i < c; i += BLOCK) block_moments(x + i, BLOCK_AT(i), near, &s1, &s2);
+    s1 /= n;
+    s2 = s2 / n - s1 * s1;
+    *mean = (double)near + s1;
+    *var = s2 < 0.0 ? 0.0 : s2;   /* rounding may leave it below zero; NaN stays */
+}
+
+void KD_K(layer_norm_rows_f32)(size_t rows, size_t c, const float *x, const float *weight, const float *bias, float eps,
+                           float *y, float *mean_out, float *rstd_out)
+{
+    kd_f32x16 one = v_set1(1.0f), zero = v_zero();
+    for (size_t r = 0; r < rows; r++, x += c, y += c) {
+        double mean, var;
+        row_moments(x, c, &mean, &var);
+        mean_out[r] = (float)mean;
+        rstd_out[r] = (float)(1.0 / sqrt(var + (double)eps));
+        kd_f32x16 m = v_set1(mean_out[r]), s = v_set1(rstd_out[r]);
+#define STEP(j, n)                                                                              \
+        put(y + j, v_fma(v_mul(v_sub(get(x + j, n), m), s), weight ? get(weight + j, n) : one,  \
+                         bias ? get(bias + j, n) : zero), n)
+        FOR_ROW(STEP);
+#undef STEP
+    }
+}
+
+/* n columns: g = dy weight and g hat go to the sums, dy hat to dweight, dy to dbias. */
+V_FN void layer_step(const float *dy, const float *x, const float *weight, size_t n, kd_f32x16 m, kd_f32x16 s,
+                     float *dweight, float *dbias, kd_f32x16 *sum, kd_f32x16 *dot)
+{
+    kd_f32x16 g = get(dy, n), hat = v_mul(v_sub(get(x, n), m), s);
+    if (dweight) put(dweight, v_fma(g, hat, get(dweight, n)), n);
+    if (dbias) put(dbias, v_add(get(dbias, n), g), n);
+    if (weight) g = v_mul(g, get(weight, n));
+    *sum = v_add(*sum, g);
+    *dot = v_fma(g, hat, *dot);
+}
+
+V_FN void layer_block(const float *dy, const float *x, const float *weight, size_t c, kd_f32x16 m, kd_f32x16 s,
+                      float *dweight, float *dbias, double *s_g, double *s_ghat)
+{
+    kd_f32x16 sum[2] = { v_zero(), v_zero() }, dot[2] = { v_zero(), v_zero() };
+    size_t j = 0;
+#define STEP(v, at, n)                                                                                              \
+    layer_step(dy + (at), x + (at), weight ? weight + (at) : NULL, n, m, s, dweight ? dweight + (at) : NULL,        \
+               dbias ? dbias + (at) : NULL, &sum[v], &dot[v])
+    for (; j + 32 <= c; j += 32) {
+        STEP(0, j, 16);
+        STEP(1, j + 16, 16);
+    }
+    if (j + 16 <= c) {
+        STEP(0, j, 16);
+        j += 16;
+    }
+    if (j < c) STEP(1, j, c - j);
+#undef STEP
+    *s_g += v_sum_f64(v_add(sum[0], sum[1]));
+    *s_ghat += v_sum_f64(v_add(dot[0], dot[1]));
+}
+
+void KD_K(layer_norm_backward_rows_f32)(size_t rows, size_t c, const float *dy, const float *x, const float *weight,
+                                    const float *mean, const float *rstd, float *dx, int accumulate, float *dweight,
+                                    float *dbias)
+{
+    for (size_t r = 0; r < rows; r++, dy += c, x += c) {
+        kd_f32x16 m = v_set1(mean[r]), s = v_set1(rstd[r]);
+        double s_g = 0.0, s_ghat = 0.0;
+        for (size_t i = 0; i < c; i += BLOCK)
+            layer_block(dy + i, x + i, weight ? weight + i : NULL, BLOCK_AT(i), m, s, dweight ? dweight + i : NULL,
+                        dbias ? dbias + i : NULL, &s_g, &s_ghat);
+        if (!dx) continue;
+        /* rstd (g - mean g - hat mean(g hat)) */
+        kd_f32x16 mean_g = v_set1((float)(s_g / (double)c)), mean_ghat = v_set1((float)(s_ghat / (double)c));
+#define STEP(j, n)                                                                                \
+        do {                                                                                      \
+            kd_f32x16 g = get(dy + j, n), hat = v_mul(v_sub(get(x + j, n), m), s);                \
+            if (weight) g = v_mul(g, get(weight + j, n));                                         \
+            g = v_mul(s, v_fnma(hat, mean_ghat, v_sub(g, mean_g)));                               \
+            put(dx + j, accumulate ? v_add(get(dx + j, n), g) : g, n);                            \
+        } while (0)
+        FOR_ROW(STEP);
+#undef STEP
+        dx += c;
+    }
+}
+
+/* Sum of a b, exact products added in double: no overflow, and none lost below the smallest float. */
+V_FN double row_dot(const float *a, const float *b, size_t c)
+{
+    kd_f64x16 s = vd_set1(0.0);
+#define STEP(j, n) s = vd_mac_f32(s, get(a + j, n), get(b + j, n))
+    FOR_ROW(STEP);
+#undef STEP
+    return vd_sum(s);
+}
+
+void KD_K(l2_normalize_rows_f32)(size_t rows, size_t c, const float *x, float eps, float *y, float *norm)
+{
+    for (size_t r = 0; r < rows; r++, x += c, y += c) {
+        norm[r] = (float)sqrt(row_dot(x, x, c));
+        kd_f32x16 d = v_set1(norm[r] < eps ? eps : norm[r]);   /* a NaN stays one */
+#define STEP(j, n) put(y + j, v_div(get(x + j, n), d), n)
+        FOR_ROW(STEP);
+#undef STEP
+    }
+}
+
+void KD_K(l2_normalize_backward_rows_f32)(size_t rows, size_t c, const float *dy, const float *y, const float *norm, float eps,
+                                      float *dx, int accumulate)
+{
+    for (size_t r = 0; r < rows; r++, dy += c, y += c, dx += c) {
+        int below = norm[r] < eps;                             /* then the divisor is the constant eps */
+        kd_f32x16 d = v_set1(below ? eps : norm[r]), dot = v_set1(below ? 0.0f : (float)row_dot(dy, y, c));
+#define STEP(j, n)                                                                    \
+        do {                                                                          \
+            kd_f32x16 g = v_div(v_fnma(get(y + j, n), dot, get(dy + j, n)), d);       \
+            put(dx + j, accumulate ? v_add(get(dx + j, n), g) : g, n);                \
+        } while (0)
+        FOR_ROW(STEP);
+#undef STEP
+    }
+}
+
+void KD_K(cosine_rows_f32)(size_t rows, size_t c, const float *a, const float *b, float eps, float *out, float *a_norm,
+                           float *b_norm)
+{
+    for (size_t r = 0; r < rows; r++, a += c, b += c) {
+        double aa = sqrt(row_dot(a, a, c)), bb = sqrt(row_dot(b, b, c)), d = aa * bb;
+        out[r] = (float)(row_dot(a, b, c) / (d < (double)eps ? (double)eps : d));   /* a NaN stays one */
+        a_norm[r] = (float)aa;
+        b_norm[r] = (float)bb;
+    }
+}
+
+void KD_K(cosine_backward_rows_f32)(size_t rows, size_t c, const float *dy, const float *a, const float *b, const float *y,
+                                    const float *a_norm, const float *b_norm, float eps, float *da, int accumulate)
+{
+    for (size_t r = 0; r < rows; r++, a += c, b += c, da += c) {
+        double aa = (double)a_norm[r], bb = (double)b_norm[r];
+        int below = aa * bb < (double)eps;   /* then the divisor is the constant eps */
+        /* dy (b / |b| - y a / |a|) / |a|, or dy b / eps */
+        kd_f32x16 front = v_set1(below ? dy[r] / eps : (float)((double)dy[r] / aa));
+        kd_f32x16 of_b = v_set1(below ? 1.0f : (float)(1.0 / bb)), of_a = v_set1(below ? 0.0f : (float)((double)y[r] / aa));
+#define STEP(j, n)                                                                                    \
+        do {                                                                                          \
+            kd_f32x16 g = v_mul(front, v_fnma(of_a, get(a + j, n), v_mul(of_b, get(b + j, n))));      \
+            put(da + j, accumulate ? v_add(get(da + j, n), g) : g, n);                                \
+        } while (0)
+        FOR_ROW(STEP);
+#undef STEP
+    }
+}
