@@ -164,7 +164,7 @@ kd_tensor *kd_cosine_similarity(kd_tape *tape, kd_tensor *a, kd_tensor *b, float
     saved[0] = eps;
     cosine t = { .kernels = tape->ctx->kernels, .c = a->shape[a->rank - 1], .a = a->data, .b = b->data, .eps = eps,
                  .out = y->data, .a_norm = saved + 1, .b_norm = saved + 1 + y->count };
-    kd__parallel_range(tape->ctx, y->count, KD_MAX(KD__GRAIN / KD_MAX(t.c, 1u), 1u), cosine_task, &t);
+    kd__parallel_range(tape->ctx, y->count, kd__row_grain(t.c), cosine_task, &t);
     kd__scratch_put(tape->ctx, scratch);
     return kd__op_end(&op);
 }
@@ -182,6 +182,6 @@ void kd__backward_cosine_similarity(kd_tape *tape, kd__node *node)
         t.a_norm = saved + 1 + (i == 0 ? 0 : y->count);
         t.b_norm = saved + 1 + (i == 0 ? y->count : 0);
         if ((t.out = kd__grad_open(tape, x, &t.accumulate)) == NULL) return;
-        kd__parallel_range(tape->ctx, y->count, KD_MAX(KD__GRAIN / KD_MAX(t.c, 1u), 1u), cosine_backward_task, &t);
+        kd__parallel_range(tape->ctx, y->count, kd__row_grain(t.c), cosine_backward_task, &t);
     }
 }

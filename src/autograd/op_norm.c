@@ -255,9 +255,8 @@ void kd__batch_norm_fold(size_t c, const float *weight, const float *bias, const
 /* A running statistic is read and written in place: f32 [c], contiguous. */
 static bool running_fits(kd__op_scope *op, const kd_tensor *t, size_t c, const char *what)
 {
-    if (kd__tensor_check(t, "kd_batch_norm", what) != KD_OK) {
-        kd__tape_fail(op->tape, kd__tensor_check(t, "kd_batch_norm", what));
-        op->failed = true;
+    if (!kd__tensor_alive(t)) {
+        kd__input_fail(op->tape, t, op->name, what);
     } else if (t->dtype != KD_F32) {
         kd__op_fail(op, KD_ERR_DTYPE, "%s is %s, not f32", what, kd_dtype_name(t->dtype));
     } else if (t->rank != 1 || t->shape[0] != c) {
@@ -265,7 +264,7 @@ static bool running_fits(kd__op_scope *op, const kd_tensor *t, size_t c, const c
     } else if (!kd__tensor_contiguous(t)) {
         kd__op_fail(op, KD_ERR_ARG, "%s is not contiguous", what);
     }
-    return !op->failed;
+    return kd__tape_ok(op->tape);
 }
 
 /* PyTorch's rule: running = (1 - momentum) running + momentum batch, the variance unbiased. */

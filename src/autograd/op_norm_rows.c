@@ -1,6 +1,6 @@
 /* op_norm_rows.c - layer and L2 normalisation: statistics along rows.
  * SPDX-License-Identifier: MIT */
-#include "autograd/tape_internal.h"
+#include "autograd/eltwise.h"
 #include <math.h>
 
 typedef struct rows_task {
@@ -13,7 +13,7 @@ typedef struct rows_task {
     bool accumulate, sum_weight, sum_bias;
 } rows_task;
 
-static size_t row_grain(size_t c) { return KD_MAX(32768u / KD_MAX(c, 1u), 1u); }
+
 
 /* ---- layer norm -------------------------------------------------------------------------------------- */
 
@@ -47,7 +47,7 @@ kd_tensor *kd_layer_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tens
     rows_task t = { .kernels = tape->ctx->kernels, .c = c, .x = x->data, .weight = op.in[1] ? op.in[1]->data : NULL,
                     .bias = op.in[2] ? op.in[2]->data : NULL, .out = y->data, .mean_out = stats, .rstd_out = stats + rows,
                     .eps = eps };
-    kd__parallel_range(tape->ctx, rows, row_grain(c), layer_forward_task, &t);
+    kd__parallel_range(tape->ctx, rows, kd__row_grain(c), layer_forward_task, &t);
     kd__scratch_put(tape->ctx, scratch);
     return kd__op_end(&op);
 }
@@ -127,7 +127,7 @@ kd_tensor *kd_l2_normalize(kd_tape *tape, kd_tensor *x, float eps)
     if (!saved) return op.recording ? kd__poison(tape) : kd__tape_fail(tape, KD_ERR_NOMEM);
     saved[0] = eps;
     rows_task t = { .kernels = tape->ctx->kernels, .c = c, .x = x->data, .out = y->data, .mean_out = saved + 1, .eps = eps };
-    kd__parallel_range(tape->ctx, rows, row_grain(c), l2_task, &t);
+    kd__parallel_range(tape->ctx, rows, kd__row_grain(c), l2_task, &t);
     kd__scratch_put(tape->ctx, scratch);
     return kd__op_end(&op);
 }
@@ -149,5 +149,5 @@ void kd__backward_l2_normalize(kd_tape *tape, kd__node *node)
     rows_task t = { .kernels = tape->ctx->kernels, .c = c, .y = y->data, .dy = kd__grad_out(tape, y), .mean = saved + 1,
                     .eps = saved[0] };
     if (!kd__wants_grad(tape, x) || (t.out = kd__grad_open(tape, x, &t.accumulate)) == NULL) return;
-    kd__parallel_range(tape->ctx, rows, row_grain(c), l2_backward_task, &t);
+    kd__parallel_range(tape->ctx, rows, kd__row_grain(c), l2_backward_task, &t);
 }

@@ -152,6 +152,29 @@ static inline size_t kd__distill_scratch(size_t classes)
 /* distill_f32          picks the fast path where there is one (forward KL, logits, plain labels), else:
  * distill_general_f32  every option, in three to five passes over a row. */
 
+/* ---- normalisation ------------------------------------------------------------------------------- */
+/* Columns: matrices [rows, c], contiguous, a statistic per column.  Rows are added four at a time, ((r0 + r1) + (r2 + r3)),
+ * the groups in order, the last rows % 4 one by one: at most 256 rows a call keeps the error of a sum below
+ * 67 * 2^-24 of the sum of magnitudes.
+ * norm_columns_stats      shift near the mean; s1 = sum (x - shift), s2 = sum (x - shift)^2
+ * norm_columns_dots       s_dy = sum dy, s_dyx = sum dy (x - mean)
+ * norm_columns_apply      y = fma(x - mean, scale, shift); mean NULL: fma(x, scale, shift); in place
+ * norm_columns_backward   dx (=, +=) scale dy - ((x - mean) k + m); x NULL: scale dy
+ * Rows: sums of blocks of 4096 in single precision, the blocks added in double.
+ * layer_norm_rows         y = (x - mean) rstd weight + bias; weight, bias NULL: 1, 0; mean, rstd [rows] are outputs
+ * layer_norm_backward_rows  dx (=, +=) rstd (g - mean g - hat mean(g hat)), g = dy weight; dx NULL: not wanted;
+ *                         dweight += dy hat, dbias += dy, row by row; NULL: not wanted
+ * l2_normalize_rows       y = x / max(|x|, eps); norm [rows] gets |x|, summed in double
+ * l2_normalize_backward_rows  dx (=, +=) (dy - y (dy . y)) / |x|, or dy / eps where |x| < eps
+ * cosine_rows             out[r] = a . b / max(|a| |b|, eps), summed in double; the norms are outputs
+ * cosine_backward_rows    da (=, +=) dy (b / |b| - y a / |a|) / |a|, or dy b / eps where |a| |b| < eps */
+
+/* ---- losses of a difference d = a - b --------------------------------------------------------------- */
+/* f(d) = d^2 for beta 0, else smooth L1: |d| < beta ? d^2 / (2 beta) : |d| - beta / 2.
+ * difference              out[i] = f(d)
+ * difference_sum          *sum = sum f(d): blocks of 4096 in single precision, added in double
+ * difference_backward     da (=, +=) scale f'(d), times dy[i] where dy is not NULL */
+
 struct kd__kernels {
     const char *isa;   /* "scalar", "avx2", "avx512", "neon" */
 #define KERNEL(name, args) void(*name) args;
