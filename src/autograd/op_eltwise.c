@@ -101,7 +101,7 @@ kd_tensor *kd_clamp(kd_tape *tape, kd_tensor *x, float lo, float hi)
 {
     kd__op_scope op;
     if (!kd__op_begin(&op, tape, KD__OP_clamp, (kd_tensor *[]){ x }, 1)) return kd__poison(tape);
-    if (!(lo <= hi)) return kd__op_fail(&op, KD_ERR_ARG, "lo %g is not below hi %g", (double)lo, (double)hi);
+    if (!(lo <= hi)) return kd__op_fail(&op, KD_ERR_ARG, "lo %g, hi %g: want lo <= hi", (double)lo, (double)hi);
     return kd__unary_run(&op, KD_UNARY_CLAMP, lo, hi);
 }
 /* y = min(max(x, lo), hi) */

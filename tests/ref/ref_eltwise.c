@@ -9,6 +9,9 @@ static const double pi = 3.14159265358979323846;
 
 static double sigmoid(double x) { return x >= 0 ? 1 / (1 + exp(-x)) : exp(x) / (1 + exp(x)); }
 
+/* x times what vanishes faster: 0 at -inf. */
+static double gate(double x, double share) { return share == 0 ? 0 : x * share; }
+
 double ref_unary(const char *name, double x, double p, double q)
 {
     if (IS("scale")) return p * x + q;
@@ -21,9 +24,9 @@ double ref_unary(const char *name, double x, double p, double q)
     if (IS("clamp")) return x < p ? p : x > q ? q : x;
     if (IS("relu")) return x > 0 ? x : x == x ? 0 : x;
     if (IS("leaky_relu")) return x > 0 ? x : p * x;
-    if (IS("gelu")) return x / 2 * erfc(-x / sqrt(2));
-    if (IS("gelu_tanh")) return x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 * x * x * x));   /* (1 + tanh u)/2 = sigmoid(2u) */
-    if (IS("silu")) return x * sigmoid(x);
+    if (IS("gelu")) return gate(x, 0.5 * erfc(-x / sqrt(2)));
+    if (IS("gelu_tanh")) return gate(x, sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 * x * x * x)));   /* (1 + tanh u)/2 = sigmoid(2u) */
+    if (IS("silu")) return gate(x, sigmoid(x));
     if (IS("sigmoid")) return sigmoid(x);
     if (IS("tanh")) return tanh(x);
     if (IS("softplus")) return x > 0 ? x + log1p(exp(-x)) : log1p(exp(x));
