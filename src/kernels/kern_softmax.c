@@ -4,6 +4,7 @@
  * and s = 2/t in two floats; what the product loses goes along in `low`.  So large logits, large and small t cost
  * no accuracy and need no cases.
  * SPDX-License-Identifier: MIT */
+#include "base/base.h"
 #include "kernels/kernels.h"
 #include "simd/simd.h"
 
@@ -68,6 +69,9 @@ V_FN double exponentials(float *out, const float *x, size_t n, const scale *s)
     return vd_sum(total);
 }
 
+/* The logarithm of such a sum: -inf of 0, NaN of NaN. */
+V_FN double log_of(double sum) { return sum > 0 ? kd__fixed_log(sum) : sum == 0 ? -__builtin_inf() : sum; }
+
 V_FN void fill_row(float *out, size_t n, float value)
 {
     kd_f32x16 v = v_set1(value);
@@ -93,7 +97,7 @@ V_FN kd_f32x16 log_softmax_at(const scale *s, kd_f32x16 x, kd_f32x16 log_hi, kd_
 
 V_FN void log_softmax_row(float *out, const float *x, size_t n, const scale *s)
 {
-    double log_sum = log_f64(exponentials(NULL, x, n, s));
+    double log_sum = log_of(exponentials(NULL, x, n, s));
     if (log_sum == -__builtin_inf()) {
         fill_row(out, n, -__builtin_inff());
         return;
@@ -125,7 +129,7 @@ void KD_K(logsumexp_f32)(float *out, const float *in, size_t in_row, size_t rows
         float max = row_max(x, n);
         s.half_max = v_set1(0.5f * max);
         double sum = exponentials(NULL, x, n, &s);
-        out[r] = sum == 0 ? -__builtin_inff() : (float)((double)max / (double)t + log_f64(sum));
+        out[r] = (float)((double)max / (double)t + log_of(sum));
     }
 }
 

@@ -109,49 +109,6 @@ typedef struct kd__adam_step {
  *                       (g - e^y sum g) / t.
  * logsumexp_f32         out[r] = log sum_c exp(in[r][c] / t). */
 
-/* ---- the distillation loss, row by row -------------------------------------------------------------------- */
-#define KD_ROW_UNLABELLED (-1)   /* in labels: no hard term for this row  */
-#define KD_ROW_IGNORED    (-2)   /* neither term: values 0, gradient 0, its logits are not looked at */
-
-/* For each row r, with x = student, q = softmax(x / T), p = the teacher's distribution:
- *   hard[r] = sum_c w_c y_c (-log softmax(x)_c),  y = (1 - s) * label distribution + s / classes
- *   soft[r] = D(p, q) by `direction`; no T^2
- *   grad[r] = hard_scale[r] d hard / d x + soft_scale[r] d soft / d x
- * so weights of terms and rows, T^2 and the divisions by counts are the caller's, inside the scales.
- *
- * p = 0 contributes 0.  p > 0 where q = 0 makes forward KL +inf with a finite gradient.  Reverse KL is +inf where
- * q > 0 and p = 0; its gradient is then that of the finite part.  A row whose student (or, for the soft term, teacher) is
- * -inf throughout has value and gradient `masked_value` in the terms concerned.  NaN or +inf in a row makes the row's values
- * and gradient NaN, in the terms that read it.  Rows are independent: no result depends on its neighbours. */
-typedef struct kd__distill_args {
-    size_t         rows, classes;                     /* classes >= 1 */
-    const float   *student;     size_t student_row;
-    const float   *teacher;     size_t teacher_row;   /* NULL: no soft term */
-    uint32_t       teacher_form;                      /* KD_TEACHER_* */
-    uint32_t       direction;                         /* KD_DIRECTION_* */
-    float          js_beta;
-    float          temperature;
-    const int32_t *labels;                            /* [rows]: class or KD_ROW_*; NULL: no hard term, unless soft_labels */
-    const float   *soft_labels; size_t soft_label_row;   /* f32 rows instead; labels may still mark rows with KD_ROW_* (>= 0: in) */
-    float          label_smoothing;                   /* s */
-    const float   *class_weights;                     /* w, [classes]; NULL: 1 */
-    const float   *hard_scale, *soft_scale;           /* [rows]; needed where grad and the term are */
-    float          masked_value;                      /* 0, or NaN */
-    float         *grad;        size_t grad_row;      /* NULL: values only; may be student with student_row */
-    float         *hard, *soft;                       /* [rows]; either may be NULL */
-    uint8_t       *masked;                            /* [rows] or NULL: bit 0 the student, bit 1 the teacher is -inf throughout */
-    float         *scratch;                           /* kd__distill_scratch(classes) floats, on 64 bytes */
-    int            stream;                            /* hint: the gradient will not be in cache when it is next read */
-} kd__distill_args;
-/* Floats of scratch that one call needs; the caller checked that 8 * classes fits. */
-static inline size_t kd__distill_scratch(size_t classes)
-{
-    size_t padded = (classes + 15) / 16 * 16;
-    return 5 * padded + 128 * ((classes + 4095) / 4096);
-}
-/* distill_f32          picks the fast path where there is one (forward KL, logits, plain labels), else:
- * distill_general_f32  every option, in three to five passes over a row. */
-
 /* ---- normalisation ------------------------------------------------------------------------------- */
 /* Columns: matrices [rows, c], contiguous, a statistic per column.  Rows are added four at a time, ((r0 + r1) + (r2 + r3)),
  * the groups in order, the last rows % 4 one by one: at most 256 rows a call keeps the error of a sum below

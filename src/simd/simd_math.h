@@ -10,8 +10,6 @@
  *   v_erf      1 ulp
  *   v_rsqrt    2 ulp    1/sqrt by one square root and one division
  *
- *   v_exp2_scaled  for sums of exponentials: 3e-7 relative to 2^(xc), and what rounding c costs
- *   log_f64    1e-15 relative, a scalar
  *
  * NaN gives NaN, and the infinities give their limits.  Polynomials are minimax fits with coefficients
  * rounded to float (error of the fit alone below 5e-9 relative).
@@ -112,48 +110,3 @@ V_FN kd_f32x16 v_erf(kd_f32x16 x)
 }
 
 V_FN kd_f32x16 v_rsqrt(kd_f32x16 x) { return v_div(v_set1(1.0f), v_sqrt(x)); }
-
-/* 2^(x c) for x c <= 0, and 0 below 2^-126.5; x = -inf gives 0.  `floor` is -127 / c, finite.  Adding
- * 1.5 * 2^23 + 127 leaves the biased exponent in the low bits, ready to be shifted into place. */
-V_FN kd_f32x16 v_exp2_scaled(kd_f32x16 x, kd_f32x16 c, kd_f32x16 floor)
-{
-    kd_f32x16 magic = v_set1(0x1.8000fep23f), t;
-    x = v_max(floor, x);
-    t = v_fma(x, c, magic);
-    kd_f32x16 r = v_fma(x, c, v_sub(magic, t));
-    kd_f32x16 p = v_fma(v_set1(0x1.5bb37ap-10f), r, v_set1(0x1.3ce902p-7f));
-    p = v_fma(p, r, v_set1(0x1.c6b716p-5f));
-    p = v_fma(p, r, v_set1(0x1.ebf9c2p-3f));
-    p = v_fma(p, r, v_set1(0x1.62e42ap-1f));
-    p = v_fma(p, r, v_set1(1.0f));
-    return v_mul(p, v_from_bits(vi_shl(v_bits(t), 23)));
-}
-
-/* log x in double for one number a row: sums, products and quotients only, so the same bits everywhere.
- * x = 2^k m, sqrt(1/2) <= m < sqrt 2; log m = 2 atanh(f), f = (m - 1) / (m + 1). */
-static inline double log_f64(double x)
-{
-    if (!(x > 0)) return x == 0 ? -__builtin_inf() : __builtin_nan("");
-    if (x == __builtin_inf()) return x;
-    int64_t k = 0, u;
-    if (x < 0x1p-1022) {
-        x *= 0x1p54;
-        k = -54;
-    }
-    memcpy(&u, &x, sizeof u);
-    int64_t e = (u - 0x3fe6a09e667f3bcd) >> 52;   /* bits of sqrt(1/2) */
-    k += e;
-    u -= (int64_t)((uint64_t)e << 52);
-    memcpy(&x, &u, sizeof x);
-    double f = (x - 1) / (x + 1), z = f * f, p = 1.0 / 21;
-    p = p * z + 1.0 / 19;
-    p = p * z + 1.0 / 17;
-    p = p * z + 1.0 / 15;
-    p = p * z + 1.0 / 13;
-    p = p * z + 1.0 / 11;
-    p = p * z + 1.0 / 9;
-    p = p * z + 1.0 / 7;
-    p = p * z + 1.0 / 5;
-    p = p * z + 1.0 / 3;
-    return (double)k * 0x1.62e42fefa3800p-1 + (2 * f + (2 * f * (p * z) + (double)k * 0x1.ef35793c76730p-45));
-}
