@@ -141,8 +141,8 @@ kd_status kd__load_rest(kd_tensor **out, kd_context *ctx, kd__file *file, kd_dty
     uint64_t bytes, width = kd_dtype_size(dtype), rest = file->size - offset;
     bool empty;
     if (!kd__shape_units(rank, shape, width, &bytes, &empty) || bytes > SIZE_MAX)
-        return kd__fail(KD_ERR_OVERFLOW, "%s: shape %S of %s: the size does not fit", file->path, rank, shape,
-                        kd_dtype_name(dtype));
+        return kd__fail(KD_ERR_OVERFLOW, "%s: offset %llu: %s %S: the size does not fit", file->path,
+                        (unsigned long long)offset, kd_dtype_name(dtype), rank, shape);
     if (empty) bytes = 0;
     if (bytes > rest)
         return kd__fail(KD_ERR_TRUNCATED, "%s: offset %llu: %s %S needs %llu bytes, %llu follow", file->path,
@@ -150,8 +150,8 @@ kd_status kd__load_rest(kd_tensor **out, kd_context *ctx, kd__file *file, kd_dty
                         (unsigned long long)rest);
     if (bytes < rest)
         return kd__fail(KD_ERR_FORMAT, "%s: offset %llu: %llu bytes too many after %s %S", file->path,
-                        (unsigned long long)(offset + bytes), (unsigned long long)(rest - bytes), kd_dtype_name(dtype),
-                        rank, shape);
+                        (unsigned long long)(offset + bytes), (unsigned long long)(rest - bytes),
+                        kd_dtype_name(dtype), rank, shape);
     kd_tensor *t;
     KD_TRY(kd_tensor_create(&t, ctx, dtype, rank, shape));
     kd_status status = bytes ? kd__file_read(file, kd_tensor_data(t), (size_t)bytes, offset) : KD_OK;

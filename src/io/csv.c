@@ -10,15 +10,15 @@ typedef struct reader {
     uint64_t  base;
     size_t    size, at;
     char      separator;
-    uint64_t  line, column;       /* of the field being read, from 1 */
+    uint64_t  line, column, field; /* of the field being read: from 1, and its offset */
 } reader;
 
 typedef enum after { AFTER_SEPARATOR, AFTER_LINE, AFTER_FILE } after;
 
 static kd_status bad(const reader *r, kd_status status, const char *why)
 {
-    return kd__fail(status, "%s: line %llu, column %llu (offset %llu): %s", r->file->path, (unsigned long long)r->line,
-                    (unsigned long long)r->column, (unsigned long long)(r->base + r->at), why);
+    return kd__fail(status, "%s: line %llu, column %llu (offset %llu): %s", r->file->path,
+                    (unsigned long long)r->line, (unsigned long long)r->column, (unsigned long long)r->field, why);
 }
 
 /* Keep the bytes from `keep` on and fill the rest of the piece. */
@@ -38,10 +38,11 @@ static bool at_end(const reader *r) { return r->base + r->at == r->file->size; }
 
 static bool is_blank(char c) { return c == ' ' || c == '\t'; }
 
-/* One field without the blanks around it, and what comes after it.  With a blank as separator a run of blanks is one. */
+/* One field without the blanks around it, and what comes after it.  A run of blanks is one separator. */
 static kd_status next_field(reader *r, const char **begin, const char **end, after *what)
 {
     if (r->size - r->at < FIELD_LIMIT) KD_TRY(refill(r, r->at));
+    r->field = r->base + r->at;
     const char *p = r->piece + r->at, *stop = r->piece + r->size;
     const char *limit = stop - p > FIELD_LIMIT ? p + FIELD_LIMIT : stop;
     bool blank = is_blank(r->separator);
@@ -83,11 +84,13 @@ static kd_status convert(const reader *r, const char *begin, const char *end, fl
     if (begin == end) return bad(r, KD_ERR_FORMAT, "an empty field");
     if (!kd__parse_double(begin, end, &value))
         return kd__fail(KD_ERR_FORMAT, "%s: line %llu, column %llu: \"%.*s\" is not a number", r->file->path,
-                        (unsigned long long)r->line, (unsigned long long)r->column, (int)KD_MIN(end - begin, 40), begin);
+                        (unsigned long long)r->line, (unsigned long long)r->column, (int)KD_MIN(end - begin, 40),
+                        begin);
     *out = (float)value;
     if (__builtin_isinf(*out))
         return kd__fail(KD_ERR_RANGE, "%s: line %llu, column %llu: %.*s does not fit an f32", r->file->path,
-                        (unsigned long long)r->line, (unsigned long long)r->column, (int)KD_MIN(end - begin, 40), begin);
+                        (unsigned long long)r->line, (unsigned long long)r->column, (int)KD_MIN(end - begin, 40),
+                        begin);
     return KD_OK;
 }
 
@@ -148,10 +151,11 @@ kd_status kd_csv_load(kd_tensor **out, kd_context *ctx, const char *path, uint32
     KD_NEED(out);
     *out = NULL;
     KD_NEED(path);
-    bool number = (separator >= '0' && separator <= '9') || separator == '.' || separator == '-' || separator == '+' ||
-                  separator == 'e' || separator == 'E';
+    bool number = (separator >= '0' && separator <= '9') || separator == '.' || separator == '-' ||
+                  separator == '+' || separator == 'e' || separator == 'E';
     if (separator == 0 || separator > 127 || separator == '\n' || separator == '\r' || number)
-        return kd__fail(KD_ERR_ARG, "kd_csv_load: separator %u: an ASCII character that no number contains is wanted", separator);
+        return kd__fail(KD_ERR_ARG, "kd_csv_load: separator %u: an ASCII character that no number contains is wanted",
+                        separator);
     kd__file file;
     kd_status status = kd__file_open(&file, path);
     if (status == KD_OK) {

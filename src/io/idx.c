@@ -10,7 +10,8 @@ static kd_status read_all(kd_context *ctx, kd__file *file, kd_tensor **out)
     const char *foreign = kd__foreign_file(head, have);
     if (foreign) return kd__fail(KD_ERR_FORMAT, "%s: offset 0: this is %s", file->path, foreign);
     if (have < 4) return kd__fail(KD_ERR_TRUNCATED, "%s: %zu bytes: an IDX file begins with 4", file->path, have);
-    if (head[0] || head[1]) return kd__fail(KD_ERR_FORMAT, "%s: offset 0: not an IDX file: its first two bytes are not 0", file->path);
+    if (head[0] || head[1])
+        return kd__fail(KD_ERR_FORMAT, "%s: offset 0: not an IDX file: its first two bytes are not 0", file->path);
     kd_dtype dtype = KD_U8;
     switch (head[2]) {
     case 0x08: dtype = KD_U8; break;
@@ -26,7 +27,8 @@ static kd_status read_all(kd_context *ctx, kd__file *file, kd_tensor **out)
     size_t rank = head[3];
     if (rank < 1 || rank > KD_MAX_RANK)
         return kd__fail(KD_ERR_FORMAT, "%s: offset 3: %zu axes: 1 to 8 are allowed", file->path, rank);
-    if (have < 4 + 4 * rank) return kd__fail(KD_ERR_TRUNCATED, "%s: %zu bytes: the file ends in its header", file->path, have);
+    if (have < 4 + 4 * rank)
+        return kd__fail(KD_ERR_TRUNCATED, "%s: %zu bytes: the file ends in its header", file->path, have);
     for (size_t i = 0; i < rank; i++) shape[i] = kd__be32(head + 4 + 4 * i);
     return kd__load_rest(out, ctx, file, dtype, rank, shape, 4 + 4 * rank, true);
 }

@@ -5,7 +5,7 @@
 #include "base/base.h"
 #include "kd/io.h"
 
-/* ---- bytes.c: files have an order of their own -------------------------------------------------------- */
+/* ---- bytes.c: files have an order of their own ------------------------------------------------------ */
 static inline uint32_t kd__le32(const void *p)
 {
     const uint8_t *b = p;
@@ -49,7 +49,7 @@ kd_status kd__load_rest(kd_tensor **out, kd_context *ctx, kd__file *file, kd_dty
  * cannot hide an absurd size. */
 bool kd__shape_units(size_t rank, const size_t *shape, uint64_t unit, uint64_t *units, bool *empty);
 
-/* ---- json.c: a strict, bounded, iterative reader of RFC 8259 text ---------------------------------------- */
+/* ---- json.c: a strict, bounded, iterative reader of RFC 8259 text ----------------------------------- */
 #define KD__JSON_DEPTH 8u
 typedef enum kd__json_token {
     KD__JSON_ERROR, KD__JSON_END, KD__JSON_OBJECT, KD__JSON_OBJECT_END, KD__JSON_ARRAY, KD__JSON_ARRAY_END,
@@ -59,7 +59,7 @@ typedef struct kd__json {
     char       *text;          /* changed: strings are decoded where they stand and end in a 0 */
     size_t      size, at;      /* `at`: the next byte to read; after an error, the offending byte */
     size_t      start;         /* of the last token */
-    char       *string;        /* KEY, STRING: decoded, valid UTF-8 without zeros; NUMBER, LITERAL: as written, no final 0 */
+    char       *string;        /* KEY, STRING: decoded, UTF-8 without zeros; NUMBER, LITERAL: as it stands */
     size_t      length;
     const char *error;
     bool        too_deep;
@@ -73,15 +73,16 @@ kd__json_token kd__json_next(kd__json *j);
 bool kd__utf8_valid(const char *text, size_t bytes);
 
 /* ---- name_sort.c: order and duplicates without a hash that a file could be built against ------------------ */
-typedef struct kd__sort_item { uint64_t key; uint32_t index; } kd__sort_item;
+typedef struct kd__sort_item { uint64_t key; uint32_t index, place; } kd__sort_item;
 /* By key, stable; spare holds `count` too. */
 void kd__sort_items(kd__sort_item *items, kd__sort_item *spare, size_t count);
-/* items[0 .. count-1].index in the order of name(arg, index) (bytes, as strcmp).  Time grows with the total length
- * of the names whatever they are.  KD_ERR_NOMEM. */
-kd_status kd__sort_names(kd_context *ctx, kd__sort_item *items, kd__sort_item *spare, size_t count,
-                         const char *(*name)(const void *arg, uint32_t index), const void *arg);
+typedef const char *(*kd__name_fn)(const void *arg, const kd__sort_item *item);
+/* Into the order of name(arg, item) (bytes, as strcmp); key is used up.  Time grows with the total length of the
+ * names whatever they are.  *twice is an item whose name another one has too, or NULL.  KD_ERR_NOMEM. */
+kd_status kd__sort_names(kd_context *ctx, kd__sort_item *items, kd__sort_item *spare, size_t count, kd__name_fn name,
+                         const void *arg, const kd__sort_item **twice);
 
-/* ---- safetensors -------------------------------------------------------------------------------------- */
+/* ---- safetensors ------------------------------------------------------------------------------------ */
 typedef struct kd__safetensors_dtype {
     char     name[16];
     uint8_t  bits;
@@ -90,7 +91,7 @@ typedef struct kd__safetensors_dtype {
 /* In the order of the format's own list: by alignment. */
 extern const kd__safetensors_dtype kd__safetensors_dtypes[22];
 
-/* ---- text.c: a buffer that grows ------------------------------------------------------------------------ */
+/* ---- text.c: a buffer that grows -------------------------------------------------------------------- */
 typedef struct kd__text {
     kd_context *ctx;
     char       *data;

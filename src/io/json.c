@@ -54,7 +54,7 @@ static size_t utf8_write(char *out, uint32_t c)
     return n;
 }
 
-/* ---- strings ---------------------------------------------------------------------------------------------- */
+/* ---- strings ---------------------------------------------------------------------------------------- */
 
 /* Eight bytes at once: is any of them a quote, a backslash, a control character or not ASCII? */
 static bool plain8(const char *p)
@@ -145,7 +145,7 @@ static bool read_string(kd__json *j)
     return true;
 }
 
-/* ---- numbers and words -------------------------------------------------------------------------------------- */
+/* ---- numbers and words ------------------------------------------------------------------------------ */
 
 static size_t digits(const kd__json *j, size_t at)
 {
@@ -193,7 +193,7 @@ static bool read_word(kd__json *j)
     return false;
 }
 
-/* ---- the grammar ---------------------------------------------------------------------------------------------- */
+/* ---- the grammar ------------------------------------------------------------------------------------ */
 
 static void skip_space(kd__json *j)
 {

@@ -45,39 +45,53 @@ static uint64_t chunk(const char *p)
 
 typedef struct range { size_t begin, end, depth; } range;
 
+/* Few names: by insertion. */
+static void sort_few(kd__sort_item *items, const range *r, kd__name_fn name, const void *arg,
+                     const kd__sort_item **twice)
+{
+    for (size_t i = r->begin + 1; i < r->end; i++) {
+        kd__sort_item item = items[i];
+        const char *text = name(arg, &item) + r->depth;
+        size_t k = i;
+        int order = 1;
+        while (k > r->begin && (order = strcmp(name(arg, &items[k - 1]) + r->depth, text)) > 0) {
+            items[k] = items[k - 1];
+            k--;
+        }
+        items[k] = item;
+        if (order == 0) {
+            *twice = &items[k];
+            return;
+        }
+    }
+}
+
 /* A range holds names that agree in their first `depth` bytes.  Eight more bytes order it and cut it into ranges. */
-kd_status kd__sort_names(kd_context *ctx, kd__sort_item *items, kd__sort_item *spare, size_t count,
-                         const char *(*name)(const void *arg, uint32_t index), const void *arg)
+kd_status kd__sort_names(kd_context *ctx, kd__sort_item *items, kd__sort_item *spare, size_t count, kd__name_fn name,
+                         const void *arg, const kd__sort_item **twice)
 {
     range *stack = NULL;
     size_t capacity = 0, top = 0;
     range r = { 0, count, 0 };
+    kd_status status = KD_OK;
+    *twice = NULL;
     for (;;) {
         if (r.end - r.begin <= FEW) {
-            for (size_t i = r.begin + 1; i < r.end; i++) {
-                kd__sort_item item = items[i];
-                const char *text = name(arg, item.index) + r.depth;
-                size_t k = i;
-                for (; k > r.begin && strcmp(name(arg, items[k - 1].index) + r.depth, text) > 0; k--)
-                    items[k] = items[k - 1];
-                items[k] = item;
-            }
+            sort_few(items, &r, name, arg, twice);
         } else {
-            for (size_t i = r.begin; i < r.end; i++) items[i].key = chunk(name(arg, items[i].index) + r.depth);
+            for (size_t i = r.begin; i < r.end; i++) items[i].key = chunk(name(arg, &items[i]) + r.depth);
             kd__sort_items(items + r.begin, spare, r.end - r.begin);
-            for (size_t i = r.begin, next; i < r.end; i = next) {
+            for (size_t i = r.begin, next; i < r.end && status == KD_OK; i = next) {
                 for (next = i + 1; next < r.end && items[next].key == items[i].key;) next++;
-                if (next - i < 2 || (items[i].key & 0xff) == 0) continue;   /* alone, or ended and so equal */
-                if (kd__grow(ctx, &stack, &capacity, top + 1, sizeof *stack) != KD_OK) {
-                    kd__free(ctx, stack);
-                    return KD_ERR_NOMEM;
-                }
-                stack[top++] = (range){ i, next, r.depth + 8 };
+                if (next - i < 2) continue;
+                if ((items[i].key & 0xff) == 0) *twice = &items[i];   /* they have ended, and are equal */
+                status = kd__grow(ctx, &stack, &capacity, top + 1, sizeof *stack);
+                if (status == KD_OK) stack[top++] = (range){ i, next, r.depth + 8 };
             }
         }
-        if (!top) break;
+        if (!top || *twice || status != KD_OK) break;
         r = stack[--top];
     }
     kd__free(ctx, stack);
-    return KD_OK;
+    return status;
 }

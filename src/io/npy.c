@@ -16,8 +16,8 @@ typedef struct npy {
 
 static kd_status bad(const npy *n, kd_status status, const char *why)
 {
-    return kd__fail(status, "%s: offset %llu: %s", n->file->path, (unsigned long long)(n->base + (uint64_t)(n->at - n->text)),
-                    why);
+    return kd__fail(status, "%s: offset %llu: %s", n->file->path,
+                    (unsigned long long)(n->base + (uint64_t)(n->at - n->text)), why);
 }
 
 static void skip_space(npy *n)
@@ -67,7 +67,8 @@ static kd_status read_descr(npy *n)
         return bad(n, KD_ERR_UNSUPPORTED, "a structured dtype: libkd reads plain numbers");
     const char *before = n->at, *text;
     size_t length;
-    if (!read_string(n, &text, &length) || length < 2 || !strchr("<>|=", *text) || !strchr("?bBiufcmMOSaUVtT", text[1])) {
+    if (!read_string(n, &text, &length) || length < 2 || !memchr("<>|=", *text, 4) ||
+        !memchr("?bBiufcmMOSaUVtT", text[1], 16)) {
         n->at = before;
         return bad(n, KD_ERR_FORMAT, "descr must be a byte order and a type, like '<f4'");
     }
@@ -83,7 +84,8 @@ static kd_status read_descr(npy *n)
         return KD_OK;
     }
     return kd__fail(KD_ERR_UNSUPPORTED, "%s: offset %llu: descr '%.*s': libkd reads f4 f8 i4 i8 u1 b1", n->file->path,
-                    (unsigned long long)(n->base + (uint64_t)(before - n->text)), (int)KD_MIN(length, (size_t)20), text);
+                    (unsigned long long)(n->base + (uint64_t)(before - n->text)), (int)KD_MIN(length, (size_t)20),
+                    text);
 }
 
 static kd_status read_fortran(npy *n)
@@ -114,7 +116,8 @@ static kd_status read_shape(npy *n)
         bool comma = accept(n, ',');
         skip_space(n);
         if (!comma && (n->rank == 1 || n->at == n->end || *n->at != ')'))
-            return bad(n, KD_ERR_FORMAT, n->rank == 1 ? "shape must be a tuple: (3,) rather than (3)" : "a ',' is missing");
+            return bad(n, KD_ERR_FORMAT,
+                       n->rank == 1 ? "shape must be a tuple: (3,) rather than (3)" : "a ',' is missing");
     }
     return KD_OK;
 }
@@ -133,7 +136,9 @@ static kd_status read_dict(npy *n)
         while (k < KD_COUNT(keys) && (strlen(keys[k].name) != length || memcmp(text, keys[k].name, length) != 0)) k++;
         if (k == KD_COUNT(keys) || (seen & 1u << k)) {
             n->at = before;
-            return bad(n, KD_ERR_FORMAT, k < KD_COUNT(keys) ? "a key is there twice" : "a key that is not descr, fortran_order or shape");
+            return bad(n, KD_ERR_FORMAT,
+                       k < KD_COUNT(keys) ? "a key is there twice"
+                                          : "a key that is not descr, fortran_order or shape");
         }
         seen |= 1u << k;
         if (!accept(n, ':')) return bad(n, KD_ERR_FORMAT, "a ':' after the key is missing");
@@ -160,13 +165,16 @@ static kd_status read_all(npy *n, kd_tensor **out)
         const char *foreign = kd__foreign_file(head, have);
         if (have < 6 && memcmp(head, "\x93NUMPY", have) == 0)
             return kd__fail(KD_ERR_TRUNCATED, "%s: %zu bytes: an .npy file begins with 10", file->path, have);
-        return kd__fail(KD_ERR_FORMAT, "%s: offset 0: this is %s", file->path, foreign ? foreign : "not an .npy file");
+        return kd__fail(KD_ERR_FORMAT, "%s: offset 0: this is %s", file->path,
+                        foreign ? foreign : "not an .npy file");
     }
     if (have < 10) return kd__fail(KD_ERR_TRUNCATED, "%s: %zu bytes: an .npy file begins with 10", file->path, have);
     if (head[6] < 1 || head[6] > 3 || head[7] != 0)
-        return kd__fail(KD_ERR_FORMAT, "%s: offset 6: version %d.%d: there are 1.0, 2.0 and 3.0", file->path, head[6], head[7]);
+        return kd__fail(KD_ERR_FORMAT, "%s: offset 6: version %d.%d: there are 1.0, 2.0 and 3.0", file->path, head[6],
+                        head[7]);
     n->base = head[6] == 1 ? 10 : 12;
-    if (have < n->base) return kd__fail(KD_ERR_TRUNCATED, "%s: %zu bytes: the file ends in its header", file->path, have);
+    if (have < n->base)
+        return kd__fail(KD_ERR_TRUNCATED, "%s: %zu bytes: the file ends in its header", file->path, have);
     uint64_t length = head[6] == 1 ? (uint64_t)(head[8] | head[9] << 8) : kd__le32(head + 8);
     if (length > HEADER_LIMIT)
         return kd__fail(KD_ERR_LIMIT, "%s: offset 8: a header of %llu bytes: the limit is 65536", file->path,

@@ -36,7 +36,7 @@ struct kd_safetensors {
     bool        has_metadata;
 };
 
-/* ---- errors: the file, the offset, the tensor ------------------------------------------------------------------ */
+/* ---- errors: the file, the offset, the tensor ------------------------------------------------------- */
 
 static kd_status bad(const kd_safetensors *f, kd_status status, size_t at, const char *name, const char *why)
 {
@@ -58,7 +58,7 @@ static kd_status need(const kd_safetensors *f, kd__json *j, const char *name, kd
     return token == KD__JSON_ERROR ? bad_json(f, j, name) : bad(f, KD_ERR_FORMAT, j->start, name, why);
 }
 
-/* ---- the header ------------------------------------------------------------------------------------------------- */
+/* ---- the header ------------------------------------------------------------------------------------- */
 
 /* Whole numbers up to a closing bracket: at most `limit` of them. */
 static kd_status read_numbers(const kd_safetensors *f, kd__json *j, const char *name, uint64_t *out, size_t limit,
@@ -75,10 +75,13 @@ static kd_status read_numbers(const kd_safetensors *f, kd__json *j, const char *
     }
 }
 
-static int find_dtype(const char *text)
+static int find_dtype(const char *text, size_t length)
 {
+    char padded[sizeof kd__safetensors_dtypes->name] = { 0 };
+    if (length >= sizeof padded) return -1;
+    memcpy(padded, text, length);
     for (size_t i = 0; i < KD_COUNT(kd__safetensors_dtypes); i++)
-        if (strcmp(text, kd__safetensors_dtypes[i].name) == 0) return (int)i;
+        if (memcmp(padded, kd__safetensors_dtypes[i].name, sizeof padded) == 0) return (int)i;
     return -1;
 }
 
@@ -89,13 +92,14 @@ static kd_status check_size(const kd_safetensors *f, const entry *e, size_t at, 
     const kd__safetensors_dtype *dtype = &kd__safetensors_dtypes[e->dtype];
     unsigned long long offset = LENGTH_BYTES + (unsigned long long)at;
     if (!kd__shape_units(e->rank, e->shape, dtype->bits, &bits, &empty))
-        return kd__fail(KD_ERR_OVERFLOW, "%s: offset %llu: tensor \"%s\": the size of %s %S does not fit", f->file.path, offset,
-                        kd__show(name).text, dtype->name, (size_t)e->rank, e->shape);
+        return kd__fail(KD_ERR_OVERFLOW, "%s: offset %llu: tensor \"%s\": the size of %s %S does not fit",
+                        f->file.path, offset, kd__show(name).text, dtype->name, (size_t)e->rank, e->shape);
     if (empty) bits = 0;
     if (e->begin > e->end || bits % 8 || bits / 8 != e->end - e->begin)
-        return kd__fail(KD_ERR_FORMAT, "%s: offset %llu: tensor \"%s\": %s %S is %llu bits, its data_offsets are [%llu, %llu]",
-                        f->file.path, offset, kd__show(name).text, dtype->name, (size_t)e->rank, e->shape, (unsigned long long)bits,
-                        (unsigned long long)e->begin, (unsigned long long)e->end);
+        return kd__fail(KD_ERR_FORMAT,
+                        "%s: offset %llu: tensor \"%s\": %s %S is %llu bits, its data_offsets are [%llu, %llu]",
+                        f->file.path, offset, kd__show(name).text, dtype->name, (size_t)e->rank, e->shape,
+                        (unsigned long long)bits, (unsigned long long)e->begin, (unsigned long long)e->end);
     return KD_OK;
 }
 
@@ -122,7 +126,7 @@ static kd_status read_entry(kd_safetensors *f, kd__json *j)
         seen |= field;
         if (field == DTYPE) {
             KD_TRY(need(f, j, name, KD__JSON_STRING, "dtype must be a string"));
-            int dtype = find_dtype(j->string);
+            int dtype = find_dtype(j->string, j->length);
             if (dtype < 0) return bad(f, KD_ERR_FORMAT, j->start, name, "a dtype that the format does not know");
             e.dtype = (uint8_t)dtype;
         } else if (field == SHAPE) {
@@ -185,49 +189,53 @@ static kd_status read_header(kd_safetensors *f, size_t size, uint32_t flags)
     return KD_OK;
 }
 
-/* ---- order: no name twice, no byte twice, no byte left over --------------------------------------------------------- */
+/* ---- order: no name twice, no byte twice, no byte left over ----------------------------------------- */
 
-static const char *entry_name(const void *arg, uint32_t i)
+static const char *item_name(const void *arg, const kd__sort_item *item)
 {
-    const kd_safetensors *f = arg;
-    return f->header + f->entries[i].name;
+    return ((const kd_safetensors *)arg)->header + item->place;
 }
 
-static const char *pair_key(const void *arg, uint32_t i)
+static kd_status sort_names(kd_safetensors *f, kd__sort_item *items, kd__sort_item *spare, size_t count)
 {
-    const kd_safetensors *f = arg;
-    return f->header + f->pairs[i].key;
+    const kd__sort_item *twice;
+    KD_TRY(kd__sort_names(f->ctx, items, spare, count, item_name, f, &twice));
+    if (!twice) return KD_OK;
+    return kd__fail(KD_ERR_FORMAT, "%s: offset %llu: the name \"%s\" is there twice", f->file.path,
+                    LENGTH_BYTES + (unsigned long long)twice->place, kd__show(item_name(f, twice)).text);
 }
 
-static kd_status sort_names(kd_safetensors *f, kd__sort_item *items, kd__sort_item *spare, size_t count,
-                            const char *(*name)(const void *, uint32_t))
+/* By begin, then end, so that an empty tensor comes before the one that begins where it stands. */
+static void sort_places(const kd_safetensors *f, kd__sort_item *items, kd__sort_item *spare)
 {
-    for (size_t i = 0; i < count; i++) items[i].index = (uint32_t)i;
-    KD_TRY(kd__sort_names(f->ctx, items, spare, count, name, f));
-    for (size_t i = 1; i < count; i++) {
-        const char *text = name(f, items[i].index);
-        if (strcmp(name(f, items[i - 1].index), text) == 0)
-            return kd__fail(KD_ERR_FORMAT, "%s: offset %llu: the name \"%s\" is there twice", f->file.path,
-                            LENGTH_BYTES + (unsigned long long)(text - f->header), kd__show(text).text);
+    for (size_t i = 0; i < f->count; i++) items[i] = (kd__sort_item){ f->entries[i].begin, (uint32_t)i, 0 };
+    kd__sort_items(items, spare, f->count);
+    for (size_t i = 0, next; i < f->count; i = next) {
+        for (next = i + 1; next < f->count && items[next].key == items[i].key;) next++;
+        if (next - i < 2) continue;
+        for (size_t k = i; k < next; k++) items[k].key = f->entries[items[k].index].end;
+        kd__sort_items(items + i, spare, next - i);
     }
-    return KD_OK;
 }
 
-static kd_status check_places(const kd_safetensors *f)
+static kd_status check_places(kd_safetensors *f)
 {
     uint64_t size = f->file.size - f->data, at = 0;
     for (size_t i = 0; i < f->count; i++) {
-        const entry *e = &f->entries[f->by_place[i]];
+        entry *e = &f->entries[f->by_place[i]];
         if (e->begin != at)
-            return kd__fail(KD_ERR_FORMAT, "%s: offset %llu: tensor \"%s\" begins at %llu of the data, but the one before it ends "
-                            "at %llu: %s", f->file.path, (unsigned long long)(f->data + at),
-                            kd__show(f->header + e->name).text, (unsigned long long)e->begin, (unsigned long long)at,
+            return kd__fail(KD_ERR_FORMAT,
+                            "%s: offset %llu: tensor \"%s\" begins at %llu of the data, but the one before it ends "
+                            "at %llu: %s",
+                            f->file.path, (unsigned long long)(f->data + at), kd__show(f->header + e->name).text,
+                            (unsigned long long)e->begin, (unsigned long long)at,
                             e->begin < at ? "they overlap" : "a hole");
         at = e->end;
+        e->place = (uint32_t)i;
         if (at > size)
-            return kd__fail(KD_ERR_TRUNCATED, "%s: tensor \"%s\" ends at %llu of the data, the file has %llu: it was cut short",
-                            f->file.path, kd__show(f->header + e->name).text, (unsigned long long)at,
-                            (unsigned long long)size);
+            return kd__fail(
+                KD_ERR_TRUNCATED, "%s: tensor \"%s\" ends at %llu of the data, the file has %llu: it was cut short",
+                f->file.path, kd__show(f->header + e->name).text, (unsigned long long)at, (unsigned long long)size);
     }
     if (at < size)
         return kd__fail(KD_ERR_FORMAT, "%s: offset %llu: %llu bytes after the last tensor", f->file.path,
@@ -235,36 +243,33 @@ static kd_status check_places(const kd_safetensors *f)
     return KD_OK;
 }
 
+static kd_status fill_order(kd_safetensors *f, kd__sort_item *items, kd__sort_item *spare)
+{
+    for (size_t i = 0; i < f->pair_count; i++) items[i] = (kd__sort_item){ 0, (uint32_t)i, f->pairs[i].key };
+    KD_TRY(sort_names(f, items, spare, f->pair_count));
+    sort_places(f, items, spare);
+    for (size_t i = 0; i < f->count; i++) f->by_place[i] = items[i].index;
+    KD_TRY(check_places(f));
+    for (size_t i = 0; i < f->count; i++) items[i] = (kd__sort_item){ 0, (uint32_t)i, f->entries[i].name };
+    KD_TRY(sort_names(f, items, spare, f->count));
+    for (size_t i = 0; i < f->count; i++) f->by_name[i] = items[i].index;
+    return KD_OK;
+}
+
 static kd_status put_in_order(kd_safetensors *f)
 {
     size_t most = KD_MAX(f->count, f->pair_count);
-    kd__sort_item *items = kd__alloc_array(f->ctx, most, 2 * sizeof *items), *spare = items + most;
-    kd_status status = items ? KD_OK : KD_ERR_NOMEM;
-    if (status == KD_OK) status = sort_names(f, items, spare, f->pair_count, pair_key);
-    if (status == KD_OK) status = sort_names(f, items, spare, f->count, entry_name);
-    if (status == KD_OK) {
-        f->by_place = kd__alloc_array(f->ctx, f->count, 2 * sizeof *f->by_place);
-        if (!f->by_place) status = KD_ERR_NOMEM;
-    }
-    if (status == KD_OK) {
-        f->by_name = f->by_place + f->count;
-        for (size_t i = 0; i < f->count; i++) f->by_name[i] = items[i].index;
-        /* Stable: by begin, then end, so that an empty tensor comes before the one that begins where it stands. */
-        for (size_t i = 0; i < f->count; i++) items[i].key = f->entries[items[i].index].end;
-        kd__sort_items(items, spare, f->count);
-        for (size_t i = 0; i < f->count; i++) items[i].key = f->entries[items[i].index].begin;
-        kd__sort_items(items, spare, f->count);
-        for (size_t i = 0; i < f->count; i++) {
-            f->by_place[i] = items[i].index;
-            f->entries[items[i].index].place = (uint32_t)i;
-        }
-        status = check_places(f);
-    }
+    f->by_place = kd__alloc_array(f->ctx, f->count, 2 * sizeof *f->by_place);
+    if (!f->by_place) return KD_ERR_NOMEM;
+    f->by_name = f->by_place + f->count;
+    kd__sort_item *items = kd__alloc_array(f->ctx, most, 2 * sizeof *items);
+    if (!items) return KD_ERR_NOMEM;
+    kd_status status = fill_order(f, items, items + most);
     kd__free(f->ctx, items);
     return status;
 }
 
-/* ---- open, close ------------------------------------------------------------------------------------------------------ */
+/* ---- open, close ------------------------------------------------------------------------------------ */
 
 static kd_status load(kd_safetensors *f, uint32_t flags)
 {
@@ -274,11 +279,12 @@ static kd_status load(kd_safetensors *f, uint32_t flags)
     const char *foreign = kd__foreign_file(head, have);
     if (foreign) return kd__fail(KD_ERR_FORMAT, "%s: offset 0: this is %s", f->file.path, foreign);
     if (have < LENGTH_BYTES)
-        return kd__fail(KD_ERR_TRUNCATED, "%s: %zu bytes: a safetensors file begins with 8 bytes of length", f->file.path,
-                        have);
+        return kd__fail(KD_ERR_TRUNCATED, "%s: %zu bytes: a safetensors file begins with 8 bytes of length",
+                        f->file.path, have);
     uint64_t size = kd__le64(head);
     if (size > HEADER_LIMIT)
-        return kd__fail(KD_ERR_LIMIT, "%s: offset 0: a header of %llu bytes: the limit is 100000000 (is it a safetensors file?)",
+        return kd__fail(KD_ERR_LIMIT,
+                        "%s: offset 0: a header of %llu bytes: the limit is 100000000 (is it a safetensors file?)",
                         f->file.path, (unsigned long long)size);
     if (size > f->file.size - LENGTH_BYTES)
         return kd__fail(KD_ERR_TRUNCATED, "%s: offset 0: a header of %llu bytes in a file of %llu", f->file.path,
@@ -297,7 +303,8 @@ kd_status kd_safetensors_open(kd_safetensors **out, kd_context *ctx, const char 
     KD_NEED(out);
     *out = NULL;
     KD_NEED(path);
-    if (flags & ~KD_SAFETENSORS_LENIENT) return kd__fail(KD_ERR_ARG, "kd_safetensors_open: flags 0x%x: unknown", flags);
+    if (flags & ~KD_SAFETENSORS_LENIENT)
+        return kd__fail(KD_ERR_ARG, "kd_safetensors_open: flags 0x%x: unknown", flags);
     kd_safetensors *f = kd__alloc(ctx, sizeof *f);
     if (!f) return KD_ERR_NOMEM;
     f->ctx = kd__context_retain(ctx);
@@ -324,7 +331,7 @@ void kd_safetensors_close(kd_safetensors *f)
     kd__context_release(ctx);
 }
 
-/* ---- looking ------------------------------------------------------------------------------------------------------------ */
+/* ---- looking ---------------------------------------------------------------------------------------- */
 
 size_t kd_safetensors_count(const kd_safetensors *file) { return file ? file->count : 0; }
 
@@ -335,8 +342,10 @@ kd_status kd_safetensors_at(const kd_safetensors *file, size_t i, kd_safetensors
     KD_NEED(file);
     KD_NEED(out);
     if (out->struct_size < sizeof out->struct_size)
-        return kd__fail(KD_ERR_ARG, "kd_safetensors_at: out->struct_size is %zu: set it to sizeof *out", out->struct_size);
-    if (i >= file->count) return kd__fail(KD_ERR_ARG, "kd_safetensors_at: i %zu: the file has %zu tensors", i, file->count);
+        return kd__fail(KD_ERR_ARG, "kd_safetensors_at: out->struct_size is %zu: set it to sizeof *out",
+                        out->struct_size);
+    if (i >= file->count)
+        return kd__fail(KD_ERR_ARG, "kd_safetensors_at: i %zu: the file has %zu tensors", i, file->count);
     const entry *e = entry_at(file, i);
     kd_safetensors_info info = {
         .name = file->header + e->name,
@@ -373,7 +382,7 @@ const char *kd_safetensors_metadata(const kd_safetensors *file, const char *key)
     return NULL;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------------ */
+/* ---- reading ---------------------------------------------------------------------------------------- */
 
 static kd_status read_data(const kd_safetensors *file, const entry *e, kd_tensor *t)
 {
@@ -385,8 +394,9 @@ static kd_status read_data(const kd_safetensors *file, const entry *e, kd_tensor
     char *to = half ? data + bytes : data;   /* the upper half, widened downwards */
     KD_TRY(kd__file_read(&handle, to, bytes, file->data + e->begin));
     if (kd__host_is_big()) kd__swap_bytes(to, count, width);
-    if (half) (strcmp(kd__safetensors_dtypes[e->dtype].name, "F16") == 0 ? kd__f16_widen : kd__bf16_widen)((float *)(void *)data,
-                                                                                         (const uint16_t *)(void *)to, count);
+    if (half)
+        (strcmp(kd__safetensors_dtypes[e->dtype].name, "F16") == 0 ? kd__f16_widen : kd__bf16_widen)(
+            (float *)(void *)data, (const uint16_t *)(void *)to, count);
     return KD_OK;
 }
 
@@ -395,13 +405,14 @@ kd_status kd_safetensors_read(const kd_safetensors *file, size_t i, kd_tensor **
     KD_NEED(out);
     *out = NULL;
     KD_NEED(file);
-    if (i >= file->count) return kd__fail(KD_ERR_ARG, "kd_safetensors_read: i %zu: the file has %zu tensors", i, file->count);
+    if (i >= file->count)
+        return kd__fail(KD_ERR_ARG, "kd_safetensors_read: i %zu: the file has %zu tensors", i, file->count);
     const entry *e = entry_at(file, i);
     const kd__safetensors_dtype *dtype = &kd__safetensors_dtypes[e->dtype];
     kd__shown name = kd__show(file->header + e->name);
     if (!dtype->served)
-        return kd__fail(KD_ERR_UNSUPPORTED, "kd_safetensors_read: %s: tensor \"%s\": dtype %s is not served", file->file.path,
-                        name.text, dtype->name);
+        return kd__fail(KD_ERR_UNSUPPORTED, "kd_safetensors_read: %s: tensor \"%s\": dtype %s is not served",
+                        file->file.path, name.text, dtype->name);
     kd_tensor *t;
     kd_status status = kd_tensor_create(&t, file->ctx, (kd_dtype)dtype->served, e->rank, e->shape);
     if (status == KD_OK && e->end > e->begin && (status = read_data(file, e, t)) != KD_OK) kd_tensor_free(t);

@@ -15,13 +15,22 @@ typedef struct job {
     kd__sort_item          *order;
 } job;
 
-static const char *tensor_name(const void *arg, uint32_t i) { return ((const job *)arg)->names[i]; }
-static const char *pair_name(const void *arg, uint32_t i) { return ((const job *)arg)->metadata[2 * (size_t)i]; }
+static const char *tensor_name(const void *arg, const kd__sort_item *item)
+{
+    return ((const job *)arg)->names[item->index];
+}
+
+static const char *pair_name(const void *arg, const kd__sort_item *item)
+{
+    return ((const job *)arg)->metadata[2 * (size_t)item->index];
+}
 
 /* Place in the format's list of dtypes. */
 static size_t dtype_rank(kd_dtype dtype)
 {
-    static const char names[][4] = { [KD_F32] = "F32", [KD_F64] = "F64", [KD_I32] = "I32", [KD_I64] = "I64", [KD_U8] = "U8" };
+    static const char names[][4] = {
+        [KD_F32] = "F32", [KD_F64] = "F64", [KD_I32] = "I32", [KD_I64] = "I64", [KD_U8] = "U8"
+    };
     size_t i = 0;
     while (strcmp(kd__safetensors_dtypes[i].name, names[dtype]) != 0) i++;
     return i;
@@ -45,16 +54,14 @@ static kd_status check(const job *w)
     return KD_OK;
 }
 
-static kd_status no_duplicates(const job *w, size_t count, kd__sort_item *spare,
-                               const char *(*name)(const void *, uint32_t), const char *what)
+static kd_status no_duplicates(const job *w, size_t count, kd__sort_item *spare, kd__name_fn name, const char *what)
 {
+    const kd__sort_item *twice;
     for (size_t i = 0; i < count; i++) w->order[i].index = (uint32_t)i;
-    KD_TRY(kd__sort_names(w->ctx, w->order, spare, count, name, w));
-    for (size_t i = 1; i < count; i++)
-        if (strcmp(name(w, w->order[i - 1].index), name(w, w->order[i].index)) == 0)
-            return kd__fail(KD_ERR_ARG, "kd_safetensors_save: %s: \"%s\" is there twice", what,
-                            kd__show(name(w, w->order[i].index)).text);
-    return KD_OK;
+    KD_TRY(kd__sort_names(w->ctx, w->order, spare, count, name, w, &twice));
+    if (!twice) return KD_OK;
+    return kd__fail(KD_ERR_ARG, "kd_safetensors_save: %s: \"%s\" is there twice", what,
+                    kd__show(name(w, twice)).text);
 }
 
 /* By dtype, widest alignment first, then by name. */
@@ -132,7 +139,8 @@ static kd_status write_file(const job *w, const char *path, const kd__text *head
     KD_TRY(kd__writer_open(&writer, w->ctx, path));
     kd_status status = kd__writer_put(&writer, length, sizeof length);
     if (status == KD_OK) status = kd__writer_put(&writer, header->data, header->size);
-    for (size_t i = 0; status == KD_OK && i < w->count; i++) status = put_tensor(&writer, w, w->tensors[w->order[i].index]);
+    for (size_t i = 0; status == KD_OK && i < w->count; i++)
+        status = put_tensor(&writer, w, w->tensors[w->order[i].index]);
     if (status == KD_OK) status = kd__writer_commit(&writer);
     kd__writer_abort(&writer);
     return status;
@@ -149,9 +157,11 @@ kd_status kd_safetensors_save(kd_context *ctx, const char *path, const char *con
     }
     if (metadata_count) KD_NEED(metadata);
     if (metadata_count % 2)
-        return kd__fail(KD_ERR_ARG, "kd_safetensors_save: metadata_count %zu: keys and values come in pairs", metadata_count);
+        return kd__fail(KD_ERR_ARG, "kd_safetensors_save: metadata_count %zu: keys and values come in pairs",
+                        metadata_count);
     if (KD_MAX(count, metadata_count) >= UINT32_MAX)
-        return kd__fail(KD_ERR_LIMIT, "kd_safetensors_save: count %zu: beyond the limit of 2^32", KD_MAX(count, metadata_count));
+        return kd__fail(KD_ERR_LIMIT, "kd_safetensors_save: count %zu: beyond the limit of 2^32",
+                        KD_MAX(count, metadata_count));
     job w = { kd__context(ctx), names, tensors, count, metadata, metadata_count / 2, NULL };
     KD_TRY(check(&w));
     size_t most = KD_MAX(w.count, w.pairs);
