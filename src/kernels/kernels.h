@@ -12,6 +12,7 @@
 #define KD__KERNELS_H
 #include <stddef.h>
 #include <stdint.h>
+#include "kernels/distill_args.h"
 
 /* ---- elementwise: one operand ------------------------------------------------------------------- */
 /* X(name, saved): what the backward needs, IN (the input), OUT (the output) or NONE.

@@ -1,0 +1,44 @@
+/* distill_args.h - what the distillation kernels are given: rows of logits in, values and gradient out.
+ * SPDX-License-Identifier: MIT */
+#ifndef KD__DISTILL_ARGS_H
+#define KD__DISTILL_ARGS_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* For each row r:
+ *     hard[r] = CE_r, cross-entropy at temperature 1 with the row's target
+ *     soft[r] = D_r, the divergence between teacher and student at the temperature; no factor T^2
+ *     grad[r] = hard_coef[r] d CE_r / d student[r] + soft_coef[r] d D_r / d student[r]
+ * A coefficient of 0 means the row is not in that term: its value is 0 and that side is not looked at.
+ * A student row that is -inf throughout gives 0 everywhere; such a teacher row gives soft = 0 and no gradient from it. */
+typedef struct kd__distill_args {
+    size_t rows, classes;                                /* classes >= 1 */
+    const float   *student;     size_t student_stride;
+    const float   *teacher;     size_t teacher_stride;   /* NULL if every soft_coef is 0 */
+    const int32_t *labels;                               /* [rows], in [0, classes) where hard_coef is not 0; NULL: soft_labels */
+    const float   *soft_labels; size_t soft_label_stride;
+    const float   *class_weights;                        /* [classes] or NULL: CE = -sum w target log q; general kernel only */
+    const float   *hard_coef, *soft_coef;                /* [rows] */
+    float         *grad;        size_t grad_stride;      /* NULL: values only; may be student itself */
+    float         *hard, *soft;                          /* [rows] */
+    float         *scratch;                              /* kd__distill_scratch(classes) floats, 64-byte aligned */
+    uint32_t      *masked;                               /* += rows -inf throughout on a side that was looked at */
+    float    temperature;
+    float    js_beta, smoothing;                         /* general kernel only, as all below */
+    uint32_t direction;                                  /* KD_DIRECTION_* */
+    uint32_t teacher_form;                               /* KD_TEACHER_* */
+    bool     hard_teacher;                               /* D = CE(student, argmax teacher) at temperature 1 */
+    bool     stream;                                     /* the gradient is larger than the cache: write past it */
+} kd__distill_args;
+
+/* Blocks of the on-line kernel: 256 vectors.  Part of the bits. */
+#define KD_DISTILL_BLOCK 4096u
+/* Up to so many classes sixteen rows are worked on at once, a row a lane.  Part of the bits. */
+#define KD_DISTILL_TRANSPOSED 32u
+
+static inline size_t kd__distill_scratch(size_t classes)
+{
+    return 2 * ((classes + 15) / 16 * 16) + 32 * (classes / KD_DISTILL_BLOCK + 1);
+}
+#endif
