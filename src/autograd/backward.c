@@ -42,6 +42,14 @@ float *kd__grad_open(kd_tape *tape, kd_tensor *x, bool *accumulate)
     return NULL;
 }
 
+bool kd__grad_give(kd_tape *tape, kd_tensor *x, float *grad)
+{
+    if (!kd__tape_ok(tape) || !kd__wants_grad(tape, x) || x->owner != KD__OWNER_TAPE || x->grad) return false;
+    x->grad = grad;
+    x->block = KD__NO_BLOCK;
+    return true;
+}
+
 const float *kd__grad_out(const kd_tape *tape, const kd_tensor *y)
 {
     return y->owner == KD__OWNER_TAPE && y->tape == tape ? y->grad : NULL;
@@ -89,7 +97,7 @@ static void undo(kd_tape *tape, kd__node *node)
         kd_tensor *y = node->out[i];
         if (!y->grad || y->retain_grad) continue;
         y->grad = NULL;
-        kd__block_drop(tape, y->block);
+        if (y->block != KD__NO_BLOCK) kd__block_drop(tape, y->block);
         y->block = KD__NO_BLOCK;
     }
 }

@@ -122,9 +122,17 @@ bool       kd__wants_grad(const kd_tape *tape, const kd_tensor *x);
 /* x's gradient to write into: *accumulate false: overwrite every element; true: add.  NULL when x wants none or (poisoned)
  * memory is out. */
 float     *kd__grad_open(kd_tape *tape, kd_tensor *x, bool *accumulate);
+/* Make `grad`, all of it and the tape's until reset, the gradient of x without a copy.  False if x is a parameter or has
+ * a gradient already: then add. */
+bool       kd__grad_give(kd_tape *tape, kd_tensor *x, float *grad);
 /* The gradient that reached an output; NULL if none did (when that holds for all outputs, backward is not called for the
  * node).  Gone after the node's backward unless kd_requires_grad asked for it. */
 const float *kd__grad_out(const kd_tape *tape, const kd_tensor *y);
+
+/* ---- op_fused.c: an op that computes its gradient with its value -------------------------------------------------
+ * Begin it with KD__OP_fused.  Where to put d out[0] / d in[i], as large as in[i]; NULL if nobody wants it (or, poisoned, memory
+ * is out).  out[0] has one element, or one for each leading row of in[i]. */
+float     *kd__fused_grad(kd__op_scope *op, size_t i);
 
 /* ---- INFER memory, for kd_model_forward.  On other tapes these do nothing. -------------------------------
  * A result holds a reference to its block; views (reshape, a slice along axis 0) share it.  Giving a tensor back makes it

@@ -32,7 +32,7 @@ V_FN kd_f32x16 scaled(kd_f32x16 logit, float top, float factor)
     return v_mul(v_fma(logit, v_set1(0.5f), v_set1(-0.5f * top)), v_set1(factor));
 }
 
-/* log softmax(x / T) to out; returns nothing of use but the row in scratch */
+/* log softmax(x / T) to out.  A finite logit has a finite logarithm, however far down; -inf stays. */
 V_FN void log_softmax_row(float *out, const float *x, size_t n, float top, float temperature)
 {
     float factor = 2.0f / temperature;
@@ -42,7 +42,8 @@ V_FN void log_softmax_row(float *out, const float *x, size_t n, float top, float
     kd_f32x16 log_sum = v_set1(log_of((float)vd_sum(sum)));
     for (size_t i = 0; i < n; i += 16) {
         size_t k = width(n, i);
-        v_store_n(out + i, v_sub(scaled(v_load_n(x + i, k, -INF), top, factor), log_sum), k);
+        kd_f32x16 logit = v_load_n(x + i, k, -INF), floor = v_select(v_eq(logit, v_set1(-INF)), logit, v_set1(-0x1.fffffep127f));
+        v_store_n(out + i, v_max(floor, v_sub(scaled(logit, top, factor), log_sum)), k);
     }
 }
 

@@ -657,12 +657,13 @@ TEST(apply_shape_errors)
 {
     kd_tape *tape;
     kd_loss_distill *loss;
-    kd_tensor *s, *t, *y;
+    kd_tensor *s, *t, *y, *fit;
     CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_TRAIN));
     CHECK_OK(kd_loss_distill_create(&loss, NULL, NULL));
     CHECK_OK(kd_tensor_create(&s, NULL, KD_F32, 2, (size_t[]){ 4, 5 }));
     CHECK_OK(kd_tensor_create(&t, NULL, KD_F32, 2, (size_t[]){ 4, 6 }));
     CHECK_OK(kd_tensor_create(&y, NULL, KD_I64, 1, (size_t[]){ 3 }));
+    CHECK_OK(kd_tensor_create(&fit, NULL, KD_I64, 1, (size_t[]){ 4 }));
     kd_loss_distill_apply(loss, tape, s, t, y);
     CHECK(kd_tape_status(tape) == KD_ERR_SHAPE);
     CHECK_ERROR_HAS("[4, 6]");
@@ -671,12 +672,13 @@ TEST(apply_shape_errors)
     CHECK(kd_tape_status(tape) == KD_ERR_SHAPE);
     CHECK_ERROR_HAS("labels [3]");
     kd_tape_reset(tape);
-    kd_loss_distill_apply(loss, tape, s, NULL, y);
+    kd_loss_distill_apply(loss, tape, s, NULL, fit);
     CHECK(kd_tape_status(tape) == KD_ERR_ARG);
+    CHECK_ERROR_HAS("teacher");
     kd_tape_reset(tape);
-    kd_loss_distill_apply(NULL, tape, s, s, y);
+    kd_loss_distill_apply(NULL, tape, s, s, fit);
     CHECK(kd_tape_status(tape) == KD_ERR_ARG);
-    kd_tensor_free(s), kd_tensor_free(t), kd_tensor_free(y);
+    kd_tensor_free(s), kd_tensor_free(t), kd_tensor_free(y), kd_tensor_free(fit);
     kd_tape_free(tape);
     kd_loss_distill_free(loss);
 }

@@ -1,0 +1,259 @@
+/* run.c - a batch through a distillation loss: check, count, compute, add up.
+ * SPDX-License-Identifier: MIT */
+#include "distill/loss.h"
+#include "kd/kernels.h"
+
+/* A batch with strides filled in, and what each row gets. */
+typedef struct job {
+    const kd_loss_distill *loss;
+    kd_context *ctx;
+    const char *function;
+    kd_distill_batch b;
+    bool     hard_on, soft_on;      /* is the term wanted at all */
+    int32_t *label;                 /* [rows]: the class; meaningful where hard_coef is not 0 */
+    float   *hard_coef, *soft_coef, *hard, *soft;   /* [rows] */
+    float   *scratch;
+    size_t   scratch_step, rows_per_task;
+    uint32_t masked[256];           /* per task */
+} job;
+
+/* ---- arguments ----------------------------------------------------------------------------------------- */
+/* *stride 0 becomes `classes`; the matrix must fit the address space. */
+static kd_status check_matrix(const job *j, const char *name, const void *data, size_t *stride)
+{
+    size_t floats, bytes;
+    if (!*stride) *stride = j->b.classes;
+    if (*stride < j->b.classes)
+        return kd__fail(KD_ERR_ARG, "%s: %s_stride %zu is less than classes %zu", j->function, name, *stride, j->b.classes);
+    if (!kd__mul(j->b.rows, *stride, &floats) || !kd__mul(floats, sizeof(float), &bytes))
+        return kd__fail(KD_ERR_OVERFLOW, "%s: %s [%zu, %zu] with stride %zu does not fit", j->function, name, j->b.rows, j->b.classes,
+                        *stride);
+    if ((uintptr_t)data % sizeof(float))
+        return kd__fail(KD_ERR_ARG, "%s: %s is not aligned to a float", j->function, name);
+    return KD_OK;
+}
+
+static bool overlap(const job *j, const float *x, size_t x_stride)
+{
+    if (!x || !j->b.rows) return false;
+    uintptr_t x0 = (uintptr_t)x, x1 = (uintptr_t)(x + (j->b.rows - 1) * x_stride + j->b.classes);
+    uintptr_t g0 = (uintptr_t)j->b.grad, g1 = (uintptr_t)(j->b.grad + (j->b.rows - 1) * j->b.grad_stride + j->b.classes);
+    return x0 < g1 && g0 < x1;
+}
+
+static kd_status check_batch(job *j)
+{
+    kd_distill_batch *b = &j->b;
+    const kd_loss_distill_desc *d = &j->loss->desc;
+    int labels = (b->labels != NULL) + (b->labels64 != NULL) + (b->soft_labels != NULL);
+    if (!b->classes) return kd__fail(KD_ERR_SHAPE, "%s: classes is 0", j->function);
+    if (b->classes > INT32_MAX) return kd__fail(KD_ERR_LIMIT, "%s: %zu classes", j->function, b->classes);
+    if (labels > 1) return kd__fail(KD_ERR_ARG, "%s: more than one of labels, labels64 and soft_labels", j->function);
+    j->hard_on = d->hard_weight > 0;
+    j->soft_on = d->soft_weight > 0;
+    KD_TRY(check_matrix(j, "student", b->student, &b->student_stride));
+    KD_TRY(check_matrix(j, "teacher", b->teacher, &b->teacher_stride));
+    KD_TRY(check_matrix(j, "soft_label", b->soft_labels, &b->soft_label_stride));
+    KD_TRY(check_matrix(j, "grad", b->grad, &b->grad_stride));
+    if (b->rows && !b->student) return kd__fail(KD_ERR_ARG, "%s: student is NULL", j->function);
+    if (b->rows && j->soft_on && !b->teacher)
+        return kd__fail(KD_ERR_ARG, "%s: teacher is NULL and soft_weight %g is not 0", j->function, (double)d->soft_weight);
+    if (b->rows && j->hard_on && !labels)
+        return kd__fail(KD_ERR_ARG, "%s: labels is NULL and hard_weight %g is not 0", j->function, (double)d->hard_weight);
+    if (d->class_weight_count && d->class_weight_count != b->classes)
+        return kd__fail(KD_ERR_SHAPE, "%s: class_weight_count %zu, but the batch has %zu classes", j->function, d->class_weight_count,
+                        b->classes);
+    if (b->grad) {
+        bool in_place = b->grad == b->student && b->grad_stride == b->student_stride;
+        if (!in_place && overlap(j, b->student, b->student_stride))
+            return kd__fail(KD_ERR_ARG, "%s: grad overlaps student without being it", j->function);
+        if (overlap(j, b->teacher, b->teacher_stride)) return kd__fail(KD_ERR_ARG, "%s: grad overlaps teacher", j->function);
+        if (overlap(j, b->soft_labels, b->soft_label_stride))
+            return kd__fail(KD_ERR_ARG, "%s: grad overlaps soft_labels", j->function);
+    }
+    return KD_OK;
+}
+
+/* check_input: no NaN, no +inf, probabilities that are some. */
+static kd_status check_values(const job *j, const char *name, const float *x, size_t stride, uint32_t form)
+{
+    for (size_t r = 0; x && r < j->b.rows; r++) {
+        double sum = 0;
+        for (size_t c = 0; c < j->b.classes; c++) {
+            float v = x[r * stride + c];
+            bool fine = v < __builtin_inff() && (form != KD_TEACHER_PROBS || v >= 0);
+            if (!fine) return kd__fail(KD_ERR_NUMERIC, "%s: %s[%zu, %zu] is %g", j->function, name, r, c, (double)v);
+            if (form == KD_TEACHER_PROBS) sum += (double)v;
+        }
+        if (form == KD_TEACHER_PROBS && !(sum > 1 - 1e-3 && sum < 1 + 1e-3))
+            return kd__fail(KD_ERR_NUMERIC, "%s: the probabilities %s[%zu] sum to %g", j->function, name, r, sum);
+    }
+    return KD_OK;
+}
+
+/* ---- which rows are in which term -------------------------------------------------------------------------- */
+/* Sets label, hard_coef and soft_coef to the rows' own weights, and the sums of these, without reduction. */
+static kd_status classify(job *j, kd_distill_terms *t, double *hard_total, double *soft_total)
+{
+    const kd_loss_distill_desc *d = &j->loss->desc;
+    *hard_total = *soft_total = 0;
+    for (size_t r = 0; r < j->b.rows; r++) {
+        int64_t y = j->b.labels ? j->b.labels[r] : j->b.labels64 ? j->b.labels64[r] : KD_LABEL_OFF;
+        bool given = j->b.labels || j->b.labels64;
+        bool ignored = given && d->ignore_index != KD_LABEL_OFF && y == d->ignore_index;
+        bool unlabelled = given && d->unlabelled_index != KD_LABEL_OFF && y == d->unlabelled_index;
+        float weight = j->b.row_weights ? j->b.row_weights[r] : 1.0f;
+        if (given && !ignored && !unlabelled && (y < 0 || (uint64_t)y >= j->b.classes))
+            return kd__fail(KD_ERR_RANGE, "%s: labels[%zu] = %lld is not in [0, %zu)", j->function, r, (long long)y, j->b.classes);
+        if (!(weight >= 0 && weight <= 0x1.fffffep127f))
+            return kd__fail(KD_ERR_RANGE, "%s: row_weights[%zu] = %g is not a finite number >= 0", j->function, r, (double)weight);
+        bool hard = j->hard_on && !ignored && !unlabelled, soft = j->soft_on && !ignored;
+        j->label[r] = hard && given ? (int32_t)y : 0;
+        j->hard_coef[r] = hard ? weight : 0;
+        j->soft_coef[r] = soft ? weight : 0;
+        t->hard_rows += hard;
+        t->soft_rows += soft;
+        if (hard) *hard_total += (double)weight * (given && d->class_weights ? (double)d->class_weights[y] : 1);
+        if (soft) *soft_total += (double)weight;
+    }
+    return KD_OK;
+}
+
+/* ---- the rows ------------------------------------------------------------------------------------------------ */
+static void run_task(size_t i, void *arg)
+{
+    job *j = arg;
+    const kd_loss_distill_desc *d = &j->loss->desc;
+    const kd_distill_batch *b = &j->b;
+    size_t first = i * j->rows_per_task, rows = KD_MIN(j->rows_per_task, b->rows - first);
+    bool index_labels = j->hard_on && !b->soft_labels;
+    kd__distill_args a = {
+        .rows = rows, .classes = b->classes,
+        .student = b->student + first * b->student_stride, .student_stride = b->student_stride,
+        .teacher = j->soft_on ? b->teacher + first * b->teacher_stride : NULL, .teacher_stride = b->teacher_stride,
+        .labels = index_labels ? j->label + first : NULL,
+        .soft_labels = j->hard_on && b->soft_labels ? b->soft_labels + first * b->soft_label_stride : NULL,
+        .soft_label_stride = b->soft_label_stride,
+        .class_weights = d->class_weights,
+        .hard_coef = j->hard_coef + first, .soft_coef = j->soft_coef + first,
+        .grad = b->grad ? b->grad + first * b->grad_stride : NULL, .grad_stride = b->grad_stride,
+        .hard = j->hard + first, .soft = j->soft + first,
+        .scratch = j->scratch + i * j->scratch_step, .masked = &j->masked[i],
+        .temperature = d->temperature, .js_beta = d->js_beta, .smoothing = d->label_smoothing, .direction = d->direction,
+        .teacher_form = d->teacher_form,
+        .stream = b->rows * b->classes > (size_t)1 << 22,   /* 16 MB of gradient: past the caches */
+    };
+    j->loss->method->rows(j->loss, j->ctx->kernels, &a);
+}
+
+/* Rows are independent, so any cut gives the same bits: one task for each thread, none for small work. */
+static size_t cut(job *j)
+{
+    size_t logits = j->b.rows * j->b.classes, tasks = KD_MIN(logits / 16384 + 1, (size_t)j->ctx->threads);
+    size_t groups = (j->b.rows + 15) / 16;
+    tasks = KD_MIN(KD_MAX(KD_MIN(tasks, groups), 1), KD_COUNT(j->masked));
+    j->rows_per_task = (groups + tasks - 1) / tasks * 16;
+    return j->rows_per_task ? (j->b.rows + j->rows_per_task - 1) / j->rows_per_task : 0;
+}
+
+static kd_status compute(job *j, kd_distill_terms *t)
+{
+    const kd_loss_distill_desc *d = &j->loss->desc;
+    size_t rows = j->b.rows, tasks = cut(j);
+    double hard_total, soft_total, hard_sum = 0, soft_sum = 0, scale = j->loss->method->scale(d);
+    j->scratch_step = kd__distill_scratch(j->b.classes);
+    j->scratch = kd__scratch_get(j->ctx, (tasks * j->scratch_step + 5 * rows) * sizeof(float));
+    if (!j->scratch) return kd__fail(KD_ERR_NOMEM, "%s: out of memory for %zu rows", j->function, rows);
+    j->hard_coef = j->scratch + tasks * j->scratch_step;
+    j->soft_coef = j->hard_coef + rows;
+    j->hard = j->soft_coef + rows;
+    j->soft = j->hard + rows;
+    j->label = (int32_t *)(void *)(j->soft + rows);
+
+    kd_status status = classify(j, t, &hard_total, &soft_total);
+    if (status != KD_OK) goto done;
+    double hard_div = hard_total, soft_div = soft_total;
+    if (d->reduction == KD_REDUCE_SUM || d->reduction == KD_REDUCE_NONE) hard_div = soft_div = 1;
+    if (d->reduction == KD_REDUCE_MEAN_ELEMENTS) hard_div *= (double)j->b.classes, soft_div *= (double)j->b.classes;
+    double hard_unit = hard_div > 0 ? (double)d->hard_weight / hard_div : 0;
+    double soft_unit = soft_div > 0 ? (double)d->soft_weight * scale / soft_div : 0;
+    for (size_t r = 0; r < rows; r++) {
+        j->hard_coef[r] = (float)(hard_unit * (double)j->hard_coef[r]);
+        j->soft_coef[r] = (float)(soft_unit * (double)j->soft_coef[r]);
+    }
+    kd__parallel(j->ctx, tasks, run_task, j);
+
+    for (size_t i = 0; i < tasks; i++) t->masked_rows += j->masked[i];
+    for (size_t r = 0; r < rows; r++) {
+        double weight = j->b.row_weights ? (double)j->b.row_weights[r] : 1;
+        double hard = weight > 0 ? weight * (double)j->hard[r] : 0, soft = weight > 0 ? weight * scale * (double)j->soft[r] : 0;
+        hard_sum += hard;
+        soft_sum += soft;
+        double row = (j->hard_on ? (double)d->hard_weight * hard : 0) + (j->soft_on ? (double)d->soft_weight * soft : 0);
+        if (j->b.row_loss) j->b.row_loss[r] = (float)row;
+    }
+    t->hard = hard_div > 0 ? hard_sum / hard_div : 0;
+    t->soft = soft_div > 0 ? soft_sum / soft_div : 0;
+    t->loss = (j->hard_on ? (double)d->hard_weight * t->hard : 0) + (j->soft_on ? (double)d->soft_weight * t->soft : 0);
+    bool nothing = (j->hard_on && !t->hard_rows) || (j->soft_on && !t->soft_rows);
+    if (d->all_masked_nan && (t->masked_rows || (nothing && rows))) t->loss = (double)__builtin_nanf("");
+done:
+    kd__scratch_put(j->ctx, j->scratch);
+    return status;
+}
+
+kd_status kd__loss_run(const kd_loss_distill *loss, kd_context *ctx, const char *function, const kd_distill_batch *batch,
+                       kd_distill_terms *terms)
+{
+    job j = { .loss = loss, .ctx = ctx, .function = function, .b = *batch };
+    kd_distill_terms t = { .struct_size = sizeof t };
+    KD_TRY(check_batch(&j));
+    if (loss->desc.check_input) {
+        KD_TRY(check_values(&j, "student", j.b.student, j.b.student_stride, KD_TEACHER_LOGITS));
+        if (j.soft_on) KD_TRY(check_values(&j, "teacher", j.b.teacher, j.b.teacher_stride, loss->desc.teacher_form));
+        if (j.hard_on) KD_TRY(check_values(&j, "soft_labels", j.b.soft_labels, j.b.soft_label_stride, KD_TEACHER_PROBS));
+    }
+    if (j.b.rows) KD_TRY(compute(&j, &t));
+    *terms = t;
+    return KD_OK;
+}
+
+/* ---- the plain-pointer forms -------------------------------------------------------------------------------- */
+kd_status kd_loss_distill_eval(const kd_loss_distill *loss, const kd_distill_batch *batch, kd_distill_terms *terms)
+{
+    kd_distill_batch b = { .struct_size = sizeof b };
+    kd_distill_terms t;
+    KD_NEED(loss);
+    KD_NEED(batch);
+    KD_NEED(terms);
+    if (!terms->struct_size) return kd__fail(KD_ERR_ARG, "%s: terms->struct_size is 0", __func__);
+    KD_TRY(kd__desc_read(&b, sizeof b, batch, __func__));
+    KD_TRY(kd__loss_run(loss, loss->ctx, __func__, &b, &t));
+    kd__desc_write(terms, terms->struct_size, &t, sizeof t);
+    return KD_OK;
+}
+
+kd_status kd_distill_rows(kd_context *ctx, size_t rows, size_t classes, const float *student, size_t student_stride,
+                          const float *teacher, size_t teacher_stride, const int32_t *labels, int32_t ignore_index,
+                          float temperature, float hard_weight, float soft_weight, float *grad, size_t grad_stride,
+                          double out[4])
+{
+    kd_loss_distill loss = { 0 };
+    kd_distill_terms t;
+    KD_NEED(out);
+    kd_loss_distill_desc_init(&loss.desc, sizeof loss.desc);
+    loss.desc.temperature = temperature;
+    loss.desc.hard_weight = hard_weight;
+    loss.desc.soft_weight = soft_weight;
+    loss.desc.ignore_index = ignore_index;
+    KD_TRY(kd__loss_check(&loss.desc, __func__, &loss.method));
+    kd_distill_batch b = { .struct_size = sizeof b, .rows = rows, .classes = classes, .student = student,
+                           .student_stride = student_stride, .teacher = teacher, .teacher_stride = teacher_stride,
+                           .labels = labels, .grad = grad, .grad_stride = grad_stride };
+    KD_TRY(kd__loss_run(&loss, kd__context(ctx), __func__, &b, &t));
+    out[0] = t.loss;
+    out[1] = t.hard;
+    out[2] = t.soft / ((double)temperature * (double)temperature);
+    out[3] = (double)(soft_weight > 0 ? t.soft_rows : t.hard_rows);
+    return KD_OK;
+}
