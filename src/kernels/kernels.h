@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "kernels/distill_args.h"
+#include "kernels/gemm_block.h"
 
 /* ---- elementwise: one operand ------------------------------------------------------------------- */
 /* X(name, saved): what the backward needs, IN (the input), OUT (the output) or NONE.

@@ -84,7 +84,8 @@ typedef struct kd__gemm_args {
     bool         relu;                                     /* max(0, .) after the bias */
 } kd__gemm_args;
 kd_status kd__gemm(kd_context *ctx, const kd__gemm_args *args);
-/* `batch` products with fixed distances between their matrices (0: shared). */
+/* `batch` products with fixed distances between their matrices (0: shared).  c_step 0: their sum, in order; without bias and
+ * relu. */
 kd_status kd__gemm_batch(kd_context *ctx, const kd__gemm_args *args, size_t batch, size_t a_step, size_t b_step, size_t c_step);
 
 /* ---- conv.c: NHWC, weight [kh, kw, ci / groups, co] -------------------------------------------------- */

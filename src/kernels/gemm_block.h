@@ -1,0 +1,44 @@
+/* gemm_block.h - what the matrix kernel is asked to do.
+ *
+ * gemm_block_f32       one sum of products for each element of a block of C, below.
+ * pack_panels_f32      B [k, n] (transposed: stored [n, k]) to panels of KD__GEMM_PANEL columns, each [k][32] and
+ *                      filled up with zeros, `panel` floats apart in `out`.
+ *
+ *     s = the chain   s = 0;  for o < outer, p < inner, k < length:  s = fma(a(i, o, p, k), b(o, p, k, j), s)
+ *     C(i, j) = s, or C(i, j) + s when `add`;  then + bias(j);  then max(0, .) when `relu`
+ *
+ * One chain for each element, in this order, whatever the tile: this is the contract of every product and
+ * convolution.  The two loops around k let a convolution name its taps, and a weight gradient its rows of
+ * pixels, without copying them together.
+ * SPDX-License-Identifier: MIT */
+#ifndef KD__GEMM_BLOCK_H
+#define KD__GEMM_BLOCK_H
+#include <stddef.h>
+
+#define KD__GEMM_K     256u   /* a matrix product is cut along k into blocks of this many: part of its bits */
+#define KD__GEMM_PANEL 32u    /* columns of a packed panel of B, on every instruction set */
+
+/* A by rows: the rows of the next tile; A by columns: the block that follows along k. */
+#define KD__GEMM_FETCH_A 1
+/* B in place: the columns right of this tile's. */
+#define KD__GEMM_FETCH_B 2
+
+typedef struct kd__gemm_block {
+    size_t m, n;
+    size_t outer, inner, length;
+    /* a(i, o, p, k) = a[i * a_row + o * a_outer + p * a_inner + k * a_k]; a_row or a_k is 1 */
+    const float *a;
+    size_t       a_row, a_k;
+    ptrdiff_t    a_outer, a_inner;
+    /* b(o, p, k, j) = b[o * b_outer + p * b_inner + k * b_k + j], or, packed (b_panel > 0), column j lies in
+     * panel j / 32 at b + (j / 32) * b_panel, as column j % 32; panels are filled up with zeros */
+    const float *b;
+    size_t       b_k, b_panel;
+    ptrdiff_t    b_outer, b_inner;
+    float       *c;
+    size_t       c_row;
+    const float *bias;            /* NULL or [n] */
+    int          add, relu;
+    int          prefetch;        /* KD__GEMM_FETCH_*: what comes from memory and will be wanted soon */
+} kd__gemm_block;
+#endif

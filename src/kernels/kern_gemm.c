@@ -1,0 +1,212 @@
+/* kern_gemm.c - the register tile under every matrix product and convolution, and the packing of B.
+ *
+ * A tile keeps ROWS x VECS vectors of C in registers.  For each k it loads VECS vectors of B and, for each
+ * row, multiplies them by one broadcast element of A.  Outputs are in lanes, each with a chain of its own, so
+ * the tile's size does not show in the bits.  A is read where it lies: by rows (a_k = 1) or, transposed, by
+ * columns (a_row = 1).
+ * SPDX-License-Identifier: MIT */
+#include "kernels/kernels.h"
+#include "simd/simd.h"
+
+/* Registers: accumulators, VECS of B, one broadcast.  MASKS: loads of part of a vector cost nothing, so the
+ * last columns need no tile of their own. */
+#if defined KD_ISA_avx512
+#define VECS 2
+#define MASKS 1
+#define EACH_ROWS(X, ...)                                                                                        \
+    X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__) X(5, __VA_ARGS__) X(6, __VA_ARGS__)  \
+    X(7, __VA_ARGS__) X(8, __VA_ARGS__) X(9, __VA_ARGS__) X(10, __VA_ARGS__) X(11, __VA_ARGS__)                  \
+    X(12, __VA_ARGS__) X(13, __VA_ARGS__) X(14, __VA_ARGS__)
+enum { ROWS = 14 };
+#elif defined KD_ISA_scalar
+#define VECS 1
+#define MASKS 0
+#define EACH_ROWS(X, ...) X(1, __VA_ARGS__) X(2, __VA_ARGS__)
+enum { ROWS = 2 };
+#else
+#define VECS 1
+#define MASKS 0
+#define EACH_ROWS(X, ...) \
+    X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__) X(5, __VA_ARGS__) X(6, __VA_ARGS__)
+enum { ROWS = 6 };
+#endif
+enum { BY_ROW, BY_COLUMN };
+
+/* Ask for what the next tile or block will read where this one reads the `steps` elements at ak and bk. */
+V_FN void prefetch(const kd__gemm_block *g, const float *ak, const float *bk, size_t steps, size_t i, const size_t rows,
+                   const int order)
+{
+    if (g->prefetch & KD__GEMM_FETCH_A) {
+        if (order == BY_ROW)
+            for (size_t r = 0; r < rows; r++) v_prefetch(ak + (rows + r) * g->a_row);
+        else
+            for (size_t k = 0; k < steps; k++) v_prefetch(ak + (g->length + k) * g->a_k);
+    }
+    if ((g->prefetch & KD__GEMM_FETCH_B) && i == 0)
+        for (size_t k = 0; k < steps; k++)
+            for (size_t v = 0; v < VECS; v++) v_prefetch(bk + k * g->b_k + 16 * (VECS + v));
+}
+
+/* The tile at row i and column j; b is its first column of B.  rows, vecs, order and partial are constants;
+ * partial: the last vector of B may have less than sixteen columns in memory. */
+V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, const size_t rows, const size_t vecs,
+               const int order, const int partial)
+{
+    kd_f32x16 acc[ROWS][VECS];
+    const size_t a_row = order == BY_ROW ? g->a_row : 1, a_k = order == BY_ROW ? 1 : g->a_k, b_k = g->b_k;
+    const size_t last = 16 * (vecs - 1);                  /* first column of the last vector */
+    const size_t width = g->n - j - last < 16 ? g->n - j - last : 16;   /* its columns */
+    const float *a = g->a + i * a_row;
+
+    V_UNROLL(14)
+    for (size_t r = 0; r < rows; r++)
+        V_UNROLL(2)
+        for (size_t v = 0; v < vecs; v++) acc[r][v] = v_zero();
+
+    for (size_t o = 0; o < g->outer; o++) {
+        for (size_t p = 0; p < g->inner; p++) {
+            const float *restrict ak = a + (ptrdiff_t)o * g->a_outer + (ptrdiff_t)p * g->a_inner;
+            const float *restrict bk = b + (ptrdiff_t)o * g->b_outer + (ptrdiff_t)p * g->b_inner;
+            for (size_t k = g->length; k;) {
+                size_t stop = k > 16 ? k - 16 : 0;
+                if (g->prefetch) prefetch(g, ak, bk, k - stop, i, rows, order);
+                for (; k > stop; k--) {
+                    kd_f32x16 x[VECS];
+                    V_UNROLL(2)
+                    for (size_t v = 0; v < vecs; v++)
+                        x[v] = partial && v + 1 == vecs ? v_load_n(bk + 16 * v, width, 0.0f) : v_load(bk + 16 * v);
+                    V_UNROLL(14)
+                    for (size_t r = 0; r < rows; r++) {
+                        kd_f32x16 y = v_set1(ak[r * a_row]);
+                        V_UNROLL(2)
+                        for (size_t v = 0; v < vecs; v++) acc[r][v] = v_fma(y, x[v], acc[r][v]);
+                    }
+                    ak += a_k;
+                    bk += b_k;
+                }
+            }
+        }
+    }
+
+    float *c = g->c + i * g->c_row + j;
+    const kd_f32x16 zero = v_zero();
+    V_UNROLL(2)
+    for (size_t v = 0; v < vecs; v++) {
+        const int cut = v + 1 == vecs && width < 16;
+        kd_f32x16 bias = zero;
+        if (g->bias) bias = cut ? v_load_n(g->bias + j + 16 * v, width, 0.0f) : v_load(g->bias + j + 16 * v);
+        V_UNROLL(14)
+        for (size_t r = 0; r < rows; r++) {
+            float *at = c + r * g->c_row + 16 * v;
+            kd_f32x16 s = acc[r][v];
+            if (g->add) s = v_add(cut ? v_load_n(at, width, 0.0f) : v_load(at), s);
+            if (g->bias) s = v_add(s, bias);
+            if (g->relu) s = v_max(zero, s);
+            if (cut) v_store_n(at, s, width);
+            else v_store(at, s);
+        }
+    }
+}
+
+typedef void (*tile_fn)(const kd__gemm_block *g, const float *b, size_t i, size_t j);
+#define TILE(rows, vecs, order, partial)                                                                     \
+    static void tile_##rows##_##vecs##_##order##_##partial(const kd__gemm_block *g, const float *b, size_t i, \
+                                                           size_t j)                                          \
+    {                                                                                                        \
+        tile(g, b, i, j, rows, vecs, order, partial);                                                        \
+    }
+#define ENTRY(rows, vecs, order, partial) [rows] = tile_##rows##_##vecs##_##order##_##partial,
+#define TILES(vecs, order, partial)                                                  \
+    EACH_ROWS(TILE, vecs, order, partial)                                            \
+    static const tile_fn tiles_##vecs##_##order##_##partial[ROWS + 1] = {            \
+        EACH_ROWS(ENTRY, vecs, order, partial)                                       \
+    };
+TILES(1, BY_ROW, 1)
+TILES(1, BY_COLUMN, 1)
+#if VECS == 2
+TILES(2, BY_ROW, 1)
+TILES(2, BY_COLUMN, 1)
+#endif
+#if !MASKS
+TILES(1, BY_ROW, 0)
+TILES(1, BY_COLUMN, 0)
+#endif
+
+/* The tiles for `left` columns, and how many of them one takes. */
+static const tile_fn *choose(const kd__gemm_block *g, size_t left, size_t *columns)
+{
+    const int order = g->a_k == 1 ? BY_ROW : BY_COLUMN;
+    *columns = 16;
+#if VECS == 2
+    if (left > 16) {
+        *columns = 32;
+        return order == BY_ROW ? tiles_2_BY_ROW_1 : tiles_2_BY_COLUMN_1;
+    }
+#endif
+#if !MASKS
+    if (left >= 16 || g->b_panel) return order == BY_ROW ? tiles_1_BY_ROW_0 : tiles_1_BY_COLUMN_0;
+#endif
+    return order == BY_ROW ? tiles_1_BY_ROW_1 : tiles_1_BY_COLUMN_1;
+}
+
+void KD_K(gemm_block_f32)(const kd__gemm_block *g)
+{
+    /* Tiles of nearly equal height: a last one of a row or two would leave the multipliers waiting. */
+    const size_t count = (g->m + ROWS - 1) / ROWS;
+    if (!count) return;
+    const size_t height = g->m / count, higher = g->m % count;
+    size_t columns;
+    for (size_t j = 0; j < g->n; j += columns) {
+        const tile_fn *tiles = choose(g, g->n - j, &columns);
+        const float *b = g->b_panel ? g->b + j / KD__GEMM_PANEL * g->b_panel + j % KD__GEMM_PANEL : g->b + j;
+        for (size_t t = 0, i = 0; t < count; t++) {
+            size_t rows = height + (t < higher);
+            tiles[rows](g, b, i, j);
+            i += rows;
+        }
+    }
+}
+
+/* One panel from B stored [k][n]. */
+static void pack_plain(const float *b, size_t b_stride, size_t k, size_t n, float *panel)
+{
+    const size_t first = n < 16 ? n : 16, second = n - first;
+    for (size_t i = 0; i < k; i++, b += b_stride, panel += KD__GEMM_PANEL) {
+        v_store(panel, first == 16 ? v_load(b) : v_load_n(b, first, 0.0f));
+        v_store(panel + 16, second == 16 ? v_load(b + 16) : v_load_n(b + first, second, 0.0f));
+    }
+}
+
+/* One panel from B stored [n][k]. */
+static void pack_transposed(const float *b, size_t b_stride, size_t k, size_t n, float *panel)
+{
+    for (size_t j = 0; j < KD__GEMM_PANEL; j += 16) {
+        const size_t columns = n > j ? n - j : 0;
+        for (size_t i = 0; i < k; i += 16) {
+            const size_t depth = k - i < 16 ? k - i : 16;
+            kd_f32x16 r[16];
+            V_UNROLL(16)
+            for (size_t c = 0; c < 16; c++) {
+                const float *from = b + (j + c) * b_stride + i;
+                r[c] = c >= columns ? v_zero() : depth == 16 ? v_load(from) : v_load_n(from, depth, 0.0f);
+            }
+            v_transpose16(r);
+            float *to = panel + i * KD__GEMM_PANEL + j;
+            if (depth == 16) {
+                V_UNROLL(16)
+                for (size_t c = 0; c < 16; c++) v_store(to + c * KD__GEMM_PANEL, r[c]);
+            } else {
+                for (size_t c = 0; c < depth; c++) v_store(to + c * KD__GEMM_PANEL, r[c]);
+            }
+        }
+    }
+}
+
+void KD_K(pack_panels_f32)(const float *b, size_t b_stride, int transposed, size_t k, size_t n, float *out, size_t panel)
+{
+    for (size_t j = 0; j < n; j += KD__GEMM_PANEL, out += panel) {
+        const size_t columns = n - j < KD__GEMM_PANEL ? n - j : KD__GEMM_PANEL;
+        if (transposed) pack_transposed(b + j * b_stride, b_stride, k, columns, out);
+        else pack_plain(b + j, b_stride, k, columns, out);
+    }
+}

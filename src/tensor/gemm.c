@@ -1,0 +1,231 @@
+/* gemm.c - matrix products: what to pack, how to block, where to cut for threads.
+ *
+ * The kernel (kern_gemm.c) multiplies blocks that lie in the caches; here the product is cut into such blocks.
+ * Only the cut along k shows in the bits: KD__GEMM_K.  Everything else here is a question of speed:
+ *   - A is read in place.  B is read in place too while few rows of A would pay for packing it, unless its rows
+ *     fall on the same cache sets; else it is packed into panels, a few megabytes at a time.
+ *   - A transposed A is copied, a block at a time, only if its rows fall on the same sets.
+ *   - Rows of C go in blocks of 168, a multiple of every tile's height.
+ * SPDX-License-Identifier: MIT */
+#include "tensor/tensor.h"
+
+enum {
+    BLOCK_ROWS = 168,
+    PACK_ROWS = 512,               /* from so many rows of A on, a large B is packed */
+    LARGE_B = 64 * 1024,           /* elements: beyond half of a level-2 cache */
+    CHUNK = 1024 * 1024,           /* elements of B worked on at a time */
+    FEW_ROWS = 4 * 14,             /* in so few, B comes from memory and hardly again from the cache */
+    SAME_SETS = 1024,              /* rows of this many floats apart share their sets of the level-1 cache */
+    SPREAD = BLOCK_ROWS + 8,       /* and these do not */
+    SMALL_PACK = 2048,             /* floats that are packed on the stack */
+};
+#define SERIAL_WORK 3e5            /* multiply-adds that are not worth waking a thread for */
+#define TASK_WORK   2e5            /* and the least one task should have */
+
+typedef struct gemm_job {
+    kd_context          *ctx;
+    const kd__gemm_args *args;
+    size_t       j0, j1;           /* the columns worked on */
+    float       *packed;           /* their panels; NULL: B in place */
+    size_t       panel;            /* floats from panel to panel */
+    size_t       task_rows, task_columns, tasks_across;
+} gemm_job;
+
+static size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+/* Floats of `n` columns of B, packed. */
+static bool packed_size(size_t k, size_t n, size_t *floats)
+{
+    return kd__round_up(n, KD__GEMM_PANEL, floats) && kd__mul(*floats, k, floats);
+}
+
+static bool b_large(const kd__gemm_args *g) { return g->k > LARGE_B / g->n; }
+
+static bool must_pack(const kd_context *ctx, const kd__gemm_args *g)
+{
+    if (g->b_transposed) return true;
+    if (g->n % 16 && g->m >= 12 && ctx->isa != KD_ISA_AVX512) return true;   /* loads of part of a vector are slow */
+    bool same_sets = g->b_stride % SAME_SETS == 0 && g->k >= 32;
+    return g->m >= 3 * 14 && (same_sets || (g->m > PACK_ROWS && b_large(g)));
+}
+
+static void pack(const gemm_job *job, size_t j, size_t n)
+{
+    const kd__gemm_args *g = job->args;
+    const float *from = g->b + (g->b_transposed ? j * g->b_stride : j);
+    job->ctx->kernels->pack_panels_f32(from, g->b_stride, g->b_transposed, g->k, n,
+                                  job->packed + (j - job->j0) / KD__GEMM_PANEL * job->panel, job->panel);
+}
+
+static void pack_range(size_t begin, size_t end, void *arg)
+{
+    const gemm_job *job = arg;
+    pack(job, job->j0 + begin, end - begin);
+}
+
+/* Rows [i0, i1) and columns [j0, j1) of C; j0 is job->j0 or a multiple of the panel width after it. */
+static void multiply(const gemm_job *job, size_t i0, size_t i1, size_t j0, size_t j1)
+{
+    const kd__gemm_args *g = job->args;
+    kd__gemm_block block = { .n = j1 - j0, .outer = 1, .inner = 1, .c_row = g->c_stride,
+                             .a_row = g->a_transposed ? 1 : g->a_stride, .a_k = g->a_transposed ? g->a_stride : 1 };
+    const float *b = g->b + j0;
+    if (job->packed) {
+        b = job->packed + (j0 - job->j0) / KD__GEMM_PANEL * job->panel;
+        block.b_panel = job->panel;
+    }
+    block.b_k = job->packed ? KD__GEMM_PANEL : g->b_stride;
+    if (block.n <= 2 * KD__GEMM_PANEL && g->k > 2 * LARGE_B / g->m) block.prefetch |= KD__GEMM_FETCH_A;
+    if (!job->packed && i1 - i0 <= FEW_ROWS && b_large(g)) block.prefetch |= KD__GEMM_FETCH_B;
+    float *spread = NULL;
+    if (g->a_transposed && g->a_stride % SAME_SETS == 0 && block.n > 2 * KD__GEMM_PANEL && g->k > 16) {
+        spread = kd__scratch_get(job->ctx, KD__GEMM_K * SPREAD * sizeof *spread);   /* none: A in place will do */
+        if (spread) block.a_k = SPREAD;
+    }
+    for (size_t i = i0; i < i1; i += BLOCK_ROWS) {
+        block.m = i1 - i < BLOCK_ROWS ? i1 - i : BLOCK_ROWS;
+        block.c = g->c + i * g->c_stride + j0;
+        size_t k = 0;
+        do {
+            block.length = g->k - k < KD__GEMM_K ? g->k - k : KD__GEMM_K;
+            block.a = g->a + (g->a_transposed ? i + k * g->a_stride : i * g->a_stride + k);
+            if (spread) {
+                job->ctx->kernels->copy2d_f32(spread, SPREAD, 1, block.a, (ptrdiff_t)g->a_stride, 1, block.length, block.m, 0);
+                block.a = spread;
+            }
+            block.b = b + k * block.b_k;
+            block.add = k || g->accumulate;
+            if (k + block.length == g->k) {
+                block.bias = g->bias ? g->bias + j0 : NULL;
+                block.relu = g->relu;
+            } else {
+                block.bias = NULL;
+                block.relu = 0;
+            }
+            job->ctx->kernels->gemm_block_f32(&block);
+            k += block.length;
+        } while (k < g->k);
+    }
+    kd__scratch_put(job->ctx, spread);
+}
+
+static void multiply_task(size_t task, void *arg)
+{
+    const gemm_job *job = arg;
+    size_t i = task / job->tasks_across * job->task_rows, j = job->j0 + task % job->tasks_across * job->task_columns;
+    multiply(job, i, KD_MIN(i + job->task_rows, job->args->m), j, KD_MIN(j + job->task_columns, job->j1));
+}
+
+/* Halve the longer side of a task until every thread has some, or tasks would be too small. */
+static size_t cut(gemm_job *job, size_t threads)
+{
+    const size_t m = job->args->m, n = job->j1 - job->j0;
+    size_t rows = KD_MIN(round_up(m, 14), (size_t)BLOCK_ROWS), columns = round_up(n, KD__GEMM_PANEL), tasks;
+    for (;;) {
+        job->tasks_across = (n + columns - 1) / columns;
+        tasks = (m + rows - 1) / rows * job->tasks_across;
+        if (tasks >= 3 * threads || (double)rows * (double)columns * (double)job->args->k < 2 * TASK_WORK) break;
+        if (columns >= rows && columns > KD__GEMM_PANEL) columns = round_up(columns / 2, KD__GEMM_PANEL);
+        else if (rows > 14) rows = round_up(rows / 2, 14);
+        else break;
+    }
+    job->task_rows = rows;
+    job->task_columns = columns;
+    return tasks;
+}
+
+static kd_status gemm(kd_context *ctx, const kd__gemm_args *g)
+{
+    gemm_job job = { .ctx = ctx, .args = g };
+    float small[SMALL_PACK];
+    float *scratch = NULL;
+    const bool parallel = ctx->threads > 1 && (double)g->m * (double)g->n * (double)g->k >= SERIAL_WORK;
+    size_t chunk = KD_MAX(CHUNK / KD_MAX(g->k, 1u) / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL;
+    if (chunk > g->n) chunk = g->n;
+    if (must_pack(ctx, g)) {
+        size_t floats, bytes;
+        if (!packed_size(g->k, chunk, &floats) || !kd__mul(floats, sizeof(float), &bytes))
+            return kd__fail(KD_ERR_OVERFLOW, "gemm: packing %zu x %zu", g->k, chunk);
+        job.packed = small;
+        if (floats > SMALL_PACK) {
+            scratch = kd__scratch_get(ctx, bytes);
+            if (!scratch) return KD_ERR_NOMEM;
+            job.packed = scratch;
+        }
+        job.panel = g->k * KD__GEMM_PANEL;
+    }
+    for (job.j0 = 0; job.j0 < g->n; job.j0 = job.j1) {
+        job.j1 = g->n - job.j0 < chunk ? g->n : job.j0 + chunk;
+        if (job.packed && parallel)
+            kd__parallel_range(ctx, job.j1 - job.j0, KD_MAX(LARGE_B / KD_MAX(g->k, 1u) / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL,
+                               pack_range, &job);
+        else if (job.packed)
+            pack(&job, job.j0, job.j1 - job.j0);
+        if (parallel) kd__parallel(ctx, cut(&job, ctx->threads), multiply_task, &job);
+        else multiply(&job, 0, g->m, job.j0, job.j1);
+    }
+    kd__scratch_put(ctx, scratch);
+    return KD_OK;
+}
+
+kd_status kd__gemm(kd_context *ctx, const kd__gemm_args *args)
+{
+    if (!args->m || !args->n) return KD_OK;
+    return gemm(kd__context(ctx), args);
+}
+
+/* ---- many products ------------------------------------------------------------------------------------- */
+
+typedef struct batch_job {
+    kd_context *ctx;
+    const kd__gemm_args *args;
+    size_t a_step, b_step, c_step;
+    _Atomic int status;
+} batch_job;
+
+static kd_status one_of(batch_job *job, size_t i, bool accumulate)
+{
+    kd__gemm_args g = *job->args;
+    g.a += i * job->a_step;
+    g.b += i * job->b_step;
+    g.c += i * job->c_step;
+    g.accumulate |= accumulate;
+    return gemm(job->ctx, &g);
+}
+
+static void batch_range(size_t begin, size_t end, void *arg)
+{
+    batch_job *job = arg;
+    for (size_t i = begin; i < end; i++) {
+        kd_status status = one_of(job, i, false);
+        if (status != KD_OK) atomic_store_explicit(&job->status, (int)status, memory_order_relaxed);
+    }
+}
+
+kd_status kd__gemm_batch(kd_context *ctx, const kd__gemm_args *args, size_t batch, size_t a_step, size_t b_step, size_t c_step)
+{
+    batch_job job = { .ctx = kd__context(ctx), .args = args, .a_step = a_step, .b_step = b_step, .c_step = c_step };
+    kd__gemm_args whole = *args;
+    if (!args->m || !args->n) return KD_OK;
+    if (c_step == 0) {   /* a sum of products, in order */
+        if (batch == 0) {
+            whole.k = 0;
+            return gemm(job.ctx, &whole);
+        }
+        for (size_t i = 0; i < batch; i++) KD_TRY(one_of(&job, i, i > 0));
+        return KD_OK;
+    }
+    if (b_step == 0 && !args->a_transposed && a_step == args->m * args->a_stride && c_step == args->m * args->c_stride) {
+        whole.m *= batch;   /* one tall product */
+        return whole.m ? gemm(job.ctx, &whole) : KD_OK;
+    }
+    double each = (double)args->m * (double)args->n * (double)args->k;
+    if (each * (double)batch < SERIAL_WORK || (batch < job.ctx->threads && each >= SERIAL_WORK)) {
+        for (size_t i = 0; i < batch; i++) KD_TRY(one_of(&job, i, false));
+        return KD_OK;
+    }
+    size_t grain = each < TASK_WORK ? (size_t)(TASK_WORK / KD_MAX(each, 1.0)) + 1 : 1;
+    kd__parallel_range(job.ctx, batch, grain, batch_range, &job);
+    kd_status status = (kd_status)atomic_load(&job.status);
+    return status == KD_OK ? KD_OK : kd__fail(status, "out of memory");
+}
