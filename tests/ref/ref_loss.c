@@ -45,7 +45,7 @@ double ref_kl(size_t n, const double *p, const double *q, double t, double *grad
     return kl;
 }
 
-double ref_cosine(size_t n, const double *a, const double *b, double eps, double *da, double *db)
+double ref_cosine_similarity(size_t n, const double *a, const double *b, double eps, double *da, double *db)
 {
     double dot = 0, aa = 0, bb = 0;
     for (size_t i = 0; i < n; i++) {

@@ -16,5 +16,5 @@ void ref_smooth_target(size_t n, size_t label, double s, double *target);
 double ref_kl(size_t n, const double *p, const double *q, double t, double *grad_q);
 
 /* a . b / max(|a| |b|, eps); da, db may be NULL. */
-double ref_cosine(size_t n, const double *a, const double *b, double eps, double *da, double *db);
+double ref_cosine_similarity(size_t n, const double *a, const double *b, double eps, double *da, double *db);
 #endif
