@@ -24,7 +24,8 @@ KD_API kd_layer *kd_model_root(kd_model *model);
  * be added.  Returns the first error of the builders.  A second call is KD_ERR_STATE. */
 KD_API KD_MUST_USE kd_status kd_model_finish(kd_model *model, uint64_t seed);
 KD_API void kd_model_free(kd_model *model);
-/* A second model of the same architecture with the same parameters and buffers.  User blocks share their `user`. */
+/* A second model of the same architecture with the same parameters, buffers, taps and input normalisation; not frozen, its
+ * gradients zero.  User blocks share their `user`.  KD_ERR_STATE before kd_model_finish. */
 KD_API KD_MUST_USE kd_status kd_model_clone(kd_model **out, const kd_model *model);
 
 /* Run the model.  Returns a tensor of `tape`, never NULL (poison on error, naming the layer: "layer1.0.conv1: ...").
@@ -32,7 +33,8 @@ KD_API KD_MUST_USE kd_status kd_model_clone(kd_model **out, const kd_model *mode
 KD_API kd_tensor *kd_model_forward(kd_model *model, kd_tape *tape, kd_tensor *x);
 
 /* ---- layers.  `parent` is a container or block; `name` is one path component, unique in its parent, or NULL:
- * the layer's position ("0", "1", ..), as PyTorch's Sequential names them. ------------------------------------- */
+ * the layer's position ("0", "1", ..), as PyTorch's Sequential names them.  Names are 1 to 100 letters, digits, '_' or '-';
+ * trees are at most 32 deep. --------------------------------------------------------------------------------- */
 #define KD_ACT_NONE       0u
 #define KD_ACT_RELU       1u
 #define KD_ACT_LEAKY_RELU 2u   /* slope 0.01 */
@@ -59,6 +61,8 @@ KD_API kd_layer *kd_layer_activation(kd_layer *parent, const char *name, uint32_
 KD_API kd_layer *kd_layer_max_pool2d(kd_layer *parent, const char *name, uint32_t window, uint32_t stride, uint32_t padding);
 KD_API kd_layer *kd_layer_avg_pool2d(kd_layer *parent, const char *name, uint32_t window, uint32_t stride, uint32_t padding);
 KD_API kd_layer *kd_layer_global_avg_pool(kd_layer *parent, const char *name);
+/* [n, h, w, c] -> [n, h w c], features innermost.  (PyTorch's flatten of an image is in the order c, h, w: the rows of a linear
+ * layer trained behind it must be permuted.) */
 KD_API kd_layer *kd_layer_flatten(kd_layer *parent, const char *name);
 KD_API kd_layer *kd_layer_dropout(kd_layer *parent, const char *name, float p);
 /* weight [count, width], initialised from the standard normal as PyTorch does. */
@@ -72,21 +76,24 @@ KD_API kd_layer *kd_layer_residual(kd_layer *parent, const char *name, uint32_t 
 KD_API kd_layer *kd_layer_shortcut(kd_layer *residual, const char *name);
 #define KD_JOIN_SUM    1u
 #define KD_JOIN_CONCAT 2u   /* along the last axis */
-/* Every child gets x; their results are joined. */
+/* Every child gets x; their results are joined.  1 to 16 children. */
 KD_API kd_layer *kd_layer_parallel(kd_layer *parent, const char *name, uint32_t join);
 
 /* ---- a block of your own: a C function over ops, with named parameters and children ------------------------------- */
 typedef struct kd_block_desc {
     size_t      struct_size;
     const char *type;   /* for summaries: "attention"; copied */
-    /* Return a tensor of `tape`.  self's parameters: kd_layer_parameter; children: kd_layer_child + kd_layer_forward. */
+    /* Return a tensor of `tape`.  self's parameters: kd_layer_parameter; children: kd_layer_child + kd_layer_forward.
+     * On an INFER tape everything else made in here goes back when it returns. */
     kd_tensor *(*forward)(kd_layer *self, kd_tape *tape, kd_tensor *x, void *user);
-    void       (*free)(void *user);   /* called once when the last model with this block goes; NULL is fine */
+    void       (*free)(void *user);   /* called once when the last model with this block goes, or at once when the block
+                                         cannot be made; NULL is fine */
     void       *user;
 } kd_block_desc;
 KD_API kd_layer *kd_layer_block(kd_layer *parent, const char *name, const kd_block_desc *desc);
 
-/* How a parameter begins.  Fans as in PyTorch: fan_in = in (kh kw in / groups), fan_out = out (kh kw out / groups). */
+/* How a parameter begins.  fan_in = in (kh kw in / groups), fan_out = out (kh kw out / groups: PyTorch's own helper takes kh kw out).
+ * A bias has the fans of its weight; a parameter of a block is taken as [.., in, out]. */
 #define KD_INIT_ZEROS           1u
 #define KD_INIT_ONES            2u
 #define KD_INIT_CONSTANT        3u   /* a                                               */
@@ -111,9 +118,9 @@ KD_API const char *kd_layer_path(const kd_layer *layer);
 
 /* ---- taps: outputs of inner layers ---------------------------------------------------------------------------------- */
 /* Ask that the output of the layer at `path` be kept after each forward; "path:pre" for a residual's sum before its
- * activation.  KD_ERR_ARG names the nearest existing path. */
+ * activation, where path is a residual or a sequence that ends in one.  KD_ERR_ARG names the nearest existing path. */
 KD_API KD_MUST_USE kd_status kd_model_tap(kd_model *model, const char *path);
-/* That output of the last forward on `tape`: a tensor of the tape; poison if not tapped or no forward. */
+/* That output of the last forward on `tape`: a tensor of the tape; poison (KD_ERR_STATE) if not tapped or no forward. */
 KD_API kd_tensor *kd_model_tapped(const kd_model *model, kd_tape *tape, const char *path);
 
 /* ---- parameters ---------------------------------------------------------------------------------------------------------- */
@@ -130,7 +137,8 @@ typedef struct kd_param_info {
     uint32_t    reserved;
     size_t      offset;      /* of its first float in the parameter block (or buffer block)    */
 } kd_param_info;
-/* Parameters in model order, then buffers. */
+/* Parameters in the tree's order (a layer's own, then its children's), then buffers.  out->struct_size says how the caller was
+ * compiled; 0 is this version. */
 KD_API size_t kd_model_parameter_count(const kd_model *model);                 /* entries, buffers included */
 KD_API KD_MUST_USE kd_status kd_model_parameter_at(const kd_model *model, size_t i, kd_param_info *out);
 KD_API KD_MUST_USE kd_status kd_model_find(const kd_model *model, const char *name, kd_param_info *out);

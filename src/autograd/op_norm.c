@@ -301,8 +301,8 @@ static bool batch_norm_running(kd__op_scope *op, columns *g, const float *mean, 
     return true;
 }
 
-kd_tensor *kd_batch_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, kd_tensor *running_mean,
-                         kd_tensor *running_var, float momentum, float eps)
+kd_tensor *kd__batch_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, kd_tensor *running_mean,
+                          kd_tensor *running_var, float momentum, float eps, bool use_running)
 {
     kd__op_scope op;
     if (!kd__op_begin_masks(&op, tape, KD__OP_batch_norm, (kd_tensor *[]){ x, weight, bias }, 3, 6u, 0)) return kd__poison(tape);
@@ -319,7 +319,7 @@ kd_tensor *kd_batch_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tens
         return kd__op_fail(&op, KD_ERR_ARG, "momentum %g is not in [0, 1]", (double)momentum);
     if (!(eps >= 0.0f && eps <= 3e38f)) return kd__op_fail(&op, KD_ERR_ARG, "eps %g is not a number >= 0", (double)eps);
 
-    bool use_batch = tape->mode == KD_TAPE_TRAIN || !running_mean;
+    bool use_batch = (tape->mode == KD_TAPE_TRAIN && !use_running) || !running_mean;
     size_t rows = c ? x->count / c : 0;
     if (use_batch && c && rows < 2)
         return kd__op_fail(&op, KD_ERR_SHAPE, "x %S has %zu value per channel: batch statistics need 2 or more",
@@ -343,6 +343,12 @@ kd_tensor *kd_batch_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tens
     }
     kd__scratch_put(g.ctx, mean);
     return ok ? kd__op_end(&op) : kd__tape_fail(tape, KD_ERR_NOMEM);
+}
+
+kd_tensor *kd_batch_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, kd_tensor *running_mean,
+                         kd_tensor *running_var, float momentum, float eps)
+{
+    return kd__batch_norm(tape, x, weight, bias, running_mean, running_var, momentum, eps, false);
 }
 
 /* y = (x - mean) rstd weight + bias over the rows of each column */
