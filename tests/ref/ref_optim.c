@@ -44,7 +44,7 @@ void ref_adam_step(double *w, double g, double *m, double *v, const ref_adam *s,
     bound[1] += 1e-44;
 }
 
-double ref_cosine(double s, double total, double final)
+double ref_cosine_factor(double s, double total, double final)
 {
     return s >= total ? final : final + (1 - final) * (1 + cos(3.14159265358979323846 * s / total)) / 2;
 }

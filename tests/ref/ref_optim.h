@@ -21,5 +21,5 @@ typedef struct ref_adam {
 void ref_adam_step(double *w, double g, double *m, double *v, const ref_adam *s, double bound[3]);
 
 /* The learning-rate factors, from libm. */
-double ref_cosine(double s, double total, double final);
+double ref_cosine_factor(double s, double total, double final);
 #endif

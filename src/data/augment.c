@@ -1,0 +1,104 @@
+/* augment.c - one item on its way into a batch: to floats, normalised, shifted, cropped, mirrored.
+ *
+ * Pixels that come in from outside are zeros of the item, before normalisation.  Draws, in this order: shift down, shift
+ * right, crop down, crop right, flip; each only if it is asked for.
+ * SPDX-License-Identifier: MIT */
+#include "data/data_internal.h"
+#include <math.h>
+
+/* n numbers of whole pixels. */
+static void convert(const kd__convert *how, float *out, const uint8_t *in, size_t n)
+{
+    if (how->dtype == KD_U8) how->kernels->affine_u8(out, in, n, how->scale, how->offset, how->period);
+    else how->kernels->affine_f32(out, (const float *)(const void *)in, n, how->scale, how->offset, how->period);
+}
+
+static void outside(const kd__convert *how, float *out, size_t pixels)
+{
+    size_t c = how->channels;
+    for (size_t i = 0; i < pixels; i++, out += c)
+        for (size_t k = 0; k < c; k++) out[k] = how->offset[k % how->period];
+}
+
+static void mirror(float *row, size_t width, size_t channels)
+{
+    for (float *left = row, *right = row + (width - 1) * channels; left < right; left += channels, right -= channels)
+        for (size_t k = 0; k < channels; k++) {
+            float t = left[k];
+            left[k] = right[k];
+            right[k] = t;
+        }
+}
+
+/* Along one axis: output i is the item's i + from for i in [begin, end), outside elsewhere. */
+typedef struct window {
+    ptrdiff_t from, begin, end;
+} window;
+
+/* Output i is now what was output i + by, if there was one. */
+static void move(window *w, ptrdiff_t by, ptrdiff_t size)
+{
+    w->begin = KD_MAX(w->begin - by, 0);
+    w->end = KD_MAX(KD_MIN(w->end - by, size), w->begin);
+    w->from += by;
+}
+
+static ptrdiff_t draw(kd_rng *rng, uint32_t reach)
+{
+    return (ptrdiff_t)kd_rng_below(rng, 2 * (uint64_t)reach + 1) - (ptrdiff_t)reach;
+}
+
+void kd__convert_item(const kd__convert *how, const void *in, float *out, kd_rng rng)
+{
+    if (!how->height) {
+        convert(how, out, in, how->item_count);
+        return;
+    }
+    ptrdiff_t height = (ptrdiff_t)how->height, width = (ptrdiff_t)how->width;
+    window down = { 0, 0, height }, right = { 0, 0, width };
+    const uint32_t reach[2] = { how->shift, how->crop };
+    for (int i = 0; i < 2; i++)
+        if (reach[i]) {
+            move(&down, draw(&rng, reach[i]), height);
+            move(&right, draw(&rng, reach[i]), width);
+        }
+    bool flip = how->flip && (kd_rng_u32(&rng) & 1);
+
+    size_t row = how->width * how->channels, pixel_bytes = how->channels * kd_dtype_size(how->dtype);
+    size_t before = (size_t)right.begin, inside = (size_t)(right.end - right.begin), after = how->width - before - inside;
+    for (ptrdiff_t y = 0; y < height; y++, out += row) {
+        if (y < down.begin || y >= down.end || !inside) {
+            outside(how, out, how->width);
+            continue;
+        }
+        size_t first = (size_t)((y + down.from) * width + right.begin + right.from);
+        outside(how, out, before);
+        convert(how, out + before * how->channels, (const uint8_t *)in + first * pixel_bytes, inside * how->channels);
+        outside(how, out + (before + inside) * how->channels, after);
+        if (flip) mirror(out, how->width, how->channels);
+    }
+}
+
+/* ---- mix-up's share ------------------------------------------------------------------------------------------ */
+
+static double uniform_open(kd_rng *rng) { return ((double)kd_rng_u32(rng) + 0.5) * 0x1p-32; }
+
+/* The logarithm of a gamma variate of shape alpha: that of shape alpha + 1, times U^(1 / alpha). */
+static double log_gamma_variate(kd_rng *rng, double alpha)
+{
+    double d = alpha + 1 - 1.0 / 3, c = 1 / sqrt(9 * d);
+    for (;;) {
+        double x = (double)kd_rng_normal(rng), v = 1 + c * x, u = uniform_open(rng);
+        if (v <= 0) continue;
+        v = v * v * v;
+        double log_v = kd__fixed_log(v);
+        if (kd__fixed_log(u) < x * x / 2 + d * (1 - v + log_v))
+            return kd__fixed_log(d) + log_v + kd__fixed_log(uniform_open(rng)) / alpha;
+    }
+}
+
+double kd__rng_beta(kd_rng *rng, double alpha)
+{
+    double a = log_gamma_variate(rng, alpha), b = log_gamma_variate(rng, alpha);
+    return 1 / (1 + kd__fixed_exp(b - a));
+}

@@ -1,0 +1,96 @@
+/* batch.c - making one batch: which items, as floats, with their labels, mixed or not.  Everything is a function of
+ * (seed, epoch, position), whoever makes it and when.
+ * SPDX-License-Identifier: MIT */
+#include "data/data_internal.h"
+#include <math.h>
+
+static void find_order(kd_loader *loader, uint64_t epoch)
+{
+    if (loader->order_known && loader->order_epoch == epoch) return;
+    size_t count = loader->data->count;
+    for (size_t i = 0; i < count; i++) loader->order[i] = (uint32_t)i;
+    if (loader->desc.shuffle) {
+        kd_rng rng = kd_rng_split(&loader->order_rng, epoch);
+        kd__rng_shuffle(&rng, loader->order, count);
+    }
+    loader->order_epoch = epoch;
+    loader->order_known = true;
+}
+
+typedef struct rows_job {
+    kd_loader *loader;
+    kd__slot  *slot;
+    size_t     first;      /* place in the epoch of the batch's first item */
+    kd_rng     rng;        /* of the epoch */
+} rows_job;
+
+static void convert_rows(size_t begin, size_t end, void *arg)
+{
+    const rows_job *job = arg;
+    const kd_loader *loader = job->loader;
+    size_t n = loader->convert.item_count;
+    for (size_t r = begin; r < end; r++)
+        kd__convert_item(&loader->convert, kd__dataset_item(loader->data, job->slot->indices[r]), job->slot->x + r * n,
+                         kd_rng_split(&job->rng, job->first + r));
+}
+
+/* Rows in random pairs; each pair (a, b) becomes (share a + (1 - share) b, share b + (1 - share) a).  The share is folded
+ * to [1/2, 1], which swaps the two rows at most, so a row is mostly the item that kd_loader_indices names; it is a
+ * multiple of 2^-24, so the two shares add up to one exactly.  Of an odd number of rows the last is not mixed. */
+static void mix(kd_loader *loader, kd__slot *slot, uint64_t epoch, size_t position)
+{
+    kd_rng stream = kd_rng_split(&loader->mix_rng, epoch), rng = kd_rng_split(&stream, position);
+    size_t n = loader->convert.item_count, classes = loader->classes;
+    const int32_t *labels = loader->data->labels;
+    float *y = slot->y;
+    memset(y, 0, slot->rows * classes * sizeof *y);
+    for (size_t r = 0; r < slot->rows; r++) loader->pairs[r] = (uint32_t)r;
+    kd__rng_shuffle(&rng, loader->pairs, slot->rows);
+    for (size_t i = 0; i < slot->rows; i += 2) {
+        size_t a = loader->pairs[i], b = a;
+        float share = 1;
+        if (i + 1 < slot->rows) {
+            b = loader->pairs[i + 1];
+            double s = kd__rng_beta(&rng, (double)loader->desc.mixup_alpha);
+            share = (float)(floor((s < 0.5 ? 1 - s : s) * 0x1p24) * 0x1p-24);
+            loader->convert.kernels->mix_f32(slot->x + a * n, slot->x + b * n, n, share);
+            y[b * classes + (size_t)labels[slot->indices[b]]] += share;
+            y[b * classes + (size_t)labels[slot->indices[a]]] += 1 - share;
+        }
+        y[a * classes + (size_t)labels[slot->indices[a]]] += share;
+        y[a * classes + (size_t)labels[slot->indices[b]]] += 1 - share;
+    }
+}
+
+/* Labels may have been changed since the loader was made. */
+static kd_status check_labels(const kd_loader *loader, const kd__slot *slot)
+{
+    for (size_t r = 0; r < slot->rows; r++) {
+        int32_t label = loader->data->labels[slot->indices[r]];
+        if (label < 0 || (size_t)label >= loader->classes)
+            return kd__fail(KD_ERR_RANGE, "kd_loader_next: item %u has label %d, mix-up needs one of %zu classes", slot->indices[r],
+                            label, loader->classes);
+    }
+    return KD_OK;
+}
+
+void kd__batch_make(kd_loader *loader, kd__slot *slot, uint64_t epoch, size_t position, bool parallel)
+{
+    find_order(loader, epoch);
+    rows_job job = { loader, slot, position * loader->desc.batch, kd_rng_split(&loader->augment_rng, epoch) };
+    slot->rows = KD_MIN(loader->rows, loader->data->count - job.first);
+    memcpy(slot->indices, loader->order + job.first, slot->rows * sizeof *slot->indices);
+    slot->tx.shape[0] = slot->ty.shape[0] = slot->rows;
+    slot->tx.count = slot->rows * loader->convert.item_count;
+    slot->ty.count = slot->rows * KD_MAX(loader->classes, 1);
+    slot->status = loader->classes ? check_labels(loader, slot) : KD_OK;
+    if (slot->status != KD_OK) {
+        memcpy(slot->text, kd_last_error(), strlen(kd_last_error()) + 1);
+        return;
+    }
+    if (parallel) kd__parallel_range(loader->ctx, slot->rows, 8, convert_rows, &job);
+    else convert_rows(0, slot->rows, &job);
+    if (loader->classes) mix(loader, slot, epoch, position);
+    else
+        for (size_t r = 0; r < slot->rows; r++) ((int32_t *)slot->y)[r] = loader->data->labels[slot->indices[r]];
+}

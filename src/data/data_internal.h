@@ -1,0 +1,105 @@
+/* data_internal.h - the inside of data sets and loaders; a loader's state for checkpoints.
+ * SPDX-License-Identifier: MIT */
+#ifndef KD__DATA_INTERNAL_H
+#define KD__DATA_INTERNAL_H
+#include "base/base.h"
+#include "kernels/kernels.h"
+#include "tensor/tensor.h"
+#include "kd/data.h"
+
+/* ---- dataset.c ---------------------------------------------------------------------------------- */
+/* Items' memory, shared by a data set and its subsets. */
+typedef struct kd__items {
+    _Atomic uint32_t references;
+    kd_tensor       *tensor;      /* one of the two, or neither: then the items are the caller's */
+    void            *memory;
+} kd__items;
+
+struct kd_dataset {
+    kd_context    *ctx;
+    kd__items     *items;
+    const uint8_t *data;
+    kd_dtype       dtype;
+    size_t         count, rank, shape[KD_MAX_RANK];
+    size_t         item_count, item_bytes;   /* of one item */
+    int32_t       *labels;
+    uint32_t      *index;                    /* a subset's: item i is number index[i] of the data; NULL: i itself */
+};
+
+/* A data set over `data` ([count, shape..]), labels all -1.  `tensor` or `memory` (either may be NULL) becomes its own and
+ * goes with it, also when this fails. */
+kd_status kd__dataset_new(kd_dataset **out, kd_context *ctx, const char *function, kd_dtype dtype, size_t count, size_t rank,
+                          const size_t *shape, const void *data, kd_tensor *tensor, void *memory);
+static inline const void *kd__dataset_item(const kd_dataset *data, size_t i)
+{
+    return data->data + (data->index ? data->index[i] : i) * data->item_bytes;
+}
+
+/* ---- augment.c: one item on its way into a batch ------------------------------------------------------- */
+/* How items become floats: out = in scale[c] + offset[c], moved and mirrored. */
+typedef struct kd__convert {
+    const kd__kernels *kernels;
+    kd_dtype     dtype;
+    size_t       item_count;
+    float       *scale, *offset;    /* [period]: the channels' numbers, repeated to a multiple of 16 */
+    size_t       period;
+    size_t       height, width, channels;   /* of an image; 0: not moved, whatever its rank */
+    uint32_t     shift, crop, flip;
+} kd__convert;
+/* Item `in` to `out`; what happens to it is drawn from `rng`. */
+void   kd__convert_item(const kd__convert *how, const void *in, float *out, kd_rng rng);
+/* From Beta(alpha, alpha): two gamma variates (Marsaglia, Tsang 2000), in logarithms, so that a small alpha does not
+ * underflow.  Fixed bits. */
+double kd__rng_beta(kd_rng *rng, double alpha);
+
+/* ---- batch.c, loader.c ------------------------------------------------------------------------------------ */
+typedef struct kd__slot {
+    size_t    rows;
+    float    *x;
+    void     *y;                    /* i32 [rows] or f32 [rows, classes] */
+    uint32_t *indices;
+    kd_tensor tx, ty;
+    kd_status status;
+    char      text[512];            /* of an error */
+} kd__slot;
+
+struct kd_loader {
+    kd_context       *ctx;
+    const kd_dataset *data;
+    kd_loader_desc    desc;         /* mean, std: gone into `convert` */
+    kd__convert       convert;
+    size_t            batches, rows, classes;   /* rows of a full batch; classes: 0 without mix-up */
+    kd_rng            order_rng, augment_rng, mix_rng;
+    kd__slot         *slots;        /* a ring; batch number n since the ring began is in n % slot_count */
+    size_t            slot_count;
+    /* the caller's side */
+    uint64_t          epoch, taken;
+    size_t            position;     /* batches of this epoch handed out */
+    kd__slot         *held;         /* handed out last */
+    /* the maker's side: the loader's thread while there is one, else the caller */
+    uint32_t         *order;        /* items in the order of `order_epoch` */
+    uint64_t          order_epoch;
+    bool              order_known;
+    uint32_t         *pairs;
+    /* between them */
+    kd__thread       *thread;
+    kd__monitor      *monitor;
+    uint32_t          generation;   /* of the process, when they were made */
+    bool              serial;       /* no thread to be had, or none asked for */
+    uint64_t          made, released;   /* under the monitor, as is stop; the ring has `made - released` batches */
+    uint64_t          first_epoch;      /* where the ring began */
+    size_t            first_position;
+    bool              stop;
+};
+
+/* Make batch `position` of `epoch` in `slot`.  Errors are the slot's. */
+void kd__batch_make(kd_loader *loader, kd__slot *slot, uint64_t epoch, size_t position, bool parallel);
+
+/* ---- loader_state.c: as for optimizers, optim/optim.h ------------------------------------------------------ */
+size_t    kd__loader_state_size(const kd_loader *loader);
+void      kd__loader_state_write(const kd_loader *loader, void *out);
+kd_status kd__loader_state_check(kd_loader *loader, const void *in, size_t bytes);
+void      kd__loader_state_read(kd_loader *loader, const void *in);
+/* loader.c: end the thread; the next batch is `position` of `epoch`. */
+void      kd__loader_seek(kd_loader *loader, uint64_t epoch, size_t position);
+#endif
