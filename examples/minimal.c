@@ -1,6 +1,5 @@
 /* minimal.c - a complete distillation in one page: train a teacher, let it teach a student.
  * SPDX-License-Identifier: MIT
- *
  *     cc minimal.c -lkd -lm -pthread && ./a.out digits-images.idx digits-labels.idx */
 #include <kd.h>
 #include <stdio.h>
@@ -14,7 +13,6 @@ static kd_status teach(kd_model *student, kd_model *teacher, const kd_dataset *d
     kd_tensor *x, *y, *t = NULL;
     kd_loss_distill_desc how;  kd_optimizer_desc sgd;  kd_loader_desc order;
     kd_status st;
-
     kd_loss_distill_desc_init(&how, sizeof how);      /* T = 4, 0.1 CE + 0.9 T^2 KL */
     if (!teacher) how.hard_weight = 1, how.soft_weight = 0;
     kd_optimizer_desc_init(&sgd, sizeof sgd);
@@ -33,7 +31,7 @@ static kd_status teach(kd_model *student, kd_model *teacher, const kd_dataset *d
             kd_tensor *l = kd_loss_distill_apply(loss, learn, s, t, y);
             TRY(kd_backward(learn, l));
             TRY(kd_optimizer_step(opt));
-            if (kd_optimizer_steps(opt) % 200 == 0) printf("%s loss %.4f\n", teacher ? "student" : "teacher", kd_tensor_item(l));
+            if (kd_optimizer_steps(opt) % 200 == 0) printf("loss %.4f\n", kd_tensor_item(l));
             kd_tape_reset(learn);  kd_tape_reset(look);   /* a pointer moves; nothing is freed */
         }
         if (st != KD_END) goto done;
