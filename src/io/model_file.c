@@ -70,7 +70,8 @@ static kd_status save_views(const kd_model *model, const char *path, kd_tensor *
     }
     kd_status status = mean.failed || std.failed ? KD_ERR_NOMEM : KD_OK;
     if (status == KD_OK)
-        status = kd_safetensors_save(model->ctx, path, names, (const kd_tensor *const *)views, count, metadata, strings);
+        status = kd_safetensors_save(model->ctx, path, names, (const kd_tensor *const *)views, count, metadata,
+                                     strings);
     kd__free(model->ctx, mean.data);
     kd__free(model->ctx, std.data);
     return status;
@@ -90,7 +91,7 @@ kd_status kd_model_save(const kd_model *model, const char *path)
     return status == KD_OK ? KD_OK : kd__fail_prefix(status, "kd_model_save: ");
 }
 
-/* ---- loading: what differs ---------------------------------------------------------------------------- */
+/* ---- loading: what differs -------------------------------------------------------------------------- */
 
 /* Names of one trouble: the first few, and how many there are. */
 typedef struct list {
@@ -114,7 +115,8 @@ static void report(char *out, size_t cap, const char *what, const list *l)
     if (!l->count) return;
     n += kd__format(out + n, cap - n, "; %s: %s", what, l->text);
     if (l->count > l->shown && n < cap)
-        kd__format(out + n, cap - n, "%s%zu%s", l->shown ? " and " : "", l->count - l->shown, l->shown ? " more" : "");
+        kd__format(out + n, cap - n, "%s%zu%s", l->shown ? " and " : "", l->count - l->shown,
+                   l->shown ? " more" : "");
 }
 
 typedef struct loading {
@@ -197,7 +199,7 @@ static kd_status match(loading *l)
     return kd__fail(status, "%s: not this model's weights%s", l->path, text);
 }
 
-/* ---- loading: the numbers --------------------------------------------------------------------------------- */
+/* ---- loading: the numbers --------------------------------------------------------------------------- */
 
 static kd_status read_one(loading *l, size_t i)
 {

@@ -1,0 +1,371 @@
+/* test_model_file.c - models to files and back: layouts, conversions, what differs, all or nothing.
+ * SPDX-License-Identifier: MIT */
+#include "io/io_internal.h"
+#include "kdtest_file.h"
+#include "nn/nn.h"
+#include <math.h>
+#include <stdlib.h>
+
+static kd_tensor *pass(kd_layer *self, kd_tape *tape, kd_tensor *x, void *user)
+{
+    (void)self;
+    (void)tape;
+    (void)user;
+    return x;
+}
+
+/* Every kind of parameter: conv2d, conv1d (depthwise), norm with buffers, linear, embedding-like plain ones. */
+static kd_model *make(kd_context *ctx, uint64_t seed)
+{
+    kd_model *m;
+    if (!CHECK_OK(kd_model_create(&m, ctx))) return NULL;
+    kd_layer *root = kd_model_root(m);
+    static const kd_block_desc block = { .struct_size = sizeof block, .type = "conv", .forward = pass };
+    kd__init init = { KD_INIT_NORMAL, 0, 1 };
+    kd_layer *conv = kd_layer_block(root, "conv", &block), *part = kd_layer_sequence(root, "part"), *one;
+    kd__layer_param(conv, "weight", 4, (size_t[]){ 2, 5, 3, 4 }, KD_PARAM_CONV, init, 30, 40);
+    kd__layer_param(conv, "bias", 1, (size_t[]){ 4 }, KD_PARAM_PLAIN, init, 30, 40);
+    kd_layer_batch_norm(part, "bn", 4, 0.1f, 1e-5f);
+    one = kd_layer_block(part, NULL, &block);
+    kd__layer_param(one, "weight", 3, (size_t[]){ 3, 1, 8 }, KD_PARAM_CONV, init, 3, 24);
+    kd_layer_linear(root, "fc", 8, 2, 1);
+    kd_layer_embedding(root, "table", 7, 3);
+    CHECK_OK(kd_model_finish(m, seed));
+    size_t n;
+    float *b = kd_model_buffers(m, &n);
+    kdtest_rand r = { seed + 1 };
+    for (size_t i = 0; i < kd_model_parameter_count(m); i++) {
+        kd_param_info p = { .struct_size = sizeof p };
+        CHECK_OK(kd_model_parameter_at(m, i, &p));
+        if (p.kind & KD_PARAM_BUFFER) kdtest_fill(&r, b + p.offset, kd_tensor_count(p.tensor), 1);
+    }
+    kd_model_touch(m);
+    return m;
+}
+
+static uint64_t hash(kd_model *m)
+{
+    size_t weights, buffers;
+    const float *w = kd_model_weights(m, &weights), *b = kd_model_buffers(m, &buffers);
+    return kdtest_hash(w, weights * sizeof *w) * 31 + kdtest_hash(b, buffers * sizeof *b);
+}
+
+TEST(round_trip)
+{
+    kd_model *a = make(NULL, 1), *b = make(NULL, 2);
+    const char *path = kdtest_path("m.safetensors");
+    CHECK(hash(a) != hash(b));
+    CHECK_OK(kd_model_save(a, path));
+    uint64_t version = b->version;
+    CHECK_OK(kd_model_load(b, path, KD_LOAD_STRICT));
+    CHECK(hash(a) == hash(b));
+    CHECK(b->version != version);   /* what was derived from the weights is stale */
+    size_t n, m;
+    unsigned char *first = kdtest_slurp(path, &n);
+    CHECK_OK(kd_model_save(b, path));
+    unsigned char *second = kdtest_slurp(path, &m);
+    CHECK(n == m && memcmp(first, second, n) == 0);
+    free(first);
+    free(second);
+    CHECK(kdtest_count_files("kdtmp") == 0);
+    kd_model_free(a);
+    kd_model_free(b);
+}
+
+/* Element [o, i, h, w] of the file is element [h, w, i, o] of the model. */
+TEST(layout_is_pytorchs)
+{
+    kd_model *m = make(NULL, 3);
+    const char *path = kdtest_path("m.safetensors");
+    kd_safetensors *f;
+    CHECK_OK(kd_model_save(m, path));
+    if (!CHECK_OK(kd_safetensors_open(&f, NULL, path, 0))) return;
+    static const struct { const char *name; size_t rank, shape[4], from[4]; } cases[] = {
+        { "conv.weight", 4, { 4, 3, 2, 5 }, { 3, 2, 0, 1 } }, { "conv.bias", 1, { 4 }, { 0 } },
+        { "part.bn.weight", 1, { 4 }, { 0 } },                { "part.bn.running_var", 1, { 4 }, { 0 } },
+        { "part.1.weight", 3, { 8, 1, 3 }, { 2, 1, 0 } },     { "fc.weight", 2, { 2, 8 }, { 1, 0 } },
+        { "fc.bias", 1, { 2 }, { 0 } },                       { "table.weight", 2, { 7, 3 }, { 0, 1 } },
+    };
+    CHECK(kd_safetensors_count(f) == kd_model_parameter_count(m));
+    for (size_t k = 0; k < KD_COUNT(cases); k++) {
+        kd_tensor *t;
+        kd_param_info p = { .struct_size = sizeof p };
+        size_t i = kd_safetensors_find(f, cases[k].name), rank = cases[k].rank;
+        if (!CHECK_MSG(i != (size_t)-1, "%s", cases[k].name) || !CHECK_OK(kd_safetensors_read(f, i, &t))) continue;
+        CHECK_OK(kd_model_find(m, cases[k].name, &p));
+        CHECK(kd_tensor_rank(t) == rank);
+        for (size_t e = 0; e < kd_tensor_count(t); e++) {
+            size_t index[4] = { 0 }, there[4] = { 0 }, rest = e;
+            for (size_t a = rank; a-- > 0; rest /= cases[k].shape[a]) index[a] = rest % cases[k].shape[a];
+            for (size_t a = 0; a < rank; a++) there[cases[k].from[a]] = 0;
+            for (size_t a = 0; a < rank; a++) there[cases[k].from[a]] = index[a];
+            double got, want;
+            CHECK_OK(kd_tensor_get(t, index, &got));
+            CHECK_OK(kd_tensor_get(p.tensor, there, &want));
+            CHECK(got == want);
+        }
+        for (size_t a = 0; a < rank; a++) CHECK(kd_tensor_size(t, a) == cases[k].shape[a]);
+        kd_tensor_free(t);
+    }
+    CHECK_STR(kd_safetensors_metadata(f, "format"), "pt");
+    CHECK_STR(kd_safetensors_metadata(f, "libkd"), kd_version_string());
+    CHECK(kd_safetensors_metadata(f, "kd.input_mean") == NULL);
+    kd_safetensors_close(f);
+    kd_model_free(m);
+}
+
+TEST(input_norm_round_trips_exactly)
+{
+    kd_model *a = make(NULL, 1), *b = make(NULL, 2);
+    const char *path = kdtest_path("m.safetensors");
+    kdtest_rand r = { 5 };
+    for (int round = 0; round < 200; round++) {
+        float mean[3], std[3];
+        const float *mean2, *std2;
+        size_t channels;
+        for (size_t c = 0; c < 3; c++) {
+            do {
+                uint32_t bits = (uint32_t)kdtest_bits(&r);
+                memcpy(&mean[c], &bits, 4);
+            } while (!isfinite(mean[c]));
+            do {
+                uint32_t bits = (uint32_t)kdtest_bits(&r) & 0x7fffffffu;
+                memcpy(&std[c], &bits, 4);
+            } while (!isfinite(std[c]) || !(std[c] > 0));
+        }
+        if (round == 0) memcpy(mean, (float[]){ 0.485f, -0.0f, 1e-45f }, sizeof mean);
+        CHECK_OK(kd_model_set_input_norm(a, 3, mean, std));
+        CHECK_OK(kd_model_save(a, path));
+        CHECK_OK(kd_model_load(b, path, 0));
+        if (!CHECK(kd__model_input_norm(b, &channels, &mean2, &std2) && channels == 3)) break;
+        CHECK(memcmp(mean, mean2, sizeof mean) == 0 && memcmp(std, std2, sizeof std) == 0);
+        if (round == 0) {
+            kd_safetensors *f;
+            CHECK_OK(kd_safetensors_open(&f, NULL, path, 0));
+            CHECK_STR(kd_safetensors_metadata(f, "kd.input_mean"), "0.485,-0,1e-45");
+            kd_safetensors_close(f);
+        }
+    }
+    /* a file without it leaves the model's own */
+    CHECK_OK(kd_model_set_input_norm(a, 0, NULL, NULL));
+    CHECK_OK(kd_model_save(a, path));
+    CHECK_OK(kd_model_load(b, path, 0));
+    size_t channels;
+    const float *mean, *std;
+    CHECK(kd__model_input_norm(b, &channels, &mean, &std) && channels == 3);
+    kd_model_free(a);
+    kd_model_free(b);
+}
+
+/* ---- files of our own making ------------------------------------------------------------------------ */
+
+static kd_model *small(kd_context *ctx)
+{
+    kd_model *m;
+    if (!CHECK_OK(kd_model_create(&m, ctx))) return NULL;
+    kd_layer_linear(kd_model_root(m), "fc", 2, 3, 1);
+    kd_layer_batch_norm(kd_model_root(m), "bn", 3, 0.1f, 1e-5f);
+    CHECK_OK(kd_model_finish(m, 9));
+    return m;
+}
+
+/* One tensor of a file: name, dtype of the file, shape, and the value of its elements. */
+typedef struct part { const char *name, *dtype; size_t rank, shape[3]; double value; } part;
+
+static const char *file_of(const part *parts, size_t count, const char *metadata)
+{
+    static kdtest_bytes b;
+    static char header[8192];
+    size_t n = (size_t)snprintf(header, sizeof header, "{%s", metadata ? metadata : ""), at = 0;
+    kdtest_bytes *data = calloc(1, sizeof *data);
+    for (size_t i = 0; i < count; i++) {
+        size_t elements = 1, width = strcmp(parts[i].dtype, "F64") == 0 || strcmp(parts[i].dtype, "I64") == 0 ? 8
+                                   : strcmp(parts[i].dtype, "F32") == 0 ? 4 : 2;
+        n += (size_t)snprintf(header + n, sizeof header - n, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[",
+                              i || metadata ? "," : "", parts[i].name, parts[i].dtype);
+        for (size_t a = 0; a < parts[i].rank; a++) {
+            n += (size_t)snprintf(header + n, sizeof header - n, "%s%zu", a ? "," : "", parts[i].shape[a]);
+            elements *= parts[i].shape[a];
+        }
+        n += (size_t)snprintf(header + n, sizeof header - n, "],\"data_offsets\":[%zu,%zu]}", at,
+                              at + elements * width);
+        at += elements * width;
+        for (size_t e = 0; e < elements; e++) {
+            double v = parts[i].value;
+            float f = (float)v;
+            uint64_t bits = 0;
+            uint32_t bits32;
+            memcpy(&bits32, &f, 4);
+            if (strcmp(parts[i].dtype, "F64") == 0) memcpy(&bits, &v, 8);
+            else if (strcmp(parts[i].dtype, "F32") == 0) bits = bits32;
+            else if (strcmp(parts[i].dtype, "BF16") == 0) bits = bits32 >> 16;
+            else if (strcmp(parts[i].dtype, "F16") == 0)   /* of a power of two times 1 + a few bits: exact */
+                bits = (bits32 >> 16 & 0x8000) | (((bits32 >> 23 & 255) - 112) << 10) | (bits32 >> 13 & 1023);
+            else bits = (uint64_t)(int64_t)v;
+            kdtest_put_le(data, bits, width);
+        }
+    }
+    n += (size_t)snprintf(header + n, sizeof header - n, "}");
+    b.size = 0;
+    kdtest_put_le(&b, n, 8);
+    kdtest_put(&b, header, n);
+    kdtest_put(&b, data->data, data->size);
+    free(data);
+    return kdtest_write_bytes("made.safetensors", &b);
+}
+
+#define GOOD                                                                                                         \
+    { "fc.weight", "F32", 2, { 3, 2 }, 1.5 }, { "fc.bias", "F16", 1, { 3 }, -0.75 },                                 \
+        { "bn.weight", "BF16", 1, { 3 }, 2.5 }, { "bn.bias", "F64", 1, { 3 }, 0.1 },                                 \
+        { "bn.running_mean", "F32", 1, { 3 }, 3 },                                                                   \
+    {                                                                                                                \
+        "bn.running_var", "F32", 1, { 3 }, 4                                                                         \
+    }
+
+static double value_of(const kd_model *m, const char *name)
+{
+    kd_param_info p = { .struct_size = sizeof p };
+    if (!CHECK_OK(kd_model_find(m, name, &p))) return NAN;
+    double v = (double)kd_tensor_f32(p.tensor)[0];
+    for (size_t i = 0; i < kd_tensor_count(p.tensor); i++) CHECK((double)kd_tensor_f32(p.tensor)[i] == v);
+    return v;
+}
+
+TEST(converts_types_and_passes_over_counters)
+{
+    static const part parts[] = { GOOD, { "bn.num_batches_tracked", "I64", 0, { 0 }, 7 } };
+    kd_model *m = small(NULL);
+    CHECK_OK(kd_model_load(m, file_of(parts, KD_COUNT(parts), NULL), KD_LOAD_STRICT));
+    CHECK(value_of(m, "fc.weight") == 1.5 && value_of(m, "fc.bias") == -0.75 && value_of(m, "bn.weight") == 2.5);
+    CHECK(value_of(m, "bn.bias") == (double)0.1f && value_of(m, "bn.running_mean") == 3 &&
+          value_of(m, "bn.running_var") == 4);
+    kd_model_free(m);
+}
+
+static void refused(const part *parts, size_t count, const char *metadata, uint32_t flags, kd_status want,
+                    const char *const *texts)
+{
+    kdtest_alloc a;
+    kdtest_alloc_begin(&a, 1, KD_ISA_AUTO);
+    kd_model *m = small(a.ctx);
+    uint64_t before = hash(m);
+    CHECK_STATUS(kd_model_load(m, file_of(parts, count, metadata), flags), want);
+    for (; *texts; texts++) CHECK_ERROR_HAS(*texts);
+    CHECK_ERROR_HAS("kd_model_load: ");
+    CHECK_ERROR_HAS("made.safetensors");
+    CHECK(hash(m) == before);
+    kd_model_free(m);
+    kdtest_alloc_end(&a);
+}
+
+#define TEXTS(...) (const char *const[]){ __VA_ARGS__, NULL }
+
+TEST(names_what_differs)
+{
+    size_t fds = kdtest_fds();
+    static const part missing[] = { { "fc.weight", "F32", 2, { 3, 2 }, 1 }, { "bn.weight", "F32", 1, { 3 }, 1 } };
+    refused(missing, 2, NULL, 0, KD_ERR_FORMAT, TEXTS("missing: fc.bias, bn.bias, bn.running_mean, bn.running_var"));
+    refused(missing, 2, NULL, KD_LOAD_EXTRA_OK, KD_ERR_FORMAT, TEXTS("missing: fc.bias"));
+    static const part extra[] = { GOOD,
+                                  { "head.weight", "F32", 1, { 1 }, 1 },
+                                  { "x.num_batches", "I64", 0, { 0 }, 1 } };
+    refused(extra, KD_COUNT(extra), NULL, 0, KD_ERR_FORMAT, TEXTS("unexpected: head.weight, x.num_batches"));
+    refused(extra, KD_COUNT(extra), NULL, KD_LOAD_MISSING_OK, KD_ERR_FORMAT, TEXTS("unexpected: head.weight"));
+    static const part shape[] = {
+        { "fc.weight", "F32", 2, { 2, 3 }, 1 },    { "fc.bias", "F32", 1, { 3 }, 1 },
+        { "bn.weight", "F32", 1, { 3 }, 1 },       { "bn.bias", "F32", 2, { 1, 3 }, 1 },
+        { "bn.running_mean", "F32", 1, { 3 }, 3 }, { "module.running_var", "F32", 1, { 3 }, 4 }
+    };
+    refused(shape, KD_COUNT(shape), NULL, 0, KD_ERR_SHAPE,
+            TEXTS("fc.weight is [2, 3] in the file, [3, 2] in the model",
+                  "bn.bias is [1, 3] in the file, [3] in the model", "missing: bn.running_var",
+                  "unexpected: module.running_var"));
+    refused(shape, KD_COUNT(shape), NULL, KD_LOAD_MISSING_OK | KD_LOAD_EXTRA_OK, KD_ERR_SHAPE, TEXTS("fc.weight is"));
+    static const part ints[] = { GOOD };
+    part other[KD_COUNT(ints)];
+    memcpy(other, ints, sizeof ints);
+    other[4].dtype = "I64";
+    refused(other, KD_COUNT(other), NULL, 0, KD_ERR_DTYPE, TEXTS("not floats: bn.running_mean is I64"));
+    /* many: some are named, the rest are counted */
+    static part many[60];
+    static char names[60][24];
+    for (size_t i = 0; i < 60; i++) {
+        snprintf(names[i], sizeof *names, "block.%zu.weight", i);
+        many[i] = (part){ names[i], "F32", 1, { 1 }, 0 };
+    }
+    refused(many, 60, NULL, KD_LOAD_MISSING_OK, KD_ERR_FORMAT,
+            TEXTS("unexpected: block.0.weight, block.1.weight", " more"));
+    /* metadata that is not what it says */
+    static const char *const bad[] = { "", "1,2", "1,2,", "1,2,x", "1,,3", "1,2,3,4", "1,2,nan" };
+    for (size_t i = 0; i < KD_COUNT(bad); i++) {
+        char metadata[200];
+        snprintf(metadata, sizeof metadata, "\"__metadata__\":{\"kd.input_mean\":\"%s\",\"kd.input_std\":\"1,1,1\"}",
+                 bad[i]);
+        refused(ints, KD_COUNT(ints), metadata, 0, KD_ERR_FORMAT, TEXTS("kd.input_mean"));
+    }
+    refused(ints, KD_COUNT(ints), "\"__metadata__\":{\"kd.input_mean\":\"1,1,1\"}", 0, KD_ERR_FORMAT,
+            TEXTS("kd.input_mean"));
+    refused(ints, KD_COUNT(ints), "\"__metadata__\":{\"kd.input_mean\":\"1\",\"kd.input_std\":\"0\"}", 0,
+            KD_ERR_FORMAT, TEXTS("kd.input_mean"));
+    CHECK(kdtest_fds() == fds);
+}
+
+TEST(flags_load_a_part)
+{
+    static const part some[] = { { "fc.weight", "F32", 2, { 3, 2 }, 1.5 },
+                                 { "head.weight", "F8_E4M3", 1, { 2 }, 1 } };
+    kd_model *m = small(NULL);
+    double mean = value_of(m, "bn.running_mean");
+    CHECK_OK(kd_model_load(m, file_of(some, 1, NULL), KD_LOAD_MISSING_OK));
+    CHECK(value_of(m, "fc.weight") == 1.5 && value_of(m, "bn.running_mean") == mean);
+    static const part extra[] = { GOOD, { "other", "I64", 1, { 2 }, 1 } };
+    CHECK_OK(kd_model_load(m, file_of(extra, KD_COUNT(extra), NULL), KD_LOAD_EXTRA_OK));
+    CHECK(value_of(m, "bn.weight") == 2.5);
+    CHECK_OK(kd_model_load(m, file_of(NULL, 0, NULL), KD_LOAD_MISSING_OK));
+    kd_model_free(m);
+}
+
+TEST(arguments)
+{
+    kd_model *m = small(NULL), *unfinished;
+    const char *path = kdtest_path("m.safetensors");
+    CHECK_STATUS(kd_model_save(NULL, path), KD_ERR_ARG);
+    CHECK_STATUS(kd_model_save(m, NULL), KD_ERR_ARG);
+    CHECK_STATUS(kd_model_load(NULL, path, 0), KD_ERR_ARG);
+    CHECK_STATUS(kd_model_load(m, NULL, 0), KD_ERR_ARG);
+    CHECK_STATUS(kd_model_load(m, path, 4), KD_ERR_ARG);
+    CHECK_STATUS(kd_model_load(m, kdtest_path("nothing"), 0), KD_ERR_IO);
+    CHECK_ERROR_HAS("kd_model_load: kd_safetensors_open: ");
+    CHECK_STATUS(kd_model_save(m, kdtest_path("no/such/dir")), KD_ERR_IO);
+    CHECK_ERROR_HAS("kd_model_save: ");
+    if (CHECK_OK(kd_model_create(&unfinished, NULL))) {
+        CHECK_STATUS(kd_model_save(unfinished, path), KD_ERR_STATE);
+        CHECK_STATUS(kd_model_load(unfinished, path, 0), KD_ERR_STATE);
+        kd_model_free(unfinished);
+    }
+    kd_model_free(m);
+}
+
+/* The weights change as a whole or not at all. */
+static void whole(const char *path, char what, size_t at, void *arg)
+{
+    kd_model *m = arg;
+    uint64_t before = hash(m);
+    kd_status s = kd_model_load(m, path, KD_LOAD_STRICT);
+    if (what == 'p') CHECK_MSG(s == KD_ERR_TRUNCATED, "prefix of %zu bytes: %s", at, kd_status_name(s));
+    if (s != KD_OK) CHECK_MSG(hash(m) == before, "%c %zu: %s, and the model changed", what, at, kd_status_name(s));
+}
+
+TEST(every_prefix_and_flip)
+{
+    static const part parts[] = { GOOD };
+    kdtest_alloc a;
+    kdtest_alloc_begin(&a, 1, KD_ISA_AUTO);
+    kd_model *m = small(a.ctx);
+    size_t n;
+    unsigned char *data = kdtest_slurp(file_of(parts, KD_COUNT(parts), NULL), &n);
+    kdtest_damage(data, n, whole, m);
+    free(data);
+    kd_model_free(m);
+    kdtest_alloc_end(&a);
+}
