@@ -2,8 +2,8 @@
  * SPDX-License-Identifier: MIT */
 #ifndef KERN_PROBE_H
 #define KERN_PROBE_H
-#include "cpu/cpu.h"
-#include "kernels/kernels.h"
+#include <stddef.h>
+#include <stdint.h>
 
 /* X(name, expression over the vectors x, y, z): sixteen floats. */
 #define PROBE_FLOATS(X)                                                          \
@@ -73,19 +73,4 @@ typedef struct kd__probe {
 } kd__probe;
 extern const kd__probe kd__probe_scalar, kd__probe_avx2, kd__probe_avx512, kd__probe_neon;
 
-/* The probe of exactly this level; NULL when the build or the CPU lacks it. */
-static inline const kd__probe *probe_for(uint32_t isa)
-{
-    if (!kd__kernels_for(isa)) return NULL;
-#ifdef KD_BUILD_avx2
-    if (isa == KD_ISA_AVX2) return &kd__probe_avx2;
-#endif
-#ifdef KD_BUILD_avx512
-    if (isa == KD_ISA_AVX512) return &kd__probe_avx512;
-#endif
-#ifdef KD_BUILD_neon
-    if (isa == KD_ISA_NEON) return &kd__probe_neon;
-#endif
-    return isa == KD_ISA_SCALAR ? &kd__probe_scalar : NULL;
-}
 #endif

@@ -8,10 +8,21 @@
 #include <math.h>
 
 #define ISA_END (KD_ISA_AVX512 + 1)
+/* Asked of the CPU once: CPUID is slow on a virtual machine. */
+static inline const kd__kernels *kernels_of(uint32_t isa)
+{
+    static const kd__kernels *tables[ISA_END];
+    static int known;
+    if (!known) {
+        for (uint32_t i = KD_ISA_SCALAR; i < ISA_END; i++) tables[i] = kd__kernels_for(i);
+        known = 1;
+    }
+    return tables[isa];
+}
 /* for each instruction set that this build and CPU have: `k` its kernels */
 #define EACH_ISA(k)                                             \
     for (uint32_t isa = KD_ISA_SCALAR; isa < ISA_END; isa++)    \
-        for (const kd__kernels *k = kd__kernels_for(isa); k; k = NULL)
+        for (const kd__kernels *k = kernels_of(isa); k; k = NULL)
 
 static inline float float_of(uint32_t bits)
 {

@@ -3,9 +3,24 @@
 #include "kern_probe.h"
 #include "kern_test.h"
 
+/* The probe of exactly this level; NULL when the build or the CPU lacks it. */
+static const kd__probe *probe_of(uint32_t isa)
+{
+    if (!kernels_of(isa)) return NULL;
+#ifdef KD_BUILD_avx2
+    if (isa == KD_ISA_AVX2) return &kd__probe_avx2;
+#endif
+#ifdef KD_BUILD_avx512
+    if (isa == KD_ISA_AVX512) return &kd__probe_avx512;
+#endif
+#ifdef KD_BUILD_neon
+    if (isa == KD_ISA_NEON) return &kd__probe_neon;
+#endif
+    return isa == KD_ISA_SCALAR ? &kd__probe_scalar : NULL;
+}
 #define EACH_PROBE(p)                                           \
     for (uint32_t isa = KD_ISA_SCALAR; isa < ISA_END; isa++)    \
-        for (const kd__probe *p = probe_for(isa); p; p = NULL)
+        for (const kd__probe *p = probe_of(isa); p; p = NULL)
 
 static float round_even(float x) { return fabsf(x) < 0x1p23f ? copysignf((float)nearbyint((double)x), x) : x; }
 
@@ -87,34 +102,45 @@ TEST(floats_random)
     }
 }
 
-/* Triples where a fused multiply-add is hard: sums that nearly cancel, that fall between two floats or just beside the middle,
- * that end among the subnormals or at the largest float. */
+/* Triples where a fused multiply-add is hard. */
 static void hard_triple(kdtest_rand *r, float *x, float *y, float *z)
 {
     uint64_t u = kdtest_bits(r), kind = u >> 61, w = kdtest_bits(r);
     uint32_t a = (uint32_t)u, b = (uint32_t)w, c = (uint32_t)(w >> 32);
-    if (kind >= 5) {   /* any bits */
-        *x = float_of(a), *y = float_of(b), *z = float_of(c);
-        return;
-    }
+    float sign = a & 1 ? -1.0f : 1.0f;
     *x = float_of((a & 0x807fffffu) | 0x3f800000u);
     *y = float_of((b & 0x007fffffu) | 0x3f800000u);
-    double exact = (double)*x * (double)*y;
-    int shift = (int)(c % 60) - 30;
-    if (kind == 0) *z = (float)-exact;                                              /* all but the low half cancels */
-    else if (kind == 1) *z = (float)ldexp(c & 1u << 20 ? 1.0 : -1.0, shift);        /* bits far below or far above */
-    else if (kind == 2) *z = (float)(ldexp(exact, 24) + ldexp((double)(int)(c >> 12), -8));
-    else if (kind == 3) {                                                           /* subnormal results */
-        *x = ldexpf(*x, -60), *y = ldexpf(*y, -66 - (int)(c % 24));
+    switch (kind) {
+    case 0: *z = (float)-((double)*x * (double)*y); break;       /* all but the low half cancels */
+    case 1: *z = ldexpf(sign, (int)(c % 60) - 30); break;        /* one bit far below or far above */
+    case 2:                                                      /* subnormal results */
+        *x = ldexpf(*x, -60);
+        *y = ldexpf(*y, -66 - (int)(c % 24));
         *z = float_of((c & 0x80000000u) | (c >> 9 & 0x7fffu));
-    } else *x = ldexpf(*x, 63), *y = ldexpf(*y, 63 + (int)(c & 1)), *z = float_of((c & 0x80000000u) | 0x7f7fff00u | (c >> 8 & 0xffu));
+        break;
+    case 3:                                                      /* at the largest float */
+        *x = ldexpf(*x, 63);
+        *y = ldexpf(*y, 63 + (int)(c & 1));
+        *z = float_of((c & 0x80000000u) | 0x7f7fff00u | (c >> 8 & 0xffu));
+        break;
+    case 4: case 5: {   /* the product is half a unit of z times 1 - 2^-30 .. 1 - 2^-46: in double it is the middle */
+        float tiny = ldexpf(1.0f, -15 - (int)(b % 9));
+        int scale = kind == 4 ? (int)(c % 128) - 64 : -151 + 1;
+        *x = ldexpf(sign * (1.0f + tiny), scale / 2);
+        *y = ldexpf(1.0f - tiny, scale - scale / 2);
+        *z = kind == 4 ? ldexpf((float)(0x800000u | (b >> 9)), scale + 1) : float_of(b >> 9);
+        if (a & 2) *z = -*z;
+        break;
+    }
+    default: *x = float_of(a), *y = float_of(b), *z = float_of(c); break;   /* any bits */
+    }
 }
 
 TEST(fma_rounds_once)
 {
     kdtest_rand r = { 2 };
     float x[16], y[16], z[16], want[16], got[16];
-    for (int round = 0; round < (kdtest_full() ? 4000000 : 200000); round++) {
+    for (int round = 0; round < (kdtest_full() ? 8000000 : 700000); round++) {
         for (int i = 0; i < 16; i++) {
             hard_triple(&r, x + i, y + i, z + i);
             want[i] = fmaf(x[i], y[i], z[i]);
