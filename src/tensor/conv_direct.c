@@ -1,0 +1,197 @@
+/* conv_direct.c - convolution as it is defined, forward and for the data gradient: each output one fma chain over kh, kw,
+ * ci, in the register tiles of kern_gemm.c.
+ *
+ * In NHWC the channels under neighbouring taps of one kernel row lie side by side, so a row of outputs is a matrix
+ * product whose A is the image itself, read at a distance of stride * ci.  Only beside the image, where taps are missing,
+ * are some pixels copied between zeros.
+ *
+ * The gradient of the data is such a convolution of dy with the kernel turned round and its channels exchanged.  With a
+ * stride, the outputs fall into phases by their remainder, each a convolution with some of the taps.
+ * SPDX-License-Identifier: MIT */
+#include "tensor/conv_internal.h"
+
+enum {
+    PATCH = 32 * 1024,        /* floats of source that a task works on: it stays in the level-2 cache */
+    PANEL_FLOATS = 96 * 1024, /* and of weights */
+};
+#define PARALLEL_WORK 3e5     /* multiply-adds that are worth waking a thread for */
+
+typedef struct pass {
+    kd__window    w;
+    const float  *b;          /* weights of group 0: [taps][c][n], rows b_k apart; or in panels */
+    size_t        b_k, b_panel, b_group;
+    size_t        patch;      /* floats of a task's patch */
+} pass;
+
+typedef struct direct_job {
+    kd_context   *ctx;
+    const float  *x, *bias;
+    float        *y;
+    size_t        groups, c, n;        /* channels of x and of y in a group */
+    size_t        x_image, y_image;
+    bool          relu, accumulate;
+    pass         *passes;
+    size_t        pass_count, patch;   /* the largest patch */
+    kd__cut       cut;                 /* of the first pass, which has the most outputs */
+    _Atomic int   status;
+} direct_job;
+
+/* Columns [j, j + n) of one group, one row of outputs. */
+static void output_row(const direct_job *job, const pass *p, const kd__region *region, const kd__patch *patch, size_t r, size_t group,
+                       size_t j, size_t n, float *y)
+{
+    const kd__window *w = &p->w;
+    const ptrdiff_t top = w->first_h + (ptrdiff_t)(r * w->step_h);
+    const size_t i0 = kd__taps_below(top, w->tap_h, 0, w->kh), i1 = kd__taps_below(top, w->tap_h, w->h, w->kh);
+    const size_t column = group * job->n + j;
+    const size_t taps = w->kw * job->c;                       /* rows of B for one row of the kernel */
+    kd__gemm_block block = { .m = region->c1 - region->c0, .n = n, .outer = i1 - i0, .a_row = w->step_w * w->c, .a_k = 1,
+                             .a_outer = (ptrdiff_t)(w->tap_h * patch->row), .b_k = p->b_k, .b_panel = p->b_panel,
+                             .b_outer = (ptrdiff_t)(taps * p->b_k), .add = job->accumulate, .relu = job->relu,
+                             .bias = job->bias ? job->bias + column : NULL, .c_row = w->y_step };
+    if (job->groups == 1 && w->tap_w == 1) {
+        block.inner = 1;
+        block.length = taps;
+    } else {
+        block.inner = w->kw;
+        block.length = job->c;
+        block.a_inner = (ptrdiff_t)(w->tap_w * w->c);
+        block.b_inner = (ptrdiff_t)(job->c * p->b_k);
+    }
+    block.a = patch->data + group * job->c;
+    if (i1 > i0) block.a += (size_t)(top + (ptrdiff_t)(i0 * w->tap_h) - (ptrdiff_t)patch->lo) * patch->row;
+    block.b = p->b + group * p->b_group + i0 * taps * p->b_k + (p->b_panel ? j / KD__GEMM_PANEL * p->b_panel : j);
+    block.c = y + w->y_first + (ptrdiff_t)(r * w->y_row + region->c0 * w->y_step + column);
+    job->ctx->kernels->gemm_block_f32(&block);
+}
+
+static void direct_task(size_t task, void *arg)
+{
+    direct_job *job = arg;
+    float *buffer = NULL;
+    if (job->patch && !(buffer = kd__scratch_get(job->ctx, job->patch * sizeof *buffer))) {
+        atomic_store_explicit(&job->status, KD_ERR_NOMEM, memory_order_relaxed);
+        return;
+    }
+    for (size_t i = 0; i < job->pass_count; i++) {
+        const pass *p = &job->passes[i];
+        kd__region region;
+        const size_t image = kd__cut_region(&job->cut, &p->w, task, &region);
+        if (region.r0 == region.r1 || region.c0 == region.c1) continue;
+        const kd__patch patch = kd__patch_take(&p->w, &region, job->x + image * job->x_image, buffer);
+        float *y = job->y + image * job->y_image;
+        size_t rows = KD_MAX(p->w.kh * p->w.kw * job->c, 1u);
+        size_t step = KD_MAX(PANEL_FLOATS / rows / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL;
+        for (size_t g = 0; g < job->groups; g++)
+            for (size_t j = 0; j < job->n; j += step)
+                for (size_t r = region.r0; r < region.r1; r++)
+                    output_row(job, p, &region, &patch, r, g, j, KD_MIN(job->n - j, step), y);
+    }
+    kd__scratch_put(job->ctx, buffer);
+}
+
+/* Does any region of the window need a copy? */
+static bool overhangs(const kd__window *w)
+{
+    if (!w->kw || !w->ow) return false;
+    return w->first_w < 0 || w->first_w + (ptrdiff_t)((w->ow - 1) * w->step_w + (w->kw - 1) * w->tap_w) >= (ptrdiff_t)w->w;
+}
+
+static kd_status run(direct_job *job, size_t images, double work)
+{
+    const size_t threads = work < PARALLEL_WORK ? 1 : job->ctx->threads;
+    job->cut = kd__cut_make(&job->passes[0].w, images, PATCH, threads);
+    for (size_t i = 0; i < job->pass_count; i++) {
+        size_t floats;
+        if (!overhangs(&job->passes[i].w)) continue;
+        if (!kd__patch_size(&job->passes[i].w, job->cut.rows, job->cut.columns, &floats) || floats > SIZE_MAX / sizeof(float))
+            return kd__fail(KD_ERR_OVERFLOW, "convolution: the rows under a kernel of %zu x %zu do not fit", job->passes[i].w.kh,
+                            job->passes[i].w.kw);
+        job->patch = KD_MAX(job->patch, floats);
+    }
+    if (threads > 1) kd__parallel(job->ctx, job->cut.count, direct_task, job);
+    else
+        for (size_t i = 0; i < job->cut.count; i++) direct_task(i, job);
+    return atomic_load(&job->status) == KD_OK ? KD_OK : kd__fail(KD_ERR_NOMEM, "out of memory");
+}
+
+static double work_of(const kd__conv_shape *s)
+{
+    return (double)s->n * (double)s->oh * (double)s->ow * (double)s->co * (double)s->kh * (double)s->kw * (double)(s->ci / s->groups);
+}
+
+kd_status kd__direct_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const float *bias,
+                             bool relu, float *y)
+{
+    const size_t c = s->ci / s->groups, n = s->co / s->groups, rows = s->kh * s->kw * c;
+    pass p = { .w = kd__window_forward(s), .b = weight, .b_k = s->co, .b_group = n };
+    direct_job job = { .ctx = ctx, .x = x, .bias = bias, .y = y, .groups = s->groups, .c = c, .n = n, .passes = &p, .pass_count = 1,
+                       .x_image = s->h * s->w * s->ci, .y_image = s->oh * s->ow * s->co, .relu = relu };
+    float *packed = NULL;
+    /* Weights are read in place where panels would look the same, or would not pay. */
+    const bool same = n == KD__GEMM_PANEL && s->groups == 1, tail = n % 16 && ctx->isa != KD_ISA_AVX512;
+    if (!same && (tail || (n > 16 && s->n * s->oh * s->ow >= 512))) {
+        size_t wide, floats;
+        if (!kd__round_up(n, KD__GEMM_PANEL, &wide) || !kd__mul(wide, rows, &floats) || !kd__mul(floats, s->groups, &floats) ||
+            floats > SIZE_MAX / sizeof *packed)
+            return kd__fail(KD_ERR_OVERFLOW, "convolution: %zu weights do not fit", rows);
+        packed = kd__scratch_get(ctx, floats * sizeof *packed);
+        if (!packed) return KD_ERR_NOMEM;
+        p.b = packed;
+        p.b_k = KD__GEMM_PANEL;
+        p.b_panel = rows * KD__GEMM_PANEL;
+        p.b_group = wide * rows;
+        for (size_t g = 0; g < s->groups; g++)
+            ctx->kernels->pack_panels_f32(weight + g * n, s->co, 0, rows, n, packed + g * p.b_group, p.b_panel);
+    }
+    kd_status status = run(&job, s->n, work_of(s));
+    kd__scratch_put(ctx, packed);
+    return status;
+}
+
+/* The taps of one phase, in panels: for each group [taps][co / groups] rows of ci / groups columns. */
+static void pack_phase(kd_context *ctx, const kd__conv_shape *s, const pass *p, size_t kh0, size_t kw0, size_t kh_step, size_t kw_step,
+                       const float *weight, float *out)
+{
+    const size_t c = s->ci / s->groups, n = s->co / s->groups;
+    for (size_t g = 0; g < s->groups; g++)
+        for (size_t i = 0; i < p->w.kh; i++)
+            for (size_t j = 0; j < p->w.kw; j++) {
+                const float *tap = weight + ((kh0 - i * kh_step) * s->kw + kw0 - j * kw_step) * c * s->co + g * n;
+                ctx->kernels->pack_panels_f32(tap, s->co, 1, n, c, out + g * p->b_group + (i * p->w.kw + j) * n * KD__GEMM_PANEL,
+                                              p->b_panel);
+            }
+}
+
+kd_status kd__direct_backward_data(kd_context *ctx, const kd__conv_shape *s, const float *dy, const float *weight, float *dx,
+                                   bool accumulate)
+{
+    const size_t c = s->ci / s->groups, n = s->co / s->groups;
+    const size_t down = KD_MIN(s->stride_h, s->h), across = KD_MIN(s->stride_w, s->w);
+    direct_job job = { .ctx = ctx, .x = dy, .y = dx, .groups = s->groups, .c = n, .n = c, .x_image = s->oh * s->ow * s->co,
+                       .y_image = s->h * s->w * s->ci, .accumulate = accumulate };
+    size_t wide, floats, bytes;
+    if (!kd__round_up(c, KD__GEMM_PANEL, &wide) || !kd__mul(wide, s->kh * s->kw * n, &floats) || !kd__mul(floats, s->groups, &floats) ||
+        !kd__mul(floats, sizeof(float), &bytes) || !kd__add(bytes, down * across * sizeof(pass), &bytes) || !kd__add(bytes, KD_ALIGN, &bytes))
+        return kd__fail(KD_ERR_OVERFLOW, "convolution: the weights do not fit");
+    pass *passes = job.passes = kd__scratch_get(ctx, bytes);
+    if (!passes) return KD_ERR_NOMEM;
+    const size_t head = (down * across * sizeof *passes + KD_ALIGN - 1) / KD_ALIGN * KD_ALIGN;
+    float *packed = (float *)(void *)((unsigned char *)passes + head);
+    for (size_t a = 0; a < down; a++)
+        for (size_t b = 0; b < across; b++) {
+            size_t kh0, kw0, kh_step, kw_step;
+            pass *p = &passes[job.pass_count];
+            *p = (pass){ .w = kd__window_backward(s, a, b, &kh0, &kw0, &kh_step, &kw_step), .b = packed, .b_k = KD__GEMM_PANEL };
+            const size_t rows = p->w.kh * p->w.kw * n;
+            if (!rows && accumulate) continue;   /* no tap reaches these outputs: nothing to add */
+            p->b_panel = rows * KD__GEMM_PANEL;
+            p->b_group = wide * rows;
+            pack_phase(ctx, s, p, kh0, kw0, kh_step, kw_step, weight, packed);
+            packed += s->groups * p->b_group;
+            job.pass_count++;
+        }
+    kd_status status = job.pass_count ? run(&job, s->n, work_of(s)) : KD_OK;
+    kd__scratch_put(ctx, passes);
+    return status;
+}

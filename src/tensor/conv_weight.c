@@ -1,0 +1,159 @@
+/* conv_weight.c - the gradient of a convolution's weights, as it is defined: dw[i][j][c][o] is the sum over pixels of
+ * x under tap (i, j) times dy.
+ *
+ * For one tap, or with few channels for a row of taps, this is a matrix product whose A, transposed, is the image itself.
+ * Pixels are summed in chunks (kd__chunk_rows), each chain from zero, and chunks are added in order.  Threads share the
+ * taps and columns where there are many, each going through all chunks; else they share the chunks, and what these give
+ * is added in order afterwards.  The bits are the same.
+ * SPDX-License-Identifier: MIT */
+#include "tensor/conv_internal.h"
+
+enum {
+    FEW_CHANNELS = 16,          /* below: all taps of a kernel row in one tile */
+    SMALL_GRADIENT = 16 * 1024, /* floats of dw, of which each chunk may have its own */
+    COPIES = 2 * 1024 * 1024,   /* floats of all those */
+};
+#define PARALLEL_WORK 3e5
+
+typedef struct weight_job {
+    kd_context           *ctx;
+    const kd__conv_shape *s;
+    kd__window            w;
+    const float          *x, *dy;
+    float                *dw;
+    bool                  accumulate;
+    bool                  merged;        /* all taps of a kernel row at once, from padded patches */
+    size_t                chunk_rows, chunks_down, chunks;
+    size_t                patch;         /* floats */
+    size_t                items, tasks;  /* pieces of dw; they go to tasks in order */
+    float                *copies;        /* or: one dw for each chunk of a round */
+    size_t                first_chunk, size;
+    _Atomic int           status;
+} weight_job;
+
+static size_t panels_of(size_t n) { return (n + KD__GEMM_PANEL - 1) / KD__GEMM_PANEL; }
+
+/* Add a chunk's part of items [begin, end) to dw; to begin with, store it. */
+static void add_chunk(const weight_job *job, size_t chunk, size_t begin, size_t end, float *buffer, float *dw, bool add)
+{
+    const kd__conv_shape *s = job->s;
+    const kd__window *w = &job->w;
+    const size_t image = chunk / job->chunks_down, r0 = chunk % job->chunks_down * job->chunk_rows;
+    const kd__region region = { r0, KD_MIN(r0 + job->chunk_rows, s->oh), 0, s->ow };
+    const float *x = job->x + image * s->h * s->w * s->ci, *dy = job->dy + image * s->oh * s->ow * s->co;
+    const size_t c = s->ci / s->groups, n = s->co / s->groups, panels = panels_of(n), taps_across = job->merged ? 1 : s->kw;
+    kd__patch patch = { .data = x, .lo = 0, .hi = s->h, .row = s->w * s->ci };
+    if (job->merged) patch = kd__patch_take(w, &region, x, buffer);
+    for (size_t item = begin; item < end; item++) {   /* group, tap row, tap, panel of columns */
+        const size_t panel = item % panels, j = item / panels % taps_across, i = item / panels / taps_across % s->kh;
+        const size_t g = item / panels / taps_across / s->kh;
+        /* Outputs whose source pixel under this tap is inside the image. */
+        const ptrdiff_t top = w->first_h + (ptrdiff_t)(i * w->tap_h), left = w->first_w + (ptrdiff_t)(j * w->tap_w);
+        const size_t a0 = KD_MAX(kd__taps_below(top, w->step_h, 0, s->oh), region.r0);
+        const size_t a1 = KD_MIN(kd__taps_below(top, w->step_h, s->h, s->oh), region.r1);
+        const size_t b0 = job->merged ? 0 : kd__taps_below(left, w->step_w, 0, s->ow);
+        const size_t b1 = job->merged ? s->ow : kd__taps_below(left, w->step_w, s->w, s->ow);
+        const bool any = a1 > a0 && b1 > b0;
+        kd__gemm_block block = { .m = job->merged ? s->kw * c : c, .n = KD_MIN(n - panel * KD__GEMM_PANEL, KD__GEMM_PANEL), .outer = 1,
+                                 .inner = any ? a1 - a0 : 0, .length = b1 - b0, .a_row = 1, .a_k = w->step_w * s->ci,
+                                 .a_inner = (ptrdiff_t)(w->step_h * patch.row), .b_k = s->co, .b_inner = (ptrdiff_t)(s->ow * s->co),
+                                 .c_row = s->co, .add = add };
+        const size_t column = g * n + panel * KD__GEMM_PANEL;
+        block.a = patch.data + g * c;
+        block.b = dy + column;
+        if (any) {
+            block.a += (size_t)(top + (ptrdiff_t)(a0 * w->step_h) - (ptrdiff_t)patch.lo) * patch.row;
+            if (!job->merged) block.a += (size_t)(left + (ptrdiff_t)(b0 * w->step_w)) * s->ci;
+            block.b += (a0 * s->ow + b0) * s->co;
+        }
+        block.c = dw + ((i * s->kw + j) * c) * s->co + column;
+        job->ctx->kernels->gemm_block_f32(&block);
+    }
+}
+
+static float *patch_buffer(weight_job *job)
+{
+    static float none;   /* a place to point at where no buffer is needed */
+    if (!job->patch) return &none;
+    float *buffer = kd__scratch_get(job->ctx, job->patch * sizeof *buffer);
+    if (!buffer) atomic_store_explicit(&job->status, KD_ERR_NOMEM, memory_order_relaxed);
+    return buffer;
+}
+
+static void patch_return(weight_job *job, float *buffer)
+{
+    if (job->patch) kd__scratch_put(job->ctx, buffer);
+}
+
+static void items_task(size_t task, void *arg)
+{
+    weight_job *job = arg;
+    float *buffer = patch_buffer(job);
+    if (!buffer) return;
+    const size_t begin = task * job->items / job->tasks, end = (task + 1) * job->items / job->tasks;
+    for (size_t chunk = 0; chunk < job->chunks; chunk++)
+        add_chunk(job, chunk, begin, end, buffer, job->dw, chunk || job->accumulate);
+    patch_return(job, buffer);
+}
+
+static void chunk_task(size_t i, void *arg)
+{
+    weight_job *job = arg;
+    float *buffer = patch_buffer(job);
+    if (!buffer) return;
+    add_chunk(job, job->first_chunk + i, 0, job->items, buffer, job->copies + i * job->size, false);
+    patch_return(job, buffer);
+}
+
+/* Every chunk into a dw of its own, some at a time; then these in order. */
+static kd_status by_chunks(weight_job *job)
+{
+    const size_t round = KD_MIN(job->chunks, KD_MAX(KD_MIN(4 * job->ctx->threads, COPIES / job->size), 1u));
+    job->copies = kd__scratch_get(job->ctx, round * job->size * sizeof *job->copies);
+    if (!job->copies) return KD_ERR_NOMEM;
+    for (; job->first_chunk < job->chunks; job->first_chunk += round) {
+        const size_t count = KD_MIN(round, job->chunks - job->first_chunk);
+        kd__parallel(job->ctx, count, chunk_task, job);
+        if (atomic_load(&job->status) != KD_OK) break;
+        for (size_t i = 0; i < count; i++) {
+            const float *copy = job->copies + i * job->size;
+            if (job->first_chunk + i || job->accumulate) job->ctx->kernels->axpy_f32(job->dw, copy, job->size, 1.0f);
+            else memcpy(job->dw, copy, job->size * sizeof *copy);
+        }
+    }
+    kd__scratch_put(job->ctx, job->copies);
+    return KD_OK;
+}
+
+kd_status kd__direct_backward_weight(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *dy, float *dw,
+                                     bool accumulate)
+{
+    const size_t c = s->ci / s->groups, n = s->co / s->groups;
+    weight_job job = { .ctx = ctx, .s = s, .w = kd__window_forward(s), .x = x, .dy = dy, .dw = dw, .accumulate = accumulate,
+                       .size = s->kh * s->kw * c * s->co, .tasks = 1 };
+    if (!job.size) return KD_OK;
+    job.chunk_rows = kd__chunk_rows(s);
+    job.chunks_down = (s->oh + job.chunk_rows - 1) / job.chunk_rows;
+    job.chunks = s->ow ? s->n * job.chunks_down : 0;
+    if (!job.chunks) {
+        if (!accumulate) memset(dw, 0, job.size * sizeof *dw);
+        return KD_OK;
+    }
+    job.merged = s->groups == 1 && s->dil_w == 1 && s->kw > 1 && c < FEW_CHANNELS;
+    if (job.merged && (!kd__patch_size(&job.w, job.chunk_rows, s->ow, &job.patch) || job.patch > SIZE_MAX / sizeof *dw))
+        return kd__fail(KD_ERR_OVERFLOW, "convolution: a padded row does not fit");
+    job.items = s->groups * s->kh * (job.merged ? 1 : s->kw) * panels_of(n);
+    const double work = (double)job.size * (double)s->n * (double)s->oh * (double)s->ow;
+    kd_status status = KD_OK;
+    if (ctx->threads > 1 && work >= PARALLEL_WORK) {
+        if (job.size <= SMALL_GRADIENT || job.items < 2 * ctx->threads) status = by_chunks(&job);
+        else {
+            job.tasks = KD_MIN(job.items, 2 * ctx->threads);
+            kd__parallel(ctx, job.tasks, items_task, &job);
+        }
+    } else {
+        items_task(0, &job);
+    }
+    if (status == KD_OK && atomic_load(&job.status) != KD_OK) status = kd__fail(KD_ERR_NOMEM, "out of memory");
+    return status;
+}
