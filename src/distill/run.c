@@ -141,7 +141,7 @@ static void run_task(size_t i, void *arg)
         .scratch = j->scratch + i * j->scratch_step, .masked = &j->masked[i],
         .temperature = d->temperature, .js_beta = d->js_beta, .smoothing = d->label_smoothing, .direction = d->direction,
         .teacher_form = d->teacher_form,
-        .stream = b->rows * b->classes > (size_t)1 << 22,   /* 16 MB of gradient: past the caches */
+        .stream = b->rows * b->classes > (size_t)1 << 20,   /* 4 MB of gradient, as much of each input */
     };
     j->loss->method->rows(j->loss, j->ctx->kernels, &a);
 }

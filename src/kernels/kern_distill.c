@@ -230,12 +230,18 @@ V_FN void block_step(lanes *z, kd_f32x16 x, kd_f32x16 u, scale at_t, scale one, 
     }
 }
 
+/* Bytes from a block to the one after the next, which is fetched meanwhile; past a row's end lies the next row. */
+#define AHEAD (2 * KD_DISTILL_BLOCK * sizeof(float))
+
 V_FN void block_sums(lanes *z, const float *s, const float *t, size_t n, kd_f32x16 half_s, kd_f32x16 half_t, scale at_t, scale one,
-                     float *ea, float *eb, const int power, const int soft)
+                     float *ea, float *eb, const int power, const int soft, const int ahead)
 {
     kd_f32x16 u = v_zero();
     size_t i = 0;
+    V_UNROLL(2)
     for (; i + 16 <= n; i += 16) {
+        if (ahead) v_prefetch((const void *)((uintptr_t)(s + i) + AHEAD));
+        if (ahead && soft) v_prefetch((const void *)((uintptr_t)(t + i) + AHEAD));
         if (soft) u = half_difference(v_load(t + i), half_t);
         block_step(z, half_difference(v_load(s + i), half_s), u, at_t, one, ea + i, eb + i, power, soft);
     }
@@ -245,20 +251,30 @@ V_FN void block_sums(lanes *z, const float *s, const float *t, size_t n, kd_f32x
     }
 }
 
-V_FN void block_gradient(float *g, const float *s, size_t n, kd_f32x16 half_s, scale one, kd_f32x16 A, kd_f32x16 B, kd_f32x16 E,
-                         const float *ea, const float *eb, const int power, const int soft, const int stream)
+typedef struct coefficients { kd_f32x16 a1, a, b; } coefficients;   /* A, B, E above */
+
+V_FN kd_f32x16 gradient_step(coefficients c, kd_f32x16 logit, kd_f32x16 half_s, scale one, const float *ea, const float *eb, const int power,
+                             const int soft)
 {
-    for (size_t i = 0; i < n; i += 16) {
-        kd_f32x16 a = v_load(ea + i), w;
-        if (soft) {
-            kd_f32x16 x = power ? a : half_difference(n - i < 16 ? v_load_n(s + i, n - i, -INF) : v_load(s + i), half_s);
-            w = v_fma(A, at_one(power, a, x, one), v_fma(B, a, v_neg(v_mul(E, v_load(eb + i)))));
-        } else {
-            w = v_mul(A, a);
-        }
-        if (n - i < 16) v_store_n(g + i, w, n - i);
-        else if (stream) v_stream(g + i, w);
+    kd_f32x16 a = v_load(ea);
+    if (!soft) return v_mul(c.a1, a);
+    kd_f32x16 a1 = at_one(power, a, power ? a : half_difference(logit, half_s), one);
+    return v_fma(c.a1, a1, v_fma(c.a, a, v_neg(v_mul(c.b, v_load(eb)))));
+}
+
+V_FN void block_gradient(float *g, const float *s, size_t n, kd_f32x16 half_s, scale one, coefficients c, const float *ea, const float *eb,
+                         const int power, const int soft, const int stream)
+{
+    size_t i = 0;
+    V_UNROLL(2)
+    for (; i + 16 <= n; i += 16) {
+        kd_f32x16 w = gradient_step(c, soft && !power ? v_load(s + i) : half_s, half_s, one, ea + i, eb + i, power, soft);
+        if (stream) v_stream(g + i, w);
         else v_store(g + i, w);
+    }
+    if (i < n) {
+        kd_f32x16 logit = soft && !power ? v_load_n(s + i, n - i, -INF) : half_s;
+        v_store_n(g + i, gradient_step(c, logit, half_s, one, ea + i, eb + i, power, soft), n - i);
     }
 }
 
@@ -278,17 +294,29 @@ V_FN void row_sums(const kd__distill_args *a, const row *w, const lanes *l, floa
     coef[2] = w->sc / a->temperature / z->zt[k];
 }
 
-V_FN void row_mid(const kd__distill_args *a, const row *w, sums *z, size_t k, const int power, const int soft)
+typedef struct maxima { float s, t, low; } maxima;   /* a row's maxima, and the student's minimum */
+
+V_FN maxima row_maxima(const kd__distill_args *a, const row *w)
 {
-    scale at_t = scale_of(a->temperature), one = scale_of(1.0f);
-    float low, unused, ms = row_extremes(w->s, a->classes, &low), mt = soft ? row_extremes(w->t, a->classes, &unused) : 0.0f, coef[3];
-    kd_f32x16 half_s = v_set1(0.5f * ms), half_t = v_set1(0.5f * mt);
+    maxima top = { 0, 0, 0 };
+    float unused;
+    if (w->hc != 0.0f || w->sc != 0.0f) top.s = row_extremes(w->s, a->classes, &top.low);
+    if (w->sc != 0.0f) top.t = row_extremes(w->t, a->classes, &unused);
+    return top;
+}
+
+V_FN void mid_sums(const kd__distill_args *a, const row *w, maxima top, sums *z, size_t k, float coef[3], const int power, const int soft)
+{
     lanes l = { v_zero(), v_zero(), v_zero(), v_zero() };
-    block_sums(&l, w->s, w->t, a->classes, half_s, half_t, at_t, one, w->ea, w->eb, power, soft);
-    row_sums(a, w, &l, ms, mt, low == -INF, z, k, coef, soft);
-    if (w->g)
-        block_gradient(w->g, w->s, a->classes, half_s, one, v_set1(coef[0]), v_set1(coef[1]), v_set1(coef[2]), w->ea, w->eb, power,
-                       soft, 0);
+    block_sums(&l, w->s, w->t, a->classes, v_set1(0.5f * top.s), v_set1(0.5f * top.t), scale_of(a->temperature), scale_of(1.0f), w->ea,
+               w->eb, power, soft, 0);
+    row_sums(a, w, &l, top.s, top.t, top.low == -INF, z, k, coef, soft);
+}
+
+V_FN void mid_gradient(const kd__distill_args *a, const row *w, maxima top, const float coef[3], const int power, const int soft)
+{
+    coefficients c = { v_set1(coef[0]), v_set1(coef[1]), v_set1(coef[2]) };
+    block_gradient(w->g, w->s, a->classes, v_set1(0.5f * top.s), scale_of(1.0f), c, w->ea, w->eb, power, soft, 0);
 }
 
 /* ---- more classes: blocks, a running maximum in every lane ------------------------------------------------------------ */
@@ -350,7 +378,8 @@ V_FN void row_long(const kd__distill_args *a, const row *w, sums *z, size_t k, c
         ms = ns, mt = nt;
         v_store(tops + 32 * b, ms);
         v_store(tops + 32 * b + 16, mt);
-        block_sums(&l, w->s + o, soft ? w->t + o : NULL, len, half_of(ms), half_of(mt), at_t, one, w->ea + o, w->eb + o, power, soft);
+        block_sums(&l, w->s + o, soft ? w->t + o : NULL, len, half_of(ms), half_of(mt), at_t, one, w->ea + o, w->eb + o, power, soft,
+                   1);
     }
     float top_s = v_hmax(ms), top_t = soft ? v_hmax(mt) : 0.0f;
     kd_f32x16 end_s = v_set1(top_s), end_t = v_set1(top_t);
@@ -363,12 +392,59 @@ V_FN void row_long(const kd__distill_args *a, const row *w, sums *z, size_t k, c
         kd_f32x16 fs = rescale(bs, end_s, soft ? at_t : one), ft = soft ? rescale(bt, end_t, at_t) : v_zero();
         kd_f32x16 f1 = !soft ? fs : power ? at_one(power, fs, fs, one) : rescale(bs, end_s, one);
         if (soft && !power) f1 = v_set1(1.0f);
-        block_gradient(w->g + o, w->s + o, len, soft && !power ? v_set1(0.5f * top_s) : half_of(bs), one, v_mul(v_set1(coef[0]), f1),
-                       v_mul(v_set1(coef[1]), fs), v_mul(v_set1(coef[2]), ft), w->ea + o, w->eb + o, power, soft, stream);
+        coefficients c = { v_mul(v_set1(coef[0]), f1), v_mul(v_set1(coef[1]), fs), v_mul(v_set1(coef[2]), ft) };
+        block_gradient(w->g + o, w->s + o, len, soft && !power ? v_set1(0.5f * top_s) : half_of(bs), one, c, w->ea + o, w->eb + o, power,
+                       soft, stream);
     }
 }
 
 /* ---- all of it ------------------------------------------------------------------------------------------------------------ */
+V_FN void clear(const row *w, size_t n)
+{
+    if (w->g) memset(w->g, 0, n * sizeof *w->g);
+}
+
+/* A row's sums, the next row's maxima, the row's gradient: what the maxima compute hides how long folding and dividing take. */
+V_FN void mid_rows(const kd__distill_args *a, size_t r0, size_t rows, sums *z, uint32_t *in_hard, uint32_t *in_soft, const int power)
+{
+    row next = row_begin(a, r0);
+    maxima next_top = row_maxima(a, &next);
+    for (size_t k = 0; k < rows; k++) {
+        row w = next;
+        maxima top = next_top;
+        float coef[3];
+        int soft = w.sc != 0.0f, idle = !soft && w.hc == 0.0f;
+        *in_hard |= (uint32_t)(w.hc != 0.0f) << k;
+        *in_soft |= (uint32_t)soft << k;
+        if (soft) mid_sums(a, &w, top, z, k, coef, power, 1);
+        else if (!idle) mid_sums(a, &w, top, z, k, coef, power, 0);
+        if (k + 1 < rows) {
+            next = row_begin(a, r0 + k + 1);
+            next_top = row_maxima(a, &next);
+        }
+        if (idle) clear(&w, a->classes);
+        else if (w.g && soft) mid_gradient(a, &w, top, coef, power, 1);
+        else if (w.g) mid_gradient(a, &w, top, coef, power, 0);
+        if (w.g && w.label >= 0) w.g[w.label] -= w.hc;
+    }
+}
+
+V_FN void long_rows(const kd__distill_args *a, size_t r0, size_t rows, sums *z, uint32_t *in_hard, uint32_t *in_soft, const int power)
+{
+    for (size_t k = 0; k < rows; k++) {
+        row w = row_begin(a, r0 + k);
+        int stream = a->stream && w.g && ((uintptr_t)w.g & 63u) == 0;
+        *in_hard |= (uint32_t)(w.hc != 0.0f) << k;
+        *in_soft |= (uint32_t)(w.sc != 0.0f) << k;
+        if (w.hc == 0.0f && w.sc == 0.0f) clear(&w, a->classes);
+        else if (w.sc == 0.0f) row_long(a, &w, z, k, power, 0, 0);
+        else if (stream) row_long(a, &w, z, k, power, 1, 1);
+        else row_long(a, &w, z, k, power, 1, 0);
+        if (stream) v_stream_end();
+        if (w.g && w.label >= 0) w.g[w.label] -= w.hc;
+    }
+}
+
 /* Up to sixteen rows, then their logarithms together. */
 V_FN void row_group(const kd__distill_args *a, size_t r0, size_t rows, const int power)
 {
@@ -376,27 +452,8 @@ V_FN void row_group(const kd__distill_args *a, size_t r0, size_t rows, const int
     uint32_t in_hard = 0, in_soft = 0;
     sums z;
     sums_clear(&z);
-    for (size_t k = 0; k < rows; k++) {
-        row w = row_begin(a, r0 + k);
-        int stream = a->stream && w.g && ((uintptr_t)w.g & 63u) == 0;
-        in_hard |= (uint32_t)(w.hc != 0.0f) << k;
-        in_soft |= (uint32_t)(w.sc != 0.0f) << k;
-        if (w.hc == 0.0f && w.sc == 0.0f) {
-            if (w.g) memset(w.g, 0, a->classes * sizeof *w.g);
-            continue;
-        }
-        if (a->classes <= KD_DISTILL_BLOCK) {
-            if (w.sc != 0.0f) row_mid(a, &w, &z, k, power, 1);
-            else row_mid(a, &w, &z, k, power, 0);
-        } else if (w.sc == 0.0f) {
-            row_long(a, &w, &z, k, power, 0, 0);
-        } else if (stream) {
-            row_long(a, &w, &z, k, power, 1, 1);
-        } else {
-            row_long(a, &w, &z, k, power, 1, 0);
-        }
-        if (w.g && w.label >= 0) w.g[w.label] -= w.hc;
-    }
+    if (a->classes <= KD_DISTILL_BLOCK) mid_rows(a, r0, rows, &z, &in_hard, &in_soft, power);
+    else long_rows(a, r0, rows, &z, &in_hard, &in_soft, power);
     kd_f32x16 ce, kl;
     values(&z, a->temperature, &ce, &kl);
     v_store(hard, ce);
@@ -405,7 +462,6 @@ V_FN void row_group(const kd__distill_args *a, size_t r0, size_t rows, const int
         a->hard[r0 + k] = in_hard >> k & 1u ? hard[k] : 0.0f;
         a->soft[r0 + k] = in_soft >> k & 1u ? divergence[k] : 0.0f;
     }
-    if (a->stream) v_stream_end();
 }
 
 static void all_rows(const kd__distill_args *a, const int power)
