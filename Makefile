@@ -92,6 +92,16 @@ TBIN  := $(TESTS:tests/%.c=$(OBJ)/tests/%)
 TKIT  := $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(sort $(wildcard tests/kit/*.c tests/ref/*.c)))
 TINC  := -Itests/kit -Itests/ref -Wno-missing-prototypes -DKD_TEST_ROOT='"$(CURDIR)"'
 
+# test code that runs on every instruction set, compiled as kernels are
+TKERN := $(sort $(wildcard tests/kernels/kern_*.c))
+define TEST_ISA_RULE
+$(OBJ)/tests/%.$(1).o: tests/%.c
+	@mkdir -p $$(@D)
+	$$(call say,CC,'$$< ($(1))')$$(CC) $$(BASE) $$(TINC) $$(CPPFLAGS) $$(CFLAGS) $$(SAN) $$(FLAGS_$(1)) -DKD_ISA=$(1) -DKD_ISA_$(1)=1 -fno-lto -c $$< -o $$@
+TKIT += $(TKERN:tests/%.c=$(OBJ)/tests/%.$(1).o)
+endef
+$(foreach isa,$(ISAS),$(eval $(call TEST_ISA_RULE,$(isa))))
+
 $(OBJ)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) $(BASE) $(TINC) $(ISA_DEFS) $(CPPFLAGS) $(CFLAGS) $(SAN) -c $< -o $@

@@ -19,7 +19,7 @@ static void find_order(kd_loader *loader, uint64_t epoch)
 
 typedef struct rows_job {
     kd_loader *loader;
-    kd__slot  *slot;
+    kd__batch_slot  *slot;
     size_t     first;      /* place in the epoch of the batch's first item */
     kd_rng     rng;        /* of the epoch */
 } rows_job;
@@ -37,7 +37,7 @@ static void convert_rows(size_t begin, size_t end, void *arg)
 /* Rows in random pairs; each pair (a, b) becomes (share a + (1 - share) b, share b + (1 - share) a).  The share is folded
  * to [1/2, 1], which swaps the two rows at most, so a row is mostly the item that kd_loader_indices names; it is a
  * multiple of 2^-24, so the two shares add up to one exactly.  Of an odd number of rows the last is not mixed. */
-static void mix(kd_loader *loader, kd__slot *slot, uint64_t epoch, size_t position)
+static void mix(kd_loader *loader, kd__batch_slot *slot, uint64_t epoch, size_t position)
 {
     kd_rng stream = kd_rng_split(&loader->mix_rng, epoch), rng = kd_rng_split(&stream, position);
     size_t n = loader->convert.item_count, classes = loader->classes;
@@ -63,7 +63,7 @@ static void mix(kd_loader *loader, kd__slot *slot, uint64_t epoch, size_t positi
 }
 
 /* Labels may have been changed since the loader was made. */
-static kd_status check_labels(const kd_loader *loader, const kd__slot *slot)
+static kd_status check_labels(const kd_loader *loader, const kd__batch_slot *slot)
 {
     for (size_t r = 0; r < slot->rows; r++) {
         int32_t label = loader->data->labels[slot->indices[r]];
@@ -74,7 +74,7 @@ static kd_status check_labels(const kd_loader *loader, const kd__slot *slot)
     return KD_OK;
 }
 
-void kd__batch_make(kd_loader *loader, kd__slot *slot, uint64_t epoch, size_t position, bool parallel)
+void kd__batch_make(kd_loader *loader, kd__batch_slot *slot, uint64_t epoch, size_t position, bool parallel)
 {
     find_order(loader, epoch);
     rows_job job = { loader, slot, position * loader->desc.batch, kd_rng_split(&loader->augment_rng, epoch) };

@@ -53,7 +53,7 @@ void   kd__convert_item(const kd__convert *how, const void *in, float *out, kd_r
 double kd__rng_beta(kd_rng *rng, double alpha);
 
 /* ---- batch.c, loader.c ------------------------------------------------------------------------------------ */
-typedef struct kd__slot {
+typedef struct kd__batch_slot {
     size_t    rows;
     float    *x;
     void     *y;                    /* i32 [rows] or f32 [rows, classes] */
@@ -61,7 +61,7 @@ typedef struct kd__slot {
     kd_tensor tx, ty;
     kd_status status;
     char      text[512];            /* of an error */
-} kd__slot;
+} kd__batch_slot;
 
 struct kd_loader {
     kd_context       *ctx;
@@ -70,12 +70,12 @@ struct kd_loader {
     kd__convert       convert;
     size_t            batches, rows, classes;   /* rows of a full batch; classes: 0 without mix-up */
     kd_rng            order_rng, augment_rng, mix_rng;
-    kd__slot         *slots;        /* a ring; batch number n since the ring began is in n % slot_count */
+    kd__batch_slot         *slots;        /* a ring; batch number n since the ring began is in n % slot_count */
     size_t            slot_count;
     /* the caller's side */
     uint64_t          epoch, taken;
     size_t            position;     /* batches of this epoch handed out */
-    kd__slot         *held;         /* handed out last */
+    kd__batch_slot         *held;         /* handed out last */
     /* the maker's side: the loader's thread while there is one, else the caller */
     uint32_t         *order;        /* items in the order of `order_epoch` */
     uint64_t          order_epoch;
@@ -93,7 +93,7 @@ struct kd_loader {
 };
 
 /* Make batch `position` of `epoch` in `slot`.  Errors are the slot's. */
-void kd__batch_make(kd_loader *loader, kd__slot *slot, uint64_t epoch, size_t position, bool parallel);
+void kd__batch_make(kd_loader *loader, kd__batch_slot *slot, uint64_t epoch, size_t position, bool parallel);
 
 /* ---- loader_state.c: as for optimizers, optim/optim.h ------------------------------------------------------ */
 size_t    kd__loader_state_size(const kd_loader *loader);

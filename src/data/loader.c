@@ -100,7 +100,7 @@ static kd_status set_norm(kd__convert *how, kd_context *ctx, const kd_loader_des
     return KD_OK;
 }
 
-static kd_status make_slot(kd_loader *loader, kd__slot *slot)
+static kd_status make_slot(kd_loader *loader, kd__batch_slot *slot)
 {
     const kd_dataset *data = loader->data;
     size_t shape[KD_MAX_RANK] = { loader->rows }, floats, classes = KD_MAX(loader->classes, 1), labels;
@@ -224,7 +224,7 @@ static void start_thread(kd_loader *loader)
     kd__log(loader->ctx, KD_LOG_WARN, "the loader works without a thread of its own: %s", kd_last_error());
 }
 
-static kd__slot *take(kd_loader *loader)
+static kd__batch_slot *take(kd_loader *loader)
 {
     if (loader->thread && loader->generation != kd__fork_generation()) drop_thread(loader);
     if (!loader->serial && !loader->thread) start_thread(loader);
@@ -255,7 +255,7 @@ kd_status kd_loader_next(kd_loader *loader, kd_tensor **x, kd_tensor **y)
         loader->epoch++;
         return KD_END;
     }
-    kd__slot *slot = take(loader);
+    kd__batch_slot *slot = take(loader);
     loader->position++;
     if (slot->status != KD_OK) return kd__fail(slot->status, "%s", slot->text);
     loader->held = slot;

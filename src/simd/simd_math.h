@@ -79,7 +79,7 @@ V_FN kd_f32x16 v_tanh(kd_f32x16 x)
     p = v_fma(p, y, v_set1(-0x1.555532p-2f));
     kd_f32x16 near = v_fma(v_mul(x, y), p, x);
     kd_f32x16 far = v_sub(one, v_div(v_set1(2.0f), v_add(v_exp(v_add(a, a)), one)));
-    return v_select(v_lt(a, v_set1(0.625f)), near, v_copysign(far, x));
+    return v_copysign(v_select(v_lt(a, v_set1(0.625f)), near, far), x);
 }
 
 /* 1 / (1 + e^-x), from e^-|x| so that nothing overflows. */

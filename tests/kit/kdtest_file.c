@@ -93,14 +93,15 @@ size_t kdtest_fds(void) { return count_entries("/proc/self/fd", NULL); }
 
 size_t kdtest_count_files(const char *part) { return count_entries(kdtest_tmp(), part); }
 
-void kdtest_damage(const void *data, size_t n, void (*each)(const char *path, char what, size_t at, void *arg),
+void kdtest_damage(const void *data, size_t n, size_t step, void (*each)(const char *path, char what, size_t at, void *arg),
                    void *arg)
 {
     unsigned char *copy = malloc(n + 1);
     if (!CHECK(copy != NULL)) return;
     memcpy(copy, data, n);
-    for (size_t length = 0; length < n; length++) each(kdtest_write("damaged", copy, length), 'p', length, arg);
-    for (size_t bit = 0; bit < 8 * n; bit++) {
+    if (kdtest_full()) step = 1;
+    for (size_t length = 0; length < n; length += step) each(kdtest_write("damaged", copy, length), 'p', length, arg);
+    for (size_t bit = 0; bit < 8 * n; bit += step) {
         copy[bit / 8] ^= (unsigned char)(1u << bit % 8);
         each(kdtest_write("damaged", copy, n), 'b', bit, arg);
         copy[bit / 8] ^= (unsigned char)(1u << bit % 8);

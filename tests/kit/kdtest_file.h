@@ -29,7 +29,7 @@ size_t kdtest_fds(void);
 size_t kdtest_count_files(const char *part);
 
 /* Call each(path, what, at, arg) for every prefix of the bytes (what 'p', at: its length), then for every flipped bit
- * ('b', at: its number). */
-void kdtest_damage(const void *data, size_t n, void (*each)(const char *path, char what, size_t at, void *arg),
+ * ('b', at: its number); in the short form only for every `step`-th. */
+void kdtest_damage(const void *data, size_t n, size_t step, void (*each)(const char *path, char what, size_t at, void *arg),
                    void *arg);
 #endif

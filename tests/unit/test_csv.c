@@ -180,6 +180,6 @@ TEST(every_prefix_and_flip)
     kdtest_alloc a;
     kdtest_alloc_begin(&a, 1, KD_ISA_AUTO);
     static const char text[] = "a,b\n1,2.5\n-3e2,4\r\n5 , 6e-1\n";
-    kdtest_damage(text, sizeof text - 1, any, a.ctx);
+    kdtest_damage(text, sizeof text - 1, 1, any, a.ctx);
     kdtest_alloc_end(&a);
 }

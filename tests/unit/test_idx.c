@@ -147,7 +147,7 @@ TEST(every_prefix_and_flip)
     for (int type = 12; type <= 14; type++) {
         size_t n;
         unsigned char *data = kdtest_slurp(idx_file(type, 3, sizes, 24u * (type == 14 ? 8 : 4)), &n);
-        kdtest_damage(data, n, any, a.ctx);
+        kdtest_damage(data, n, 1, any, a.ctx);
         free(data);
     }
     kdtest_alloc_end(&a);

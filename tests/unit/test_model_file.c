@@ -364,7 +364,7 @@ TEST(every_prefix_and_flip)
     kd_model *m = small(a.ctx);
     size_t n;
     unsigned char *data = kdtest_slurp(file_of(parts, KD_COUNT(parts), NULL), &n);
-    kdtest_damage(data, n, whole, m);
+    kdtest_damage(data, n, 1, whole, m);
     free(data);
     kd_model_free(m);
     kdtest_alloc_end(&a);

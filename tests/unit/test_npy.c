@@ -238,7 +238,7 @@ TEST(every_prefix_and_flip)
     for (int version = 1; version <= 3; version += 2) {
         size_t n;
         unsigned char *data = kdtest_slurp(npy_file(version, 0, D "(2, 3), }   \n", six, sizeof six), &n);
-        kdtest_damage(data, n, any, a.ctx);
+        kdtest_damage(data, n, 1, any, a.ctx);
         free(data);
     }
     kdtest_alloc_end(&a);

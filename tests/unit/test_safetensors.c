@@ -563,7 +563,7 @@ TEST(every_prefix_and_flip)
     for (size_t i = 0; i < 2; i++) {
         size_t n;
         unsigned char *data = kdtest_slurp(kdtest_repo(files[i]), &n);
-        kdtest_damage(data, n, any, a.ctx);
+        kdtest_damage(data, n, 3, any, a.ctx);
         free(data);
     }
     kdtest_alloc_end(&a);
