@@ -173,7 +173,8 @@ kd_status kd__file_open(kd__file *file, const char *path)
     file->fd = -1;
     file->size = 0;
     KD_NEED(path);
-    kd__format(file->path, sizeof file->path, "%s", path);
+    size_t n = strlen(path), cut = n < sizeof file->path ? 0 : n + 1 - sizeof file->path;   /* the end tells more */
+    memcpy(file->path, path + cut, n + 1 - cut);
     file->fd = kd__io_table.open_read(path, &file->size);
     if (file->fd < 0) return kd__fail(KD_ERR_IO, "%s: open: %s (errno %d)", file->path, kd__os_text(errno), errno);
     errno = saved;

@@ -10,7 +10,9 @@ enum { BUFFER = 64 * 1024, ONE_CALL = 1 << 30 };
 static kd_status fail_os(kd__writer *writer, const char *what)
 {
     int error = errno;
-    kd_status status = kd__fail(KD_ERR_IO, "%s: %s: %s (errno %d)", writer->path, what, kd__os_text(error), error);
+    size_t n = strlen(writer->path);
+    const char *end = writer->path + (n > 300 ? n - 300 : 0);   /* of a long path, the end tells more */
+    kd_status status = kd__fail(KD_ERR_IO, "%s: %s: %s (errno %d)", end, what, kd__os_text(error), error);
     kd__writer_abort(writer);
     errno = error;
     return status;
