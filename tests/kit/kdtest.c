@@ -172,7 +172,7 @@ static void watch(void)
     alarm(kdtest_full() ? 3600 : 300);
     signal(SIGALRM, died);
     signal(SIGABRT, died);
-#if !defined __SANITIZE_ADDRESS__ && !defined __SANITIZE_THREAD__
+#ifndef KDTEST_SANITIZED
     signal(SIGSEGV, died);
     signal(SIGBUS, died);
     signal(SIGFPE, died);
