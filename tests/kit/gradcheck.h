@@ -23,7 +23,7 @@
  *   forward      shape of the result; |y - ref| <= units 2^-24 size[i], size[i] = |ref[i]| unless the reference fills it
  *                (sum |a b| for a sum of products); units 0: exactly (float)ref
  *   backward     every input, against 4th-order central differences of the double reference, for the loss sum w y with random
- *                w: each element up to 200 of them, and along random directions.  Tolerance 1e-5 (or grad_tol) of the largest
+ *                w: each element up to 200 of them (2000 with KD_TEST_FULL=1), and along random directions.  Tolerance 1e-5 (or grad_tol) of the largest
  *                gradient of that input: f32 rounds to 6e-8, so 1e-5 leaves room for sums of some hundred terms, and every
  *                formula that is wrong in its third digit or fifth fails.  Differences in double with a step of 1e-3 are good to
  *                about 1e-10.
