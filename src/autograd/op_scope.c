@@ -73,12 +73,18 @@ kd_tensor *kd__op_output(kd__op_scope *op, size_t rank, const size_t *shape)
     return add_output(op, kd__tape_new(op->tape, KD_F32, rank, shape));
 }
 
-kd_tensor *kd__op_output_view(kd__op_scope *op, kd_tensor *x, size_t rank, const size_t *shape)
+kd_tensor *kd__op_output_view(kd__op_scope *op, kd_tensor *x, size_t offset, size_t rank, const size_t *shape)
 {
     kd_tape *tape = op->tape;
     if (!kd__tape_ok(tape)) return NULL;
+    unsigned char *data = (unsigned char *)x->data + offset * kd_dtype_size(x->dtype);
+    if (x->tape && x->tape != tape) {   /* its memory may go before ours does */
+        kd_tensor *copy = kd__tape_new(tape, x->dtype, rank, shape);
+        if (copy) memcpy(copy->data, data, copy->count * kd_dtype_size(x->dtype));
+        return add_output(op, copy);
+    }
     kd_tensor header;
-    kd_status status = kd__tensor_init(&header, op->name, x->dtype, rank, shape, x->data);
+    kd_status status = kd__tensor_init(&header, op->name, x->dtype, rank, shape, data);
     kd_tensor *y = status == KD_OK ? kd__header_new(tape) : NULL;
     if (!y) {
         kd__tape_fail(tape, status == KD_OK ? kd__fail(KD_ERR_NOMEM, "%s: out of memory", op->name) : status);
@@ -89,7 +95,7 @@ kd_tensor *kd__op_output_view(kd__op_scope *op, kd_tensor *x, size_t rank, const
     y->ctx = tape->ctx;
     y->tape = tape;
     y->generation = tape->state.generation;
-    if (tape->mode == KD_TAPE_INFER && x->owner == KD__OWNER_TAPE && x->tape == tape && x->block != KD__NO_BLOCK) {
+    if (tape->mode == KD_TAPE_INFER && x->owner == KD__OWNER_TAPE && x->block != KD__NO_BLOCK) {
         y->block = x->block;
         tape->blocks[x->block].references++;
     }

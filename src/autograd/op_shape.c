@@ -41,7 +41,7 @@ kd_tensor *kd_reshape(kd_tape *tape, kd_tensor *x, size_t rank, const size_t *sh
     if (!kd__op_begin(&op, tape, KD__OP_reshape, (kd_tensor *[]){ x }, 1)) return kd__poison(tape);
     kd_status status = kd__shape_infer(__func__, op.in[0]->count, rank, shape, sizes);
     if (status != KD_OK) return kd__tape_fail(tape, status);
-    kd__op_output_view(&op, op.in[0], rank, sizes);
+    kd__op_output_view(&op, op.in[0], 0, rank, sizes);
     return kd__op_end(&op);
 }
 
@@ -54,7 +54,7 @@ kd_tensor *kd_flatten(kd_tape *tape, kd_tensor *x)
     size_t sizes[2] = { x->shape[0] };
     if (!kd__shape_count(x->rank - 1u, x->shape + 1, &sizes[1]))
         return kd__op_fail(&op, KD_ERR_OVERFLOW, "x %S: the sizes of a row do not fit", (size_t)x->rank, x->shape);
-    kd__op_output_view(&op, x, 2, sizes);
+    kd__op_output_view(&op, x, 0, 2, sizes);
     return kd__op_end(&op);
 }
 
@@ -138,11 +138,11 @@ kd_tensor *kd_slice(kd_tape *tape, kd_tensor *x, size_t axis, size_t begin, size
         return kd__op_fail(&op, KD_ERR_ARG, "[%zu, %zu) of axis %zu of x %S", begin, end, axis, (size_t)x->rank, x->shape);
     memcpy(shape, x->shape, sizeof shape);
     shape[axis] = end - begin;
-    const ptrdiff_t offset = (ptrdiff_t)begin * x->stride[axis];
+    const size_t offset = x->count && begin < end ? begin * (size_t)x->stride[axis] : 0;
     const bool shares = x->count == 0 || (kd__shape_count(axis, x->shape, &outer) && outer == 1);
-    kd_tensor *y = shares ? kd__op_output_view(&op, x, x->rank, shape) : kd__op_output(&op, x->rank, shape);
-    if (y && shares) y->data = (float *)x->data + offset;
-    else if (y) kd__strided_copy(tape->ctx, sizeof(float), x->rank, shape, y->data, y->stride, (float *)x->data + offset, x->stride);
+    kd_tensor *y = shares ? kd__op_output_view(&op, x, offset, x->rank, shape) : kd__op_output(&op, x->rank, shape);
+    if (y && !shares)
+        kd__strided_copy(tape->ctx, sizeof(float), x->rank, shape, y->data, y->stride, (float *)x->data + offset, x->stride);
     if (y && op.recording) {
         region *saved = kd__op_save(&op, sizeof *saved);
         if (saved) saved->before[axis] = begin;
@@ -272,6 +272,6 @@ kd_tensor *kd_detach(kd_tape *tape, kd_tensor *x)
     kd__op_scope op;
     if (!kd__op_begin_as(&op, tape, KD__OP_reshape, __func__, (kd_tensor *[]){ x }, 1, 0, 0)) return kd__poison(tape);
     op.recording = false;
-    kd__op_output_view(&op, op.in[0], op.in[0]->rank, op.in[0]->shape);
+    kd__op_output_view(&op, op.in[0], 0, op.in[0]->rank, op.in[0]->shape);
     return kd__op_end(&op);
 }

@@ -93,8 +93,8 @@ bool kd__op_begin_as(kd__op_scope *op, kd_tape *tape, kd__op_id id, const char *
                      uint32_t optional_mask, uint32_t any_dtype_mask);
 /* A f32 output; NULL (poisoned) when memory is out. */
 kd_tensor *kd__op_output(kd__op_scope *op, size_t rank, const size_t *shape);
-/* An output sharing x's memory with another shape. */
-kd_tensor *kd__op_output_view(kd__op_scope *op, kd_tensor *x, size_t rank, const size_t *shape);
+/* An output sharing x's memory from element `offset` on, with another shape (a copy if x is another tape's). */
+kd_tensor *kd__op_output_view(kd__op_scope *op, kd_tensor *x, size_t offset, size_t rank, const size_t *shape);
 /* Zeroed memory that lives until reset, for backward: only call when op->recording.  Becomes node->saved. */
 void      *kd__op_save(kd__op_scope *op, size_t bytes);
 /* Poison the tape: "kd_NAME: <text> (op N)".  Returns the poison tensor. */
