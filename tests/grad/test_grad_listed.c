@@ -20,7 +20,7 @@ static char *read_text(const char *path)
     return text;
 }
 
-/* All of tests/grad and tests/distill in one text: the sources of the gradient cases. */
+/* All of tests/grad and tests/distill, but this file, in one text: the sources of the gradient cases. */
 static char *all_cases(void)
 {
     static const char *const rooms[] = { "tests/grad", "tests/distill" };
@@ -31,7 +31,7 @@ static char *all_cases(void)
         DIR *dir = opendir(path);
         for (struct dirent *e; dir && (e = readdir(dir));) {
             size_t n = strlen(e->d_name);
-            if (n < 2 || strcmp(e->d_name + n - 2, ".c") != 0) continue;
+            if (n < 2 || strcmp(e->d_name + n - 2, ".c") != 0 || strcmp(e->d_name, "test_grad_listed.c") == 0) continue;
             snprintf(path, sizeof path, "%s/%s/%s", KD_TEST_ROOT, rooms[r], e->d_name);
             char *text = read_text(path);
             all = realloc(all, strlen(all) + strlen(text) + 1);
