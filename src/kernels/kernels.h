@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include "kernels/distill_args.h"
 #include "kernels/gemm_block.h"
+#include "kernels/pool_args.h"
 
 /* ---- elementwise: one operand ------------------------------------------------------------------- */
 /* X(name, saved): what the backward needs, IN (the input), OUT (the output) or NONE.
