@@ -1,0 +1,234 @@
+/* test_process.c - a good guest: loading, calling and unloading the shared library leaves the process as it was.
+ * SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
+#include "kdtest_tools.h"
+#include <dirent.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <fenv.h>
+#include <locale.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void library(char *path, size_t cap)
+{
+    if (kdtest_out()[0] == '/') snprintf(path, cap, "%s/libkd.so", kdtest_out());
+    else snprintf(path, cap, "%s/%s/libkd.so", kdtest_root(), kdtest_out());
+}
+
+static int loadable(void)
+{
+#ifdef KDTEST_SANITIZED
+    kdtest_skip("two copies of a sanitizer in one process");
+    return 0;
+#else
+    char path[1200];
+    library(path, sizeof path);
+    void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!handle) {
+        kdtest_skip("no shared library for this program (a static one, or under an emulator)");
+        return 0;
+    }
+    dlclose(handle);
+    return 1;
+#endif
+}
+
+/* What a library could change behind its host's back. */
+typedef struct process_state {
+    unsigned mxcsr;
+    int rounding;
+    char locale[200];
+    sigset_t blocked;
+    struct sigaction actions[32];
+} process_state;
+
+static process_state look(void)
+{
+    process_state s;
+    memset(&s, 0, sizeof s);
+#ifdef __SSE__
+    s.mxcsr = __builtin_ia32_stmxcsr() & ~0x3fu;
+#endif
+    s.rounding = fegetround();
+    snprintf(s.locale, sizeof s.locale, "%s", setlocale(LC_ALL, NULL));
+    pthread_sigmask(SIG_SETMASK, NULL, &s.blocked);
+    for (int i = 1; i < 32; i++) sigaction(i, NULL, &s.actions[i]);
+    return s;
+}
+
+static void unchanged(const process_state *before, const char *when)
+{
+    process_state now = look();
+    CHECK_MSG(now.mxcsr == before->mxcsr && now.rounding == before->rounding, "%s changed the floating-point state", when);
+    CHECK_MSG(strcmp(now.locale, before->locale) == 0, "%s changed the locale", when);
+    for (int i = 1; i < 32; i++) {
+        CHECK_MSG(now.actions[i].sa_handler == before->actions[i].sa_handler, "%s changed the handler of signal %d", when, i);
+        CHECK_MSG(sigismember(&now.blocked, i) == sigismember(&before->blocked, i), "%s blocked signal %d", when, i);
+    }
+}
+
+typedef struct api {
+    kd_status (*context_create)(kd_context **out, const kd_context_desc *desc);
+    void (*context_free)(kd_context *ctx);
+    uint32_t (*context_threads)(const kd_context *ctx);
+    kd_rng (*rng_make)(uint64_t seed);
+    float (*rng_normal)(kd_rng *rng);
+    void (*shutdown)(void);
+    const char *(*last_error)(void);
+} api;
+
+static void *load(api *a)
+{
+    char path[1200];
+    library(path, sizeof path);
+    void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!CHECK_MSG(handle != NULL, "%s", dlerror())) return NULL;
+#define GET(field, name) *(void **)&a->field = dlsym(handle, name), CHECK_MSG(a->field != NULL, "no %s", name)
+    GET(context_create, "kd_context_create");
+    GET(context_free, "kd_context_free");
+    GET(context_threads, "kd_context_threads");
+    GET(rng_make, "kd_rng_make");
+    GET(rng_normal, "kd_rng_normal");
+    GET(shutdown, "kd_shutdown");
+    GET(last_error, "kd_last_error");
+#undef GET
+    return handle;
+}
+
+static void use(const api *a)
+{
+    kd_context *ctx = NULL;
+    kd_rng rng = a->rng_make(1);
+    CHECK(a->rng_normal(&rng) != 0);
+    CHECK(a->context_create(&ctx, NULL) == KD_OK);
+    CHECK(a->context_threads(ctx) >= 1);
+    CHECK(a->context_create(NULL, NULL) == KD_ERR_ARG);
+    CHECK(strstr(a->last_error(), "out is NULL") != NULL);
+    a->context_free(ctx);
+}
+
+TEST(state_of_the_process)
+{
+    if (!loadable()) return;
+    for (int variant = 0; variant < 2; variant++) {
+        if (variant) {
+#ifdef __SSE__
+            __builtin_ia32_ldmxcsr(__builtin_ia32_stmxcsr() | 0x8040);   /* flush to zero: the host's choice stays, too */
+#endif
+            fesetround(FE_UPWARD);
+        }
+        process_state before = look();
+        api a;
+        void *handle = load(&a);
+        unchanged(&before, "loading");
+        if (!handle) return;
+        use(&a);
+        unchanged(&before, "calling");
+        a.shutdown();
+        dlclose(handle);
+        unchanged(&before, "unloading");
+        fesetenv(FE_DFL_ENV);
+    }
+}
+
+static size_t entries(const char *dir)
+{
+    size_t n = 0;
+    DIR *d = opendir(dir);
+    if (!d) return 0;
+    while (readdir(d)) n++;
+    closedir(d);
+    return n;
+}
+
+static size_t resident_kb(void)
+{
+    FILE *f = fopen("/proc/self/statm", "r");
+    size_t all = 0, resident = 0;
+    if (!f) return 0;
+    if (fscanf(f, "%zu %zu", &all, &resident) != 2) resident = 0;
+    fclose(f);
+    return resident * (size_t)sysconf(_SC_PAGESIZE) / 1024;
+}
+
+static void *load_in_a_thread(void *arg)
+{
+    (void)arg;
+    api a;
+    void *handle = load(&a);
+    if (!handle) return NULL;
+    use(&a);
+    a.shutdown();
+    dlclose(handle);
+    return NULL;   /* and the thread ends after the library is closed */
+}
+
+TEST(loaded_and_closed_over_and_over)
+{
+    if (!loadable()) return;
+    int rounds = kdtest_full() ? 1000 : 100;
+    size_t before = 0, threads = 0, files = 0;
+    for (int i = 0; i < rounds; i++) {
+        pthread_t id;
+        CHECK(pthread_create(&id, NULL, load_in_a_thread, NULL) == 0);
+        pthread_join(id, NULL);
+        if (i == 10) {
+            before = resident_kb();
+            threads = entries("/proc/self/task");
+            files = entries("/proc/self/fd");
+        }
+    }
+    CHECK(entries("/proc/self/task") == threads && entries("/proc/self/fd") == files);
+    CHECK_MSG(resident_kb() < before + 1024, "grew by %zu kB", resident_kb() - before);
+}
+
+/* Nothing is written to the standard streams, not even by failures. */
+TEST(silence)
+{
+    if (!loadable()) return;
+    char path[600];
+    snprintf(path, sizeof path, "%s/streams", kdtest_tmp());
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+        dup2(fd, 1);
+        dup2(fd, 2);
+        api a;
+        if (!load(&a)) _exit(1);
+        setenv("KD_NUM_THREADS", "junk", 1);
+        setenv("KD_ISA", "junk", 1);
+        kd_context *ctx = NULL;
+        if (a.context_create(NULL, NULL) != KD_ERR_ARG || a.context_create(&ctx, NULL) != KD_OK) _exit(2);
+        a.rng_normal(NULL);
+        a.context_free(ctx);
+        a.shutdown();
+        _exit(lseek(fd, 0, SEEK_CUR) == 0 ? 0 : 3);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+    CHECK_MSG(WEXITSTATUS(status) == 0, "child says %d", WEXITSTATUS(status));
+}
+
+/* A locale with a decimal comma changes no text of ours.  Which locales there are is the machine's affair. */
+TEST(decimal_comma)
+{
+    static const char *const names[] = { "de_DE.UTF-8", "de_DE.utf8", "de_DE", "fr_FR.UTF-8", "fr_FR", "nl_NL.UTF-8" };
+    const char *found = NULL;
+    for (size_t i = 0; i < sizeof names / sizeof *names && !found; i++) found = setlocale(LC_ALL, names[i]);
+    if (!found) {
+        kdtest_skip("no locale with a decimal comma is installed");
+        return;
+    }
+    kd_context_desc desc;
+    kd_context_desc_init(&desc, sizeof desc);
+    desc.log_level = 9;
+    kd_context *ctx;
+    CHECK_STATUS(kd_context_create(&ctx, &desc), KD_ERR_ARG);
+    CHECK_ERROR_HAS("log_level: 9 is beyond");
+    setlocale(LC_ALL, "C");
+}

@@ -1,0 +1,222 @@
+/* test_symbols.c - what the library exports, what it asks of the system, and which instructions are where.
+ * SPDX-License-Identifier: MIT */
+#include "kdtest_tools.h"
+#include <stdlib.h>
+#include <unistd.h>
+
+/* A sanitized library asks for its sanitizer, too; its table and calls are of another kind. */
+static int plain_build(void)
+{
+#ifdef KDTEST_SANITIZED
+    kdtest_skip("a sanitized build");
+    return 0;
+#else
+    if (kdtest_have(kdtest_nm())) return 1;
+    kdtest_skip("no nm");
+    return 0;
+#endif
+}
+
+static int in_list(const char *list, const char *word)
+{
+    size_t n = strlen(word);
+    for (const char *p = list; (p = strstr(p, word)); p += n)
+        if ((p == list || p[-1] == '\n') && p[n] == '\n') return 1;
+    return 0;
+}
+
+/* ---- the shared library ----------------------------------------------------------------------------------- */
+
+/* The names that the headers declare: the map that gen_map.sh makes of them, one a line. */
+static char *declared(void)
+{
+    int status;
+    char *names = kdtest_run(&status, "sh tests/tools/gen_map.sh | sed -n 's/^    \\(kd_[a-z0-9_]*\\);$/\\1/p'");
+    CHECK(status == 0 && strstr(names, "kd_version\n"));
+    return names;
+}
+
+TEST(map_is_what_the_headers_declare)
+{
+    int status;
+    char *made = kdtest_run(&status, "sh tests/tools/gen_map.sh"), *kept = kdtest_read("src/libkd.map", NULL);
+    CHECK(status == 0);
+    char *rest = made;
+    for (char *line, copy[300]; (line = kdtest_line(&rest));) {
+        snprintf(copy, sizeof copy, "%s\n", line);
+        CHECK_MSG(strstr(kept, copy) != NULL, "src/libkd.map lacks:%s  (sh tests/tools/gen_map.sh > src/libkd.map)", line);
+    }
+    free(made);
+    made = kdtest_run(&status, "sh tests/tools/gen_map.sh");
+    CHECK_MSG(strcmp(made, kept) == 0, "src/libkd.map is not what gen_map.sh makes (sh tests/tools/gen_map.sh > src/libkd.map)");
+    free(made);
+    free(kept);
+}
+
+TEST(exports_are_the_api)
+{
+    if (!plain_build()) return;
+    int status;
+    char *names = declared();
+    char *exported = kdtest_run(&status, "%s -D --defined-only %s/libkd.so | awk '$2 != \"A\" { sub(/@.*/, \"\", $3); print $3 }'",
+                                kdtest_nm(), kdtest_out());
+    CHECK(status == 0 && strlen(exported) > 0);
+    char *list = exported, *all = malloc(strlen(exported) + 1);
+    memcpy(all, exported, strlen(exported) + 1);
+    for (char *name; (name = kdtest_line(&list));) CHECK_MSG(in_list(names, name), "exported, but no API: %s", name);
+    list = names;
+    for (char *name; (name = kdtest_line(&list));) CHECK_MSG(in_list(all, name), "declared with KD_API, but not exported: %s", name);
+    free(all);
+    free(exported);
+    free(names);
+}
+
+TEST(soname)
+{
+    int status;
+    if (!kdtest_have("readelf")) {
+        kdtest_skip("no readelf");
+        return;
+    }
+    char *dynamic = kdtest_run(&status, "LC_ALL=C readelf -d %s/libkd.so", kdtest_out());
+    CHECK(status == 0);
+    CHECK(strstr(dynamic, "soname: [libkd.so.0]"));
+    CHECK(strstr(dynamic, "NODELETE") && strstr(dynamic, "NOW"));
+    /* nothing to install: the C library and its parts alone */
+    for (char *rest = dynamic, *line; (line = kdtest_line(&rest));)
+        if (strstr(line, "(NEEDED)"))
+            CHECK_MSG(strstr(line, "[libc.") || strstr(line, "[libm.") || strstr(line, "[libpthread.") || strstr(line, "[ld-linux") ||
+#ifdef KD_BLIS
+                          strstr(line, "[libblis.") ||
+#endif
+#ifdef KDTEST_SANITIZED
+                          strstr(line, "[liba") || strstr(line, "[libt") || strstr(line, "[libu") || strstr(line, "[libgcc_s") ||
+#endif
+                          0,
+                      "%s", line);
+    free(dynamic);
+}
+
+/* ---- what is asked of the system --------------------------------------------------------------------------- */
+
+static const char *const refused[] = {
+    "exit", "_exit", "_Exit", "quick_exit", "abort", "atexit", "__assert_fail", "raise", "kill",
+    "printf", "vprintf", "fprintf", "vfprintf", "dprintf", "sprintf", "vsprintf", "snprintf", "vsnprintf", "asprintf",
+    "__printf_chk", "__fprintf_chk", "__vfprintf_chk", "__sprintf_chk", "__snprintf_chk", "__vsnprintf_chk", "perror",
+    "puts", "fputs", "fputc", "putc", "putchar", "fwrite", "stdout", "stderr", "stdin", "fopen", "fdopen", "freopen",
+    "scanf", "fscanf", "sscanf", "__isoc99_scanf", "__isoc99_fscanf", "__isoc99_sscanf", "__isoc23_sscanf",
+    "strtod", "strtof", "strtold", "strtol", "strtoul", "strtoll", "strtoull", "__isoc23_strtol", "__isoc23_strtoul", "atoi", "atof",
+    "setlocale", "localeconv", "newlocale", "uselocale", "strcoll",
+    "rand", "srand", "random", "drand48", "arc4random", "time", "gettimeofday",
+    "signal", "sigaction", "strtok", "qsort", "bsearch", "strerror", "setenv", "putenv", "unsetenv", "system", "popen", "fork",
+    "pthread_key_create", "pthread_setspecific", "fesetround", "fesetenv", "feenableexcept", "setjmp", "longjmp", "sleep", "usleep",
+    /* whose bits differ from one libm to the next */
+    "exp", "expf", "exp2", "exp2f", "expm1", "expm1f", "log", "logf", "log2", "log2f", "log10", "log10f", "log1p", "log1pf",
+    "pow", "powf", "sin", "sinf", "cos", "cosf", "tan", "tanf", "tanh", "tanhf", "erf", "erff", "cbrt", "sincosf", "sincos",
+};
+
+TEST(calls_that_a_guest_does_not_make)
+{
+    if (!plain_build()) return;
+    int status;
+    char *wanted = kdtest_run(&status, "%s -D -u %s/libkd.so | awk '{ sub(/@.*/, \"\", $2); print $2 }'", kdtest_nm(), kdtest_out());
+    CHECK(status == 0 && in_list(wanted, "posix_memalign"));
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+        CHECK_MSG(!in_list(wanted, refused[i]), "libkd.so calls %s", refused[i]);
+    free(wanted);
+}
+
+/* Memory, threads and the operating system are src/base's alone. */
+TEST(only_base_asks_the_system)
+{
+    if (!plain_build()) return;
+    static const char *const base_only[] = { "malloc", "calloc", "realloc", "free", "posix_memalign", "aligned_alloc", "mmap", "munmap",
+                                             "open", "open64", "close", "read", "write", "pread64", "pread", "rename", "unlink", "fsync",
+                                             "getenv", "pthread_create", "pthread_mutex_lock", "pthread_cond_wait", "clock_gettime" };
+    int status;
+    char *wanted = kdtest_run(&status, "cd %s && for o in */*.o; do case $o in base/*|tests/*) ;; *) %s -u $o | awk -v o=$o '{ print $2, o }'; esac; done",
+                              kdtest_obj(), kdtest_nm());
+    CHECK(status == 0);
+    for (char *rest = wanted, *line; (line = kdtest_line(&rest));)
+        for (size_t i = 0; i < sizeof base_only / sizeof *base_only; i++) {
+            size_t n = strlen(base_only[i]);
+            CHECK_MSG(strncmp(line, base_only[i], n) != 0 || line[n] != ' ', "%s (symbol, object)", line);
+        }
+    free(wanted);
+}
+
+/* ---- objects ----------------------------------------------------------------------------------------------- */
+
+TEST(static_library_keeps_to_its_prefix)
+{
+    if (!plain_build()) return;
+    int status;
+    char *names = kdtest_run(&status, "%s -g --defined-only %s/libkd.a | awk 'NF == 3 && $3 !~ /^kd_/ { print $3 }'", kdtest_nm(), kdtest_out());
+    CHECK(status == 0);
+    CHECK_MSG(!*names, "globals without the prefix kd_:\n%s", names);
+    free(names);
+}
+
+TEST(kernels_carry_the_name_of_their_instruction_set)
+{
+    if (!plain_build()) return;
+    int status;
+    static const char *const isas[] = { "scalar", "avx2", "avx512", "neon" };
+    int objects = 0;
+    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
+        char *names = kdtest_run(&status, "cd %s/kernels && for o in *.%s.o; do [ -f $o ] && %s -g --defined-only $o | "
+                                 "awk -v o=$o 'NF == 3 { print $3, o } END { print \"object\" }'; done", kdtest_obj(), isas[i], kdtest_nm());
+        for (char *rest = names, *line; (line = kdtest_line(&rest));) {
+            if (strcmp(line, "object") == 0) {
+                objects++;
+                continue;
+            }
+            char *name_end = strchr(line, ' '), suffix[20];
+            snprintf(suffix, sizeof suffix, "_%s", isas[i]);
+            size_t k = strlen(suffix);
+            if (!CHECK(name_end != NULL)) continue;
+            CHECK_MSG((size_t)(name_end - line) > k && strncmp(name_end - k, suffix, k) == 0, "%s does not end in %s", line, suffix);
+        }
+        free(names);
+    }
+    CHECK(objects > 0);
+}
+
+/* A function compiled for AVX and chosen by the linker for everyone ends the process on an older machine. */
+TEST(no_avx_outside_the_kernels)
+{
+    if (!plain_build()) return;
+#if defined __x86_64__ && !defined __AVX__
+    if (!kdtest_have("objdump")) {
+        kdtest_skip("no objdump");
+        return;
+    }
+    int status;
+    char *found = kdtest_run(&status,
+                             "cd %s && for o in */*.o; do case $o in tests/*|*.avx2.o|*.avx512.o) ;; *) "
+                             "objdump -d --no-show-raw-insn $o | awk -v o=$o '$2 ~ /^v[a-z]/ && $2 !~ /^verr|^verw|^vm/ { print o, $2; exit }';"
+                             " esac; done", kdtest_obj());
+    CHECK_MSG(status == 0 && !*found, "AVX instructions in:\n%s", found);
+    free(found);
+    found = kdtest_run(&status, "cd %s && objdump -d --no-show-raw-insn kernels/*.avx2.o | awk '/zmm|%%k[1-7]/ { print; exit }'", kdtest_obj());
+    CHECK_MSG(status == 0 && !*found, "AVX-512 in the AVX2 kernels: %s", found);
+    free(found);
+#else
+    kdtest_skip("not a plain x86-64 build");
+#endif
+}
+
+/* No constructors: loading the library runs none of its code. */
+TEST(nothing_runs_on_loading)
+{
+    if (!plain_build()) return;
+    if (!kdtest_have("objdump")) {
+        kdtest_skip("no objdump");
+        return;
+    }
+    int status;
+    char *found = kdtest_run(&status, "cd %s && for o in */*.o; do case $o in tests/*) ;; *) objdump -h $o | "
+                             "grep -E '\\.(init_array|ctors|preinit_array|fini_array|init|fini)( |$)'; esac; done; true", kdtest_obj());
+    CHECK_MSG(status == 0 && !*found, "constructors:\n%s", found);
+    free(found);
+}
