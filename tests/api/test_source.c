@@ -2,18 +2,20 @@
  * SPDX-License-Identifier: MIT */
 #include "kdtest_tools.h"
 #include <stdlib.h>
+#include <unistd.h>
 
-/* base <- cpu, simd <- kernels <- tensor <- autograd <- nn <- distill, optim, zoo <- io <- data: a room includes
- * itself and rooms of a lower level.  A public header counts as part of the room that implements it. */
+/* base <- cpu, simd <- kernels <- tensor <- autograd <- nn <- distill, optim, zoo <- data, io: a room includes itself
+ * and rooms of a lower level; data and io, which only users stand on, each other.  A public header counts as part
+ * of the room that implements it. */
 static const struct { const char *room; int level; const char *header; } rooms[] = {
     { "base", 0, "kd/base.h" },       { "cpu", 1, NULL },
     { "simd", 1, NULL },              { "kernels", 2, "kd/kernels.h" },
     { "tensor", 3, "kd/tensor.h" },   { "autograd", 4, "kd/tape.h" },
     { "nn", 5, "kd/model.h" },        { "distill", 6, "kd/distill.h" },
     { "optim", 6, "kd/optimizer.h" }, { "zoo", 6, NULL },
-    { "io", 7, "kd/io.h" },           { "data", 8, "kd/data.h" },
+    { "io", 7, "kd/io.h" },           { "data", 7, "kd/data.h" },
 };
-enum { ROOMS = sizeof rooms / sizeof *rooms };
+enum { ROOMS = sizeof rooms / sizeof *rooms, TOP = 7 };
 
 static int room_named(const char *name, size_t n)
 {
@@ -57,9 +59,10 @@ static void check_room(const char *path, void *user)
         char *file = included(line, &kind);
         if (!file || kind != '"') continue;
         int other = room_of_include(file);
-        CHECK_MSG(other >= 0, "%s includes \"%s\", which is in no room", path, file);
-        CHECK_MSG(other < 0 || other == room || rooms[other].level < rooms[room].level, "%s includes \"%s\": %s must not know %s",
-                  path, file, rooms[room].room, rooms[other].room);
+        if (!CHECK_MSG(other >= 0, "%s includes \"%s\", which is in no room", path, file)) continue;
+        int lower = rooms[other].level < rooms[room].level, top = rooms[other].level == TOP && rooms[room].level == TOP;
+        CHECK_MSG(other == room || lower || top, "%s includes \"%s\": %s must not know %s", path, file, rooms[room].room,
+                  rooms[other].room);
     }
     free(text);
 }
@@ -76,8 +79,13 @@ static void check_public(const char *path, void *user)
     for (char *line; (line = kdtest_line(&rest));) {
         char *file = included(line, &kind);
         if (!file) continue;
-        int good = kind == '<' ? strcmp(file, "stddef.h") == 0 || strcmp(file, "stdint.h") == 0 : strncmp(file, "kd/", 3) == 0;
-        CHECK_MSG(good, "%s includes %s", path, file);
+        if (kind == '<') {
+            CHECK_MSG(strcmp(file, "stddef.h") == 0 || strcmp(file, "stdint.h") == 0, "%s includes <%s>", path, file);
+            continue;
+        }
+        char other[1200];   /* beside itself, as a quoted name is looked up first */
+        snprintf(other, sizeof other, "%s/%.*s/%s", kdtest_root(), (int)(strrchr(path, '/') - path), path, file);
+        CHECK_MSG(access(other, R_OK) == 0, "%s includes \"%s\"", path, file);
     }
     free(text);
 }
@@ -151,7 +159,7 @@ static void check_text(const char *path, void *user)
         CHECK_MSG(n == 0 || line[n - 1] != ' ', "%s:%zu: blanks at the end", path, number);
         if (number <= 20 && strstr(line, "SPDX-License-Identifier: MIT")) spdx = 1;
         if (!code) continue;
-        CHECK_MSG(n <= 140, "%s:%zu: %zu columns", path, number, n);
+        CHECK_MSG(n <= 140 || strstr(path, "/golden/"), "%s:%zu: %zu columns", path, number, n);
         CHECK_MSG(!strstr(line, "TO" "DO") && !strstr(line, "FIX" "ME") && !strstr(line, "XX" "X:"), "%s:%zu: unfinished: %s", path,
                   number, line);
     }

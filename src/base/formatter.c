@@ -1,4 +1,4 @@
-/* format.c - the formatter behind every error and log text: no locale, no allocation, exact decimals.
+/* formatter.c - the formatter behind every error and log text: no locale, no allocation, exact decimals.
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
 #include <stdarg.h>
