@@ -3,15 +3,18 @@
 #   make demo                a teacher teaches a student, on real data
 #   make check               the tests
 # CC CFLAGS CPPFLAGS LDFLAGS LDLIBS AR are yours; libkd's own flags are added to them.
-# CONFIG=name keeps a build of its own (objects in lib/obj/name): CONFIG=asan, tsan, ubsan, scalar-fma ...
+# CONFIG=name keeps a build of its own, in lib/obj/name: asan, tsan and msan (clang) are known; any other name is
+# for flags of your choice, as in: make CONFIG=mine CFLAGS='-O2 -march=native' check
 
+CONFIG  ?= release
 CC      ?= cc
 AR      ?= ar
 NM      ?= nm
-CFLAGS  ?= -O3 -g
-PREFIX  ?= /usr/local
-LIBDIR  ?= $(PREFIX)/lib
-INCLUDEDIR ?= $(PREFIX)/include
+CFLAGS  ?= $(if $(SAN_$(CONFIG)),-O1 -g,-O3 -g)
+PREFIX  ?= $(or $(prefix),/usr/local)
+LIBDIR  ?= $(or $(libdir),$(PREFIX)/lib)
+INCLUDEDIR ?= $(or $(includedir),$(PREFIX)/include)
+INSTALL ?= install
 V       ?= 0
 ifeq ($(origin CC),default)
 CC := cc
@@ -37,7 +40,6 @@ FLAGS_neon   :=
 FLAGS_avx2   := -mavx2 -mfma -mf16c -mbmi2
 FLAGS_avx512 := $(FLAGS_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mprefer-vector-width=512
 
-CONFIG  ?= release
 LIB     := lib
 OBJ     := $(LIB)/obj/$(CONFIG)
 OUT     := $(if $(filter release,$(CONFIG)),$(LIB),$(OBJ))
@@ -49,6 +51,7 @@ BASE = -std=c11 $(WARN) -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-er
         -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE
 SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SAN_tsan := -fsanitize=thread
+SAN_msan := -fsanitize=memory -fno-sanitize-recover=all -fno-omit-frame-pointer
 SAN  := $(SAN_$(CONFIG))
 ISA_DEFS := $(patsubst %,-DKD_BUILD_%=1,$(ISAS))
 
@@ -112,6 +115,52 @@ $(OBJ)/tests/%: $(OBJ)/tests/%.o $(TKIT) $(A)
 tests: $(TBIN) ## build the tests
 check: all $(TBIN) ## run the tests (under 90 s on two cores)
 	@KD_OBJ=$(OBJ) KD_OUT=$(OUT) KD_CC='$(CC)' KD_NM='$(NM)' sh tests/tools/run.sh $(TBIN)
+check-all: ## the long tests: sanitizers, every instruction set, other compilers, valgrind, NEON
+	@MAKE='$(MAKE)' sh tests/tools/check_all.sh
+ready: ## everything a reviewer would ask, one line each
+	@MAKE='$(MAKE)' sh tests/tools/ready.sh
+lint: $(OBJ)/tests/api/test_source ## the rules of the source tree
+	@$< -v
+
+# ---- examples --------------------------------------------------------------------------------------
+EXAMPLES := $(patsubst examples/%.c,$(OUT)/examples/%,$(sort $(wildcard examples/*.c)))
+SUPPORT  := $(sort $(wildcard examples/support/*.c))
+examples: $(EXAMPLES) ## build the examples, in lib/examples
+$(OUT)/examples/%: examples/%.c $(SUPPORT) $(wildcard examples/support/*.h) $(A)
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(SUPPORT) $(LDFLAGS) $(A) $(LDLIBS) -o $@
+demo: $(OUT)/examples/distill_digits ## a teacher teaches a student, on real data (DATA=fashion LABELS=all)
+	$(Q)$< $(if $(DATA),--data $(DATA)) $(if $(LABELS),--labels $(LABELS)) --out $(OUT)/demo
+
+# ---- installing ------------------------------------------------------------------------------------
+HEADERS := $(sort $(wildcard include/kd/*.h))
+SONAMES := libkd.so.$(ABI) libkd.so
+# a path of the .pc file, by ${prefix} where it lies below
+pc_path = $(patsubst $(PREFIX)/%,$${prefix}/%,$(1))
+install: all ## into PREFIX, LIBDIR, INCLUDEDIR, below DESTDIR
+	@mkdir -p $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR)/kd
+	$(INSTALL) -m 644 $(A) $(DESTDIR)$(LIBDIR)/libkd.a
+	$(INSTALL) -m 755 $(SO) $(DESTDIR)$(LIBDIR)/
+	ln -sf libkd.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libkd.so.$(ABI)
+	ln -sf libkd.so.$(ABI) $(DESTDIR)$(LIBDIR)/libkd.so
+	$(INSTALL) -m 644 include/kd.h $(DESTDIR)$(INCLUDEDIR)/kd.h
+	$(INSTALL) -m 644 $(HEADERS) $(DESTDIR)$(INCLUDEDIR)/kd/
+	sed -e 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(call pc_path,$(LIBDIR))|; s|@INCLUDEDIR@|$(call pc_path,$(INCLUDEDIR))|' \
+	    -e 's|@VERSION@|$(VERSION)|; s|@REQUIRES@|$(if $(filter 1,$(BLIS)), blis)|' pkgconfig/libkd.pc.in \
+	    > $(DESTDIR)$(LIBDIR)/pkgconfig/libkd.pc
+uninstall: ## what install put there
+	rm -f $(DESTDIR)$(LIBDIR)/libkd.a $(DESTDIR)$(LIBDIR)/libkd.so.$(VERSION) $(SONAMES:%=$(DESTDIR)$(LIBDIR)/%) \
+	  $(DESTDIR)$(LIBDIR)/pkgconfig/libkd.pc $(DESTDIR)$(INCLUDEDIR)/kd.h $(HEADERS:include/%=$(DESTDIR)$(INCLUDEDIR)/%)
+	-rmdir $(DESTDIR)$(INCLUDEDIR)/kd
+
+info: ## what would be built, and how
+	@echo "version   $(VERSION), ABI $(ABI)"
+	@echo "compiler  $(CC) ($(shell $(CC) -dumpmachine) $(shell $(CC) -dumpversion))"
+	@echo "flags     $(CPPFLAGS) $(CFLAGS) $(SAN)"
+	@echo "sets      $(ISAS)"
+	@echo "blis      $(if $(filter 1,$(BLIS)),yes,no)"
+	@echo "into      $(OUT), objects in $(OBJ)"
+	@echo "install   $(DESTDIR)$(LIBDIR), $(DESTDIR)$(INCLUDEDIR)"
 
 clean: ## remove what the build made
 	rm -rf $(LIB)
@@ -119,5 +168,5 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
 -include $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d)
-.PHONY: all tests check clean help
+.PHONY: all tests check check-all ready lint examples demo install uninstall info clean help
 .DELETE_ON_ERROR:
