@@ -5,7 +5,7 @@
  * one sample.  Each chunk of 256 rows gives sums per column in single precision, while it is in the cache; the chunks
  * join in double, in order (Chan, Golub and LeVeque 1979), so the result knows nothing of threads. */
 #include "autograd/norm.h"
-#include "autograd/tape_internal.h"
+#include "autograd/eltwise.h"
 #include <math.h>
 
 #define CHUNK 256u
@@ -18,6 +18,7 @@ typedef struct columns {
     const float *mean, *scale, *shift;   /* [samples, c]; mean NULL: zeros */
     const float *k, *m;
     float *out, *partial;
+    double *set_mean, *set_m2;
     bool accumulate;
 } columns;
 
@@ -35,7 +36,7 @@ static size_t chunk_start(const columns *g, size_t task)
 static void run_chunks(columns *g, void (*fn)(size_t begin, size_t end, void *arg))
 {
     size_t each = KD_MIN(g->rows, CHUNK) * g->c;
-    kd__parallel_range(g->ctx, g->samples * g->chunks, KD_MAX(32768u / KD_MAX(each, 1u), 1u), fn, g);
+    kd__parallel_range(g->ctx, g->samples * g->chunks, kd__row_grain(each), fn, g);
 }
 
 static void stats_task(size_t begin, size_t end, void *arg)
@@ -78,32 +79,47 @@ static void backward_task(size_t begin, size_t end, void *arg)
     }
 }
 
+/* Column i of all samples' columns in a row belongs to set i / width: for (set) for (its columns). */
+#define EACH_COLUMN(i, set, sets, width)              \
+    for (size_t i = 0, set = 0; set < (sets); set++)  \
+        for (size_t set##_end = i + (width); i < set##_end; i++)
+
+/* The chunks of one sample joined: means, then sums of squared deviations. */
+static void join_task(size_t begin, size_t end, void *arg)
+{
+    const columns *g = arg;
+    size_t c = g->c, per = c / g->width;
+    for (size_t s = begin; s < end; s++) {
+        double *mean = g->set_mean + s * per, *m2 = g->set_m2 + s * per;
+        for (size_t k = 0; k < per; k++) mean[k] = m2[k] = 0.0;
+        for (size_t t = s * g->chunks; t < (s + 1) * g->chunks; t++) {
+            const float *shift = g->partial + 3 * t * c, *s1 = shift + c;
+            double n = (double)chunk_rows(g, t);
+            EACH_COLUMN(j, k, per, g->width) mean[k] += n * (double)shift[j] + (double)s1[j];
+        }
+        for (size_t k = 0; k < per; k++) mean[k] /= set_size(g);
+        for (size_t t = s * g->chunks; t < (s + 1) * g->chunks; t++) {
+            const float *shift = g->partial + 3 * t * c, *s1 = shift + c, *s2 = s1 + c;
+            double n = (double)chunk_rows(g, t), share = 1.0 / n;
+            EACH_COLUMN(j, k, per, g->width) {
+                double d = (double)s1[j] * share, far = (double)shift[j] + d - mean[k];
+                m2[k] += (double)s2[j] + n * (far * far - d * d);
+            }
+        }
+        for (size_t k = 0; k < per; k++)
+            if (m2[k] < 0.0) m2[k] = 0.0;   /* rounding; NaN stays */
+    }
+}
+
 /* Mean and sum of squared deviations of every set.  False: out of memory. */
 static bool column_statistics(columns *g, double *mean, double *m2)
 {
-    size_t c = g->c, tasks = g->samples * g->chunks, sets = column_sets(g), per = c / g->width;
-    g->partial = kd__scratch_get(g->ctx, tasks * 3 * c * sizeof(float));
+    g->partial = kd__scratch_get(g->ctx, g->samples * g->chunks * 3 * g->c * sizeof(float));
     if (!g->partial) return false;
+    g->set_mean = mean;
+    g->set_m2 = m2;
     run_chunks(g, stats_task);
-    memset(mean, 0, sets * sizeof *mean);
-    memset(m2, 0, sets * sizeof *m2);
-    for (size_t t = 0; t < tasks; t++) {
-        const float *shift = g->partial + 3 * t * c, *s1 = shift + c;
-        double n = (double)chunk_rows(g, t), *set = mean + t / g->chunks * per;
-        for (size_t j = 0; j < c; j++) set[j / g->width] += n * (double)shift[j] + (double)s1[j];
-    }
-    for (size_t s = 0; s < sets; s++) mean[s] /= set_size(g);
-    for (size_t t = 0; t < tasks; t++) {
-        const float *shift = g->partial + 3 * t * c, *s1 = shift + c, *s2 = s1 + c;
-        double n = (double)chunk_rows(g, t), *set = m2 + t / g->chunks * per;
-        const double *centre = mean + t / g->chunks * per;
-        for (size_t j = 0; j < c; j++) {
-            double d = (double)s1[j] / n, far = (double)shift[j] + d - centre[j / g->width];
-            set[j / g->width] += (double)s2[j] + n * (far * far - d * d);
-        }
-    }
-    for (size_t s = 0; s < sets; s++)
-        if (m2[s] < 0.0) m2[s] = 0.0;   /* rounding; NaN stays */
+    kd__parallel_range(g->ctx, g->samples, kd__row_grain(g->chunks * g->c), join_task, g);
     kd__scratch_put(g->ctx, g->partial);
     return true;
 }
@@ -132,17 +148,16 @@ static bool save_statistics(kd__op_scope *op, const columns *g, bool constant, c
 static bool column_apply(columns *g, const double *mean, const double *rstd, const kd_tensor *weight, const kd_tensor *bias,
                          float *y)
 {
-    size_t n = g->samples * g->c, per = g->c / g->width;
+    size_t n = g->samples * g->c, j = 0;
     float *space = kd__scratch_get(g->ctx, 3 * n * sizeof *space);
     if (!space) return false;
-    for (size_t s = 0; s < g->samples; s++)
-        for (size_t j = 0; j < g->c; j++) {
-            size_t set = s * per + j / g->width, at = s * g->c + j;
-            float w = weight ? ((const float *)weight->data)[j] : 1.0f;
-            space[at] = (float)mean[set];
-            space[n + at] = (float)rstd[set] * w;
-            space[2 * n + at] = bias ? ((const float *)bias->data)[j] : 0.0f;
-        }
+    EACH_COLUMN(i, set, column_sets(g), g->width) {
+        float w = weight ? ((const float *)weight->data)[j] : 1.0f;
+        space[i] = (float)mean[set];
+        space[n + i] = (float)rstd[set] * w;
+        space[2 * n + i] = bias ? ((const float *)bias->data)[j] : 0.0f;
+        if (++j == g->c) j = 0;
+    }
     g->mean = space;
     g->scale = space + n;
     g->shift = space + 2 * n;
@@ -188,7 +203,7 @@ static void column_backward(kd_tape *tape, kd__node *node)
     double *s_dyx = s_dy + n, *set_g = s_dyx + n, *set_ghat = set_g + sets;
     float *space = (float *)(void *)(set_ghat + sets), *scale = space + n, *k = scale + n, *m = k + n;
     memset(s_dy, 0, doubles * sizeof(double));
-    for (size_t i = 0; i < n; i++) space[i] = mean[i / c * per + i % c / g.width];
+    EACH_COLUMN(i, set, sets, g.width) space[i] = mean[set];
     g.mean = space;
     if (sums) {   /* sum dy and sum dy (x - mean), per sample and column */
         g.partial = m + n;
@@ -202,15 +217,15 @@ static void column_backward(kd_tape *tape, kd__node *node)
             }
         }
     }
-    for (size_t i = 0; i < n; i++) {
-        size_t set = i / c * per + i % c / g.width;
-        double w = weight ? (double)((const float *)weight->data)[i % c] : 1.0, r = (double)rstd[set];
+    size_t channel = 0;
+    EACH_COLUMN(i, set, sets, g.width) {
+        double w = weight ? (double)((const float *)weight->data)[channel] : 1.0, r = (double)rstd[set];
         scale[i] = (float)(w * r);
         set_g[set] += w * s_dy[i];                   /* sum of g = dy weight */
         set_ghat[set] += w * s_dyx[i] * r;           /* sum of g hat         */
+        if (++channel == c) channel = 0;
     }
-    for (size_t i = 0; i < n; i++) {   /* dx = rstd (g - mean g - hat mean(g hat)) */
-        size_t set = i / c * per + i % c / g.width;
+    EACH_COLUMN(i, set, sets, g.width) {   /* dx = rstd (g - mean g - hat mean(g hat)) */
         double r = saved->constant ? 0.0 : (double)rstd[set] / set_size(&g);
         k[i] = (float)(r * set_ghat[set] * (double)rstd[set]);
         m[i] = (float)(r * set_g[set]);

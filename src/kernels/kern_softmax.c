@@ -140,28 +140,37 @@ V_FN kd_f32x16 softmax_gradient(int logarithm, kd_f32x16 y, kd_f32x16 g, kd_f32x
     return v_mul(d, inverse_t);
 }
 
+/* k elements of a row: 16, as a literal (whole vectors: a masked store that misses the cache is slow), or fewer at its end. */
+V_FN void softmax_sum_step(kd_f64x16 *total, kd_m16 *unmasked, const float *g, const float *y, size_t k, int logarithm)
+{
+    kd_f32x16 none = v_set1(-__builtin_inff()), vg = k == 16 ? v_load(g) : v_load_n(g, k, 0.0f);
+    kd_f32x16 vy = k == 16 ? v_load(y) : v_load_n(y, k, -__builtin_inff());
+    *unmasked = vm_or(*unmasked, vm_not(v_eq(vy, none)));
+    if (logarithm) *total = vd_add(*total, vd_from_f32(vg));
+    else *total = vd_mac_f32(*total, vg, k == 16 ? vy : v_select(vm_first(k), vy, v_zero()));
+}
+V_FN void softmax_gradient_step(float *out, const float *g, const float *y, size_t k, kd_f32x16 sum, kd_f32x16 inverse_t,
+                                int logarithm, int accumulate)
+{
+    kd_f32x16 vg = k == 16 ? v_load(g) : v_load_n(g, k, 0.0f), vy = k == 16 ? v_load(y) : v_load_n(y, k, 0.0f);
+    kd_f32x16 d = softmax_gradient(logarithm, vy, vg, sum, inverse_t);
+    if (accumulate) d = v_add(k == 16 ? v_load(out) : v_load_n(out, k, 0.0f), d);
+    if (k == 16) v_store(out, d);
+    else v_store_n(out, d, k);
+}
+
 V_FN void softmax_backward_row(float *out, const float *g, const float *y, size_t n, float t, int logarithm,
                                int accumulate)
 {
     kd_f64x16 total = vd_set1(0);
     kd_m16 unmasked = vm_first(0);
     size_t i = 0;
-    for (; i < n; i += 16) {
-        size_t left = n - i < 16 ? n - i : 16;
-        kd_f32x16 vg = v_load_n(g + i, left, 0.0f), vy = v_load_n(y + i, left, -__builtin_inff());
-        unmasked = vm_or(unmasked, vm_not(v_eq(vy, v_set1(-__builtin_inff()))));
-        if (logarithm) total = vd_add(total, vd_from_f32(vg));
-        else total = vd_mac_f32(total, vg, v_select(vm_first(left), vy, v_zero()));
-    }
+    for (; i + 16 <= n; i += 16) softmax_sum_step(&total, &unmasked, g + i, y + i, 16, logarithm);
+    if (i < n) softmax_sum_step(&total, &unmasked, g + i, y + i, n - i, logarithm);
     /* the row that is -inf throughout has no gradient; in softmax that comes by itself, y being 0 */
     kd_f32x16 sum = v_set1((float)vd_sum(total)), inverse_t = v_set1(vm_any(unmasked) ? 1.0f / t : 0.0f);
-    for (i = 0; i < n; i += 16) {
-        size_t left = n - i < 16 ? n - i : 16;
-        kd_f32x16 vg = v_load_n(g + i, left, 0.0f), vy = v_load_n(y + i, left, 0.0f);
-        kd_f32x16 d = softmax_gradient(logarithm, vy, vg, sum, inverse_t);
-        if (accumulate) d = v_add(v_load_n(out + i, left, 0.0f), d);
-        v_store_n(out + i, d, left);
-    }
+    for (i = 0; i + 16 <= n; i += 16) softmax_gradient_step(out + i, g + i, y + i, 16, sum, inverse_t, logarithm, accumulate);
+    if (i < n) softmax_gradient_step(out + i, g + i, y + i, n - i, sum, inverse_t, logarithm, accumulate);
 }
 
 void KD_K(softmax_backward_f32)(float *grad_in, const float *grad_out, const float *y, size_t rows, size_t n, float t,
