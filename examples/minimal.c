@@ -18,9 +18,9 @@ static kd_status teach(kd_model *student, kd_model *teacher, const kd_dataset *d
     kd_optimizer_desc_init(&sgd, sizeof sgd);
     sgd.lr = 0.05f;
     kd_loader_desc_init(&order, sizeof order);
+    order.scale = 1.0f / 16;                          /* the digits' pixels are 0 to 16 */
     TRY(kd_loss_distill_create(&loss, NULL, &how));
-    TRY(kd_optimizer_create(&opt, NULL, &sgd));
-    TRY(kd_optimizer_add(opt, student));
+    TRY(kd_optimizer_create(&opt, NULL, &sgd));  TRY(kd_optimizer_add(opt, student));
     TRY(kd_loader_create(&batches, NULL, data, &order));
     TRY(kd_tape_create(&look, NULL, KD_TAPE_INFER));
     TRY(kd_tape_create(&learn, NULL, KD_TAPE_TRAIN));

@@ -599,6 +599,36 @@ TEST(same_bits_everywhere)
         }
 }
 
+/* kd_distill_rows is the same computation behind fewer options. */
+TEST(rows_equal_eval)
+{
+    problem p;
+    kd_distill_terms terms;
+    double out[4];
+    problem_make(&p, 21, 40, 43);
+    kdtest_rand r = { 41 };
+    random_logits(&r, &p, 3);
+    for (size_t i = 0; i < 21; i++) p.labels[i] = i % 4 == 1 ? -100 : (int64_t)i;
+    p.desc.temperature = 3, p.desc.hard_weight = .25f, p.desc.soft_weight = .75f;
+    problem_round(&p);
+    CHECK_OK(problem_eval(&p, 1, NULL, &terms));
+    float *grad = calloc(21 * 43 + 1, sizeof *grad);
+    CHECK_OK(kd_distill_rows(NULL, 21, 40, p.fs, 43, p.ft, 43, p.labels32, -100, 3, .25f, .75f, grad, 43, out));
+    CHECK(memcmp(grad, p.grad, 21 * 43 * sizeof *grad) == 0);
+    CHECK(out[0] == terms.loss && out[1] == terms.hard && out[3] == 16);
+    CHECK_NEAR(out[2] * 9, terms.soft, 1e-15);
+    CHECK_OK(kd_distill_rows(NULL, 21, 40, p.fs, 43, p.ft, 43, NULL, -100, 3, 0, 1, NULL, 0, out));
+    CHECK(out[3] == 21 && out[1] == 0);
+    CHECK_STATUS(kd_distill_rows(NULL, 21, 40, p.fs, 43, p.ft, 43, NULL, -100, 3, 1, 1, NULL, 0, out), KD_ERR_ARG);
+    CHECK_STATUS(kd_distill_rows(NULL, 21, 40, p.fs, 39, p.ft, 43, p.labels32, -100, 3, 1, 1, NULL, 0, out), KD_ERR_ARG);
+    CHECK_STATUS(kd_distill_rows(NULL, 21, 40, p.fs, 43, p.ft, 43, p.labels32, -100, 0, 1, 1, NULL, 0, out), KD_ERR_ARG);
+    CHECK_ERROR_HAS("kd_distill_rows: temperature");
+    p.labels32[5] = 40;
+    CHECK_STATUS(kd_distill_rows(NULL, 21, 40, p.fs, 43, p.ft, 43, p.labels32, -100, 3, 1, 1, NULL, 0, out), KD_ERR_RANGE);
+    free(grad);
+    problem_free(&p);
+}
+
 /* ---- on a tape ------------------------------------------------------------------------------------------------ */
 TEST(apply_equals_eval)
 {
