@@ -35,7 +35,8 @@ endif
 ifneq (,$(filter aarch64 arm64,$(MACHINE)))
 ISAS    += neon
 endif
-FLAGS_scalar := -O3
+# Sanitized builds of the plain-C level at -O3 take minutes and prove no more.
+FLAGS_scalar  = $(if $(SAN),-O1,-O3)
 FLAGS_neon   :=
 FLAGS_avx2   := -mavx2 -mfma -mf16c -mbmi2
 FLAGS_avx512 := $(FLAGS_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mprefer-vector-width=512
