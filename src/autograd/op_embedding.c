@@ -23,8 +23,8 @@ static const int64_t *read_ids(kd__op_scope *op, const kd_tensor *table, const k
     const int64_t *all = ids->dtype == KD_I32 ? out : ids->data;
     for (size_t i = 0; all && i < ids->count; i++) {
         if (all[i] >= 0 && (uint64_t)all[i] < rows) continue;
-        size_t index[KD_MAX_RANK] = { 0 };
-        for (size_t a = ids->rank, rest = i; a-- > 0; rest /= ids->shape[a]) index[a] = rest % ids->shape[a];
+        size_t index[KD_MAX_RANK];
+        kd__index_of(ids->rank, ids->shape, i, index);
         kd__op_fail(op, KD_ERR_RANGE, "ids%S is %lld, outside the table %S", (size_t)ids->rank, index, (long long)all[i],
                     (size_t)table->rank, table->shape);
         return NULL;

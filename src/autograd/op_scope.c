@@ -127,18 +127,13 @@ static void check_finite(kd__op_scope *op)
     for (size_t o = 0; o < op->out_count; o++) {
         const kd_tensor *y = op->out[o];
         if (y->dtype != KD_F32) continue;
-        const uint32_t exponent = 0x7f800000u;
-        const float *data = y->data;
-        for (size_t i = 0; i < y->count; i++) {
-            uint32_t bits;
-            memcpy(&bits, data + i, sizeof bits);
-            if ((bits & exponent) != exponent) continue;
-            size_t index[KD_MAX_RANK] = { 0 };
-            for (size_t a = y->rank, rest = i; a-- > 0; rest /= y->shape[a]) index[a] = rest % y->shape[a];
-            kd__op_fail(op, KD_ERR_NUMERIC, "element %S of the result %S is %g", (size_t)y->rank, index, (size_t)y->rank, y->shape,
-                        (double)data[i]);
-            return;
-        }
+        size_t first, index[KD_MAX_RANK];
+        op->tape->ctx->kernels->first_nonfinite_f32(&first, y->data, y->count);
+        if (first == y->count) continue;
+        kd__index_of(y->rank, y->shape, first, index);
+        kd__op_fail(op, KD_ERR_NUMERIC, "element %S of the result %S is %g", (size_t)y->rank, index, (size_t)y->rank, y->shape,
+                    (double)((const float *)y->data)[first]);
+        return;
     }
 }
 

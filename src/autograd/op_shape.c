@@ -226,12 +226,12 @@ void kd__backward_concat(kd_tape *tape, kd__node *node)
 }
 
 /* ---- pad: x with `before` and `after` entries of `value` around it on each axis --------------------------------------------- */
-typedef struct fill { float *out, value; } fill;
+typedef struct fill { const kd__kernels *kernels; float *out, value; } fill;
 
 static void fill_range(size_t begin, size_t end, void *arg)
 {
     const fill *f = arg;
-    for (size_t i = begin; i < end; i++) f->out[i] = f->value;
+    f->kernels->fill_f32(f->out + begin, end - begin, f->value);
 }
 
 kd_tensor *kd_pad(kd_tape *tape, kd_tensor *x, const size_t *before, const size_t *after, float value)
@@ -247,7 +247,7 @@ kd_tensor *kd_pad(kd_tape *tape, kd_tensor *x, const size_t *before, const size_
     }
     kd_tensor *y = kd__op_output(&op, x->rank, shape);
     if (y && y->count > x->count) {
-        fill f = { y->data, value };
+        fill f = { tape->ctx->kernels, y->data, value };
         kd__parallel_range(tape->ctx, y->count, 65536, fill_range, &f);
     }
     if (y && x->count)

@@ -1,14 +1,14 @@
 /* copy.c - elements from one layout to another: strided copy and add, gather, clone.
  *
- * A move over any number of axes becomes planes of two: `run`, along which the destination is densest, and `row`, along
- * which the source is.  When both are dense along the same axis a run is one memcpy; otherwise the plane is a
- * transposition and goes in tiles of 16 x 16, so that both sides stay in the first cache.
+ * A move over any number of axes becomes planes of two: `run`, along which the destination is densest, and `row`: where
+ * the source is dense along another axis that one, and the plane is a transposition, which goes in tiles of 16 x 16 so that
+ * every cache line is read and written once.
  * SPDX-License-Identifier: MIT */
 #include "tensor/tensor.h"
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
-enum { TILE = 16, ITEM = 16384, PIECE = 65536 };   /* elements: of a tile's side, a work item, a thread's piece */
+enum { TILE = 16, LONG_RUN = 256, ITEM = 16384, PIECE = 65536 };   /* elements: PIECE is a thread's share at least */
 
 typedef struct axis { size_t n; ptrdiff_t dst, src; } axis;
 
@@ -16,6 +16,7 @@ typedef struct move {
     unsigned char *dst;
     const unsigned char *src;
     size_t bytes;                  /* of an element; 0: add floats */
+    const kd__kernels *kernels;
     size_t outer_count;
     axis   outer[KD_MAX_RANK], row, run;
     size_t item_rows, item_runs;   /* the part of a plane that one work item takes */
@@ -44,41 +45,26 @@ static size_t simplify(size_t rank, const size_t *shape, const ptrdiff_t *dst, c
     return count ? merged + 1 : 0;
 }
 
-static ALWAYS_INLINE void put(unsigned char *dst, const unsigned char *src, size_t bytes)
+/* Elements of four bytes go through the kernel for floats, which moves bits and transposes 16 x 16 of them in registers. */
+static void plane_f32(const move *m, float *dst, const float *src, size_t rows, size_t runs)
 {
-    if (bytes == 0) {
-        float a, b;
-        memcpy(&a, dst, sizeof a);
-        memcpy(&b, src, sizeof b);
-        a += b;
-        memcpy(dst, &a, sizeof a);
-    } else {
-        memcpy(dst, src, bytes);
-    }
+    const bool dense = m->run.dst == 1 && m->run.src == 1, add = m->bytes == 0;
+    if (dense && !add && runs >= LONG_RUN)
+        for (size_t r = 0; r < rows; r++) memcpy(dst + (ptrdiff_t)r * m->row.dst, src + (ptrdiff_t)r * m->row.src, runs * sizeof *dst);
+    else m->kernels->copy2d_f32(dst, m->row.dst, m->run.dst, src, m->row.src, m->run.src, rows, runs, add);
 }
 
-/* `bytes` is a constant where this is inlined. */
-static ALWAYS_INLINE void plane(const move *m, size_t bytes, unsigned char *dst, const unsigned char *src, size_t rows,
-                                size_t runs)
+/* `size`, of an element, is a constant where this is inlined. */
+static ALWAYS_INLINE void plane(const move *m, size_t size, unsigned char *dst, const unsigned char *src, size_t rows, size_t runs)
 {
-    const ptrdiff_t size = bytes ? (ptrdiff_t)bytes : (ptrdiff_t)sizeof(float);
-    const ptrdiff_t dst_row = m->row.dst * size, src_row = m->row.src * size;
-    const ptrdiff_t dst_run = m->run.dst * size, src_run = m->run.src * size;
-    if (dst_run == size && src_run == size) {
-        for (size_t r = 0; r < rows; r++, dst += dst_row, src += src_row) {
-            if (bytes) memcpy(dst, src, runs * bytes);
-            else
-                for (size_t j = 0; j < runs; j++) put(dst + j * sizeof(float), src + j * sizeof(float), 0);
-        }
-        return;
-    }
+    const ptrdiff_t step = (ptrdiff_t)size;
     for (size_t r0 = 0; r0 < rows; r0 += TILE) {
         for (size_t j0 = 0; j0 < runs; j0 += TILE) {
             size_t r1 = KD_MIN(r0 + TILE, rows), j1 = KD_MIN(j0 + TILE, runs);
             for (size_t r = r0; r < r1; r++) {
-                unsigned char *d = dst + (ptrdiff_t)r * dst_row + (ptrdiff_t)j0 * dst_run;
-                const unsigned char *s = src + (ptrdiff_t)r * src_row + (ptrdiff_t)j0 * src_run;
-                for (size_t j = j0; j < j1; j++, d += dst_run, s += src_run) put(d, s, bytes);
+                unsigned char *d = dst + ((ptrdiff_t)r * m->row.dst + (ptrdiff_t)j0 * m->run.dst) * step;
+                const unsigned char *s = src + ((ptrdiff_t)r * m->row.src + (ptrdiff_t)j0 * m->run.src) * step;
+                for (size_t j = j0; j < j1; j++, d += m->run.dst * step, s += m->run.src * step) memcpy(d, s, size);
             }
         }
     }
@@ -102,12 +88,9 @@ static void move_items(size_t begin, size_t end, void *arg)
         unsigned char *dst = m->dst + d * size;
         const unsigned char *src = m->src + s * size;
         size_t rows = KD_MIN(m->item_rows, m->row.n - row), runs = KD_MIN(m->item_runs, m->run.n - run);
-        switch (m->bytes) {
-        case 0: plane(m, 0, dst, src, rows, runs); break;
-        case 1: plane(m, 1, dst, src, rows, runs); break;
-        case 4: plane(m, 4, dst, src, rows, runs); break;
-        default: plane(m, 8, dst, src, rows, runs);
-        }
+        if (m->bytes == 8) plane(m, 8, dst, src, rows, runs);
+        else if (m->bytes == 1) plane(m, 1, dst, src, rows, runs);
+        else plane_f32(m, (float *)(void *)dst, (const float *)(const void *)src, rows, runs);
     }
 }
 
@@ -116,6 +99,7 @@ static void run_move(kd_context *ctx, move *m, size_t rank, const size_t *shape,
 {
     size_t count;
     if (!kd__shape_count(rank, shape, &count) || count == 0) return;
+    m->kernels = kd__context(ctx)->kernels;
     m->outer_count = simplify(rank, shape, dst_stride, src_stride, m->outer);
     m->row = m->run = (axis){ 1, 0, 0 };
     if (m->outer_count) m->run = m->outer[--m->outer_count];

@@ -109,6 +109,11 @@ kd_status kd__shape_infer(const char *function, size_t count, size_t rank, const
     return KD_OK;
 }
 
+void kd__index_of(size_t rank, const size_t *shape, size_t position, size_t *index)
+{
+    for (size_t i = rank; i-- > 0; position /= shape[i]) index[i] = position % shape[i];
+}
+
 void kd__index_next(size_t rank, const size_t *shape, size_t *index)
 {
     for (size_t i = rank; i-- > 0;) {

@@ -56,6 +56,8 @@ kd_status kd__shape_infer(const char *function, size_t count, size_t rank, const
 void      kd__strides_contiguous(size_t rank, const size_t *shape, ptrdiff_t stride[KD_MAX_RANK]);
 /* KD_ERR_ARG unless perm[0 .. rank-1] names each axis once. */
 kd_status kd__axes_check(const char *function, size_t rank, const size_t *perm);
+/* The index of the element at row-major `position`. */
+void      kd__index_of(size_t rank, const size_t *shape, size_t position, size_t *index);
 /* Move row-major `index` to the next element of `shape`. */
 void      kd__index_next(size_t rank, const size_t *shape, size_t *index);
 
