@@ -53,6 +53,7 @@ BASE = -std=c11 $(WARN) -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-er
 SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SAN_tsan := -fsanitize=thread
 SAN_msan := -fsanitize=memory -fno-sanitize-recover=all -fno-omit-frame-pointer
+SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SAN  := $(SAN_$(CONFIG))
 ISA_DEFS := $(patsubst %,-DKD_BUILD_%=1,$(ISAS))
 
@@ -110,8 +111,12 @@ $(OBJ)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) $(BASE) $(TINC) $(ISA_DEFS) $(CPPFLAGS) $(CFLAGS) $(SAN) -c $< -o $@
 $(OBJ)/tests/%: $(OBJ)/tests/%.o $(TKIT) $(A)
-	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $< $(TKIT) $(A) $(LDLIBS) -o $@
-.SECONDARY: $(TBIN:%=%.o) $(TKIT)
+	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $(filter %.o,$^) $(A) $(LDLIBS) -o $@
+FUZZ  := $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+FAULT := $(OBJ)/tests/faults/scenario.o $(OBJ)/tests/faults/fault_io.o
+$(OBJ)/tests/fuzz/test_replay: $(FUZZ)
+$(patsubst tests/%.c,$(OBJ)/tests/%,$(wildcard tests/faults/test_*.c)): $(FAULT)
+.SECONDARY: $(TBIN:%=%.o) $(TKIT) $(FUZZ) $(FAULT)
 
 tests: $(TBIN) ## build the tests
 check: all $(TBIN) ## run the tests (under 90 s on two cores)
@@ -163,6 +168,18 @@ info: ## what would be built, and how
 	@echo "into      $(OUT), objects in $(OBJ)"
 	@echo "install   $(DESTDIR)$(LIBDIR), $(DESTDIR)$(INCLUDEDIR)"
 
+# F=npy: only that one; S=600: seconds each.  New inputs gather in lib/obj/fuzz/corpus, findings in lib/obj/fuzz.
+FUZZERS := json safetensors npy idx csv model checkpoint
+fuzz: ## run the fuzzers (clang; F=target S=seconds)
+	@$(MAKE) --no-print-directory CONFIG=fuzz CC=clang CFLAGS='-O1 -g' ISAS=scalar run-fuzz
+run-fuzz: $(FUZZERS:%=$(OBJ)/fuzz_%)
+	@for t in $(or $(F),$(FUZZERS)); do mkdir -p $(OBJ)/corpus/$$t; echo "fuzzing $$t"; \
+	  $(OBJ)/fuzz_$$t -max_total_time=$(or $(S),60) -timeout=10 -rss_limit_mb=2048 -max_len=4096 -print_final_stats=1 \
+	    -artifact_prefix=$(OBJ)/$$t- $(OBJ)/corpus/$$t tests/fuzz/corpus/$$t || exit 1; done
+$(OBJ)/fuzz_%: tests/fuzz/fuzz_main.c $(FUZZ) $(A)
+	$(call say,LD,$@)$(CC) $(BASE) $(TINC) $(CFLAGS) -fsanitize=fuzzer,address,undefined -DKD_FUZZ_TARGET=kdfuzz_$* $< \
+	  $(filter-out %/fuzz_main.o,$(FUZZ)) $(A) $(LDLIBS) -o $@
+
 clean: ## remove what the build made
 	rm -rf $(LIB)
 help: ## this list
@@ -170,4 +187,6 @@ help: ## this list
 
 -include $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d)
 .PHONY: all tests check check-all ready lint examples demo install uninstall info clean help
+-include $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d)
+.PHONY: all tests check fuzz run-fuzz clean help
 .DELETE_ON_ERROR:

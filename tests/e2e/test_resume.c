@@ -74,8 +74,8 @@ static int start(run *r, uint64_t seed, uint32_t threads, uint32_t ahead)
            CHECK_OK(kd_tape_create(&r->learn, r->ctx, KD_TAPE_TRAIN)) &&
            (kd_tape_seed(r->learn, seed), CHECK_OK(kd_loss_distill_create(&r->loss, r->ctx, NULL))) &&
            CHECK_OK(kd_optimizer_create(&r->opt, r->ctx, &adam)) && CHECK_OK(kd_optimizer_add(r->opt, r->student)) &&
-           CHECK_OK(kd_optimizer_set_schedule(r->opt, &cosine)) && CHECK_OK(kd_ema_create(&r->ema, r->student, 0.9)) &&
-           CHECK_OK(kd_checkpoint_create(&r->cp, r->ctx)) &&
+           CHECK_OK(kd_optimizer_set_schedule(r->opt, &cosine)) &&
+           CHECK_OK(kd_ema_create(&r->ema, r->student, 0.9)) && CHECK_OK(kd_checkpoint_create(&r->cp, r->ctx)) &&
            CHECK_OK(kd_checkpoint_add_model(r->cp, "student", r->student)) &&
            CHECK_OK(kd_checkpoint_add_optimizer(r->cp, "optimizer", r->opt)) &&
            CHECK_OK(kd_checkpoint_add_ema(r->cp, "average", r->ema)) &&
