@@ -185,8 +185,6 @@ clean: ## remove what the build made
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
--include $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d)
-.PHONY: all tests check check-all ready lint examples demo install uninstall info clean help
 -include $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d)
-.PHONY: all tests check fuzz run-fuzz clean help
+.PHONY: all tests check check-all ready lint fuzz run-fuzz examples demo install uninstall info clean help
 .DELETE_ON_ERROR:
