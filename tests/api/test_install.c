@@ -55,8 +55,8 @@ TEST(install_use_uninstall)
 #ifndef KDTEST_SANITIZED
     char flags[1500];
     if (kdtest_have("pkg-config")) {
-        text = kdtest_run(&status, "PKG_CONFIG_PATH='%s/opt/kd/lib/pkgconfig' PKG_CONFIG_SYSROOT_DIR='%s' pkg-config --cflags --libs --static libkd",
-                          stage, stage);
+        text = kdtest_run(&status, "PKG_CONFIG_PATH='%s/opt/kd/lib/pkgconfig' PKG_CONFIG_SYSROOT_DIR='%s' "
+                          "pkg-config --cflags --libs --static libkd", stage, stage);
         CHECK_MSG(status == 0, "pkg-config: %s", text);
         snprintf(flags, sizeof flags, "%.*s", (int)strcspn(text, "\n"), text);
         CHECK_MSG(strstr(flags, "-lkd") && strstr(flags, "/opt/kd/include"), "%s", flags);

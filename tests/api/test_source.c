@@ -1,36 +1,9 @@
 /* test_source.c - rules of the source tree: which room may include which, unique names, plain text.
  * SPDX-License-Identifier: MIT */
 #include "kdtest_tools.h"
+#include "rooms.h"
 #include <stdlib.h>
 #include <unistd.h>
-
-/* base <- cpu, simd <- kernels <- tensor <- autograd <- nn <- distill, optim, zoo <- data, io: a room includes itself
- * and rooms of a lower level; data and io, which only users stand on, each other.  A public header counts as part
- * of the room that implements it. */
-static const struct { const char *room; int level; const char *header; } rooms[] = {
-    { "base", 0, "kd/base.h" },       { "cpu", 1, NULL },
-    { "simd", 1, NULL },              { "kernels", 2, "kd/kernels.h" },
-    { "tensor", 3, "kd/tensor.h" },   { "autograd", 4, "kd/tape.h" },
-    { "nn", 5, "kd/model.h" },        { "distill", 6, "kd/distill.h" },
-    { "optim", 6, "kd/optimizer.h" }, { "zoo", 6, NULL },
-    { "io", 7, "kd/io.h" },           { "data", 7, "kd/data.h" },
-};
-enum { ROOMS = sizeof rooms / sizeof *rooms, TOP = 7 };
-
-static int room_named(const char *name, size_t n)
-{
-    for (int i = 0; i < ROOMS; i++)
-        if (strlen(rooms[i].room) == n && strncmp(rooms[i].room, name, n) == 0) return i;
-    return -1;
-}
-
-/* The room of an include as written: a public header's, or its first directory. */
-static int room_of_include(const char *name)
-{
-    for (int i = 0; i < ROOMS; i++)
-        if (rooms[i].header && strcmp(rooms[i].header, name) == 0) return i;
-    return room_named(name, strcspn(name, "/"));
-}
 
 /* The file named by an #include "..." line, terminated in place; NULL for any other line.  kind: " or <. */
 static char *included(char *line, char *kind)
@@ -48,21 +21,20 @@ static char *included(char *line, char *kind)
     return line;
 }
 
+/* Inner headers; the constants and types of a public header may be used anywhere (whose functions are called is
+ * looked up in the objects: test_symbols.c). */
 static void check_room(const char *path, void *user)
 {
     (void)user;
-    const char *name = path + strlen("src/");
-    int room = room_named(name, strcspn(name, "/"));
+    int room = room_of(path + strlen("src/"));
     if (room < 0) return;   /* not a room of C: the Python package */
     char *text = kdtest_read(path, NULL), *rest = text, kind;
     for (char *line; (line = kdtest_line(&rest));) {
         char *file = included(line, &kind);
-        if (!file || kind != '"') continue;
-        int other = room_of_include(file);
+        if (!file || kind != '"' || strncmp(file, "kd/", 3) == 0) continue;
+        int other = room_of(file);
         if (!CHECK_MSG(other >= 0, "%s includes \"%s\", which is in no room", path, file)) continue;
-        int lower = rooms[other].level < rooms[room].level, top = rooms[other].level == TOP && rooms[room].level == TOP;
-        CHECK_MSG(other == room || lower || top, "%s includes \"%s\": %s must not know %s", path, file, rooms[room].room,
-                  rooms[other].room);
+        CHECK_MSG(may_know(room, other), "%s includes \"%s\": %s must not know %s", path, file, rooms[room].name, rooms[other].name);
     }
     free(text);
 }

@@ -1,6 +1,7 @@
 /* test_symbols.c - what the library exports, what it asks of the system, and which instructions are where.
  * SPDX-License-Identifier: MIT */
 #include "kdtest_tools.h"
+#include "rooms.h"
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -150,6 +151,30 @@ TEST(only_base_asks_the_system)
     free(wanted);
 }
 
+/* A room calls itself and rooms below.  The one exception: base asks cpu which kernels to use. */
+TEST(calls_point_one_way)
+{
+    if (!plain_build()) return;
+    int status, calls = 0;
+    char *uses = kdtest_run(&status,
+                            "cd %s && %s -A -g */*.o | awk '{ o = $1; sub(/:.*/, \"\", o); r = o; sub(/[/].*/, \"\", r) } "
+                            "$2 == \"U\" { use[r \" \" $3] = o; next } { home[$NF] = r } "
+                            "END { for (u in use) { split(u, w, \" \"); if (w[2] in home) print w[1], home[w[2]], w[2], use[u] } }'",
+                            kdtest_obj(), kdtest_nm());
+    CHECK(status == 0);
+    for (char *rest = uses, *line; (line = kdtest_line(&rest)); calls++) {
+        char from[60], to[60], name[300], object[300];
+        if (!CHECK_MSG(sscanf(line, "%59s %59s %299s %299s", from, to, name, object) == 4, "%s", line)) continue;
+        if (strcmp(name, "kd__cpu_kernels") == 0 && strcmp(from, "base") == 0) continue;
+        if (strncmp(name, "kd__kernels_", 12) == 0 && strcmp(from, "cpu") == 0) continue;   /* the tables themselves */
+        int room = room_of(from), other = room_of(to);
+        if (room >= 0 && other >= 0)
+            CHECK_MSG(may_know(room, other), "%s calls %s: %s must not know %s", object, name, from, to);
+    }
+    CHECK(calls > 50);
+    free(uses);
+}
+
 /* ---- objects ----------------------------------------------------------------------------------------------- */
 
 TEST(static_library_keeps_to_its_prefix)
@@ -193,7 +218,8 @@ TEST(no_avx_outside_the_kernels)
     int status;
     char *found = kdtest_run(&status,
                              "cd %s && objdump -d --no-show-raw-insn $(ls */*.o | grep -v '[.]avx[25]') | "
-                             "awk '/file format/ { o = $1 } $2 ~ /^v[a-z]/ && $2 !~ /^(verr|verw|vm)/ && o != last { print o, $2; last = o }'",
+                             "awk '/file format/ { o = $1 } "
+                             "$2 ~ /^v[a-z]/ && $2 !~ /^(verr|verw|vm)/ && o != last { print o, $2; last = o }'",
                              kdtest_obj());
     CHECK_MSG(status == 0 && !*found, "AVX instructions in:\n%s", found);
     free(found);

@@ -1,4 +1,4 @@
-/* test_pool.c - parallel loops: every task once, whatever the threads; nesting, forks, hosts, no threads to be had.
+/* test_threads.c - parallel loops: every task once, whatever the threads; nesting, forks, hosts, no threads to be had.
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
 #include "base/platform.h"
