@@ -52,8 +52,9 @@ double kd__fixed_log(double x)
 double kd__fixed_exp(double x)
 {
     x = x < -700 ? -700 : x > 700 ? 700 : x;
-    double n = (x * 0x1.71547652b82fep+0 + 0x1.8p52) - 0x1.8p52;            /* to nearest */
-    double r = (x - n * 0x1.62e42feep-1) - n * 0x1.a39ef35793c76p-33, sum = 1;   /* ln 2 in two parts: n times the first is exact */
+    double n = (x * 0x1.71547652b82fep+0 + 0x1.8p52) - 0x1.8p52;   /* to nearest */
+    /* ln 2 in two parts; n times the first is exact. */
+    double r = (x - n * 0x1.62e42feep-1) - n * 0x1.a39ef35793c76p-33, sum = 1;
     for (int k = 14; k >= 1; k--) sum = 1 + r / k * sum;
     uint64_t bits = (uint64_t)((int)n + 1023) << 52;
     double scale;

@@ -68,8 +68,8 @@ static kd_status check_labels(const kd_loader *loader, const kd__batch_slot *slo
     for (size_t r = 0; r < slot->rows; r++) {
         int32_t label = loader->data->labels[slot->indices[r]];
         if (label < 0 || (size_t)label >= loader->classes)
-            return kd__fail(KD_ERR_RANGE, "kd_loader_next: item %u has label %d, mix-up needs one of %zu classes", slot->indices[r],
-                            label, loader->classes);
+            return kd__fail(KD_ERR_RANGE, "kd_loader_next: item %u has label %d, mix-up needs one of %zu classes",
+                            slot->indices[r], label, loader->classes);
     }
     return KD_OK;
 }

@@ -28,7 +28,8 @@ static kd_status count_records(kd__file *file, const variant *v, size_t *count)
         return kd__fail(KD_ERR_TRUNCATED, "kd_dataset_open_cifar: %s: ends %llu bytes into record %llu of %llu bytes", file->path,
                         (unsigned long long)rest, (unsigned long long)whole, (unsigned long long)record);
     if (whole > UINT32_MAX || !kd__add(*count, (size_t)whole, count))
-        return kd__fail(KD_ERR_LIMIT, "kd_dataset_open_cifar: %s: %llu records are too many", file->path, (unsigned long long)whole);
+        return kd__fail(KD_ERR_LIMIT, "kd_dataset_open_cifar: %s: %llu records are too many", file->path,
+                        (unsigned long long)whole);
     return KD_OK;
 }
 
@@ -42,8 +43,8 @@ static kd_status read_records(kd__file *file, const variant *v, uint8_t *buffer,
             const uint8_t *in = buffer + r * record;
             int32_t label = in[v->label_at];
             if (label >= v->classes)
-                return kd__fail(KD_ERR_RANGE, "kd_dataset_open_cifar: %s: record %zu has label %d, of %d classes", file->path, done + r,
-                                label, v->classes);
+                return kd__fail(KD_ERR_RANGE, "kd_dataset_open_cifar: %s: record %zu has label %d, of %d classes", file->path,
+                                done + r, label, v->classes);
             labels[done + r] = label;
             in += v->label_bytes;
             uint8_t *out = images + (done + r) * PIXELS;
@@ -63,7 +64,8 @@ kd_status kd_dataset_open_cifar(kd_dataset **out, kd_context *ctx, const char *c
     *out = NULL;
     KD_NEED(paths);
     if (!count) return kd__fail(KD_ERR_ARG, "%s: count: no file", __func__);
-    if (which < KD_CIFAR_10 || which > KD_CIFAR_100_COARSE) return kd__fail(KD_ERR_ARG, "%s: variant: %u is no KD_CIFAR_*", __func__, which);
+    if (which < KD_CIFAR_10 || which > KD_CIFAR_100_COARSE)
+        return kd__fail(KD_ERR_ARG, "%s: variant: %u is no KD_CIFAR_*", __func__, which);
     const variant *v = &variants[which];
     ctx = kd__context(ctx);
 
@@ -76,7 +78,8 @@ kd_status kd_dataset_open_cifar(kd_dataset **out, kd_context *ctx, const char *c
         kd__file_close(&file);
         KD_TRY(status);
     }
-    if (!kd__mul(total, PIXELS, &bytes)) return kd__fail(KD_ERR_OVERFLOW, "%s: %zu records do not fit in memory", __func__, total);
+    if (!kd__mul(total, PIXELS, &bytes))
+        return kd__fail(KD_ERR_OVERFLOW, "%s: %zu records do not fit in memory", __func__, total);
     uint8_t *images = kd__alloc_raw(ctx, bytes);
     if (!images) return KD_ERR_NOMEM;
     kd_dataset *data;

@@ -19,7 +19,8 @@ static kd_status set_up(kd_dataset *data, const char *function, size_t rank, con
     if (data->count > UINT32_MAX) return kd__fail(KD_ERR_LIMIT, "%s: count: %zu items, at most 2^32 - 1", function, data->count);
     data->rank = rank;
     for (size_t i = 0; i < rank; i++) data->shape[i] = shape[i];
-    if (!kd__shape_count(rank, shape, &data->item_count) || !kd__mul(data->item_count, kd_dtype_size(data->dtype), &data->item_bytes) ||
+    if (!kd__shape_count(rank, shape, &data->item_count) ||
+        !kd__mul(data->item_count, kd_dtype_size(data->dtype), &data->item_bytes) ||
         !kd__mul(data->item_bytes, data->count, &total))
         return kd__fail(KD_ERR_OVERFLOW, "%s: %zu items %S do not fit in memory", function, data->count, rank, shape);
     if (!data->item_count) return kd__fail(KD_ERR_SHAPE, "%s: item_shape %S: an item has no elements", function, rank, shape);

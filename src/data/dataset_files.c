@@ -24,8 +24,8 @@ static kd_status read_labels(kd_dataset *data, const char *path)
     if (labels->dtype != KD_U8)
         status = kd__fail(KD_ERR_DTYPE, "kd_dataset_open_idx: %s: labels are u8, not %s", path, kd_dtype_name(labels->dtype));
     else if (labels->rank != 1 || labels->count != data->count)
-        status = kd__fail(KD_ERR_SHAPE, "kd_dataset_open_idx: %s: labels %S for %zu items", path, (size_t)labels->rank, labels->shape,
-                          data->count);
+        status = kd__fail(KD_ERR_SHAPE, "kd_dataset_open_idx: %s: labels %S for %zu items", path, (size_t)labels->rank,
+                          labels->shape, data->count);
     else
         for (size_t i = 0; i < data->count; i++) data->labels[i] = ((const uint8_t *)labels->data)[i];
     kd_tensor_free(labels);
@@ -72,8 +72,10 @@ static kd_status split_labels(float *rows, size_t count, size_t columns, size_t 
         const float *row = rows + r * columns;
         float label = row[at];
         if (!(label >= -1 && label < 2147483648.0f && truncf(label) == label))
-            return kd__fail(KD_ERR_FORMAT, "kd_dataset_open_csv: %s: row %zu of the data, column %zu: %g is no class label (an integer "
-                            "from 0, or -1 for none)", path, r + 1, at + 1, (double)label);
+            return kd__fail(KD_ERR_FORMAT,
+                            "kd_dataset_open_csv: %s: row %zu of the data, column %zu: %g is no class label (an integer "
+                            "from 0, or -1 for none)",
+                            path, r + 1, at + 1, (double)label);
         labels[r] = (int32_t)label;
         for (size_t c = 0; c < columns; c++)
             if (c != at) *to++ = row[c];
@@ -95,9 +97,11 @@ kd_status kd_dataset_open_csv(kd_dataset **out, kd_context *ctx, const char *pat
     kd_tensor *tensor;
     kd_status status = kd_csv_load(&tensor, ctx, path, d.separator, d.skip_lines);
     if (status != KD_OK) return kd__fail_prefix(status, "%s: ", __func__);
-    size_t columns = tensor->shape[1], at = d.label_column < 0 ? columns - 1 : (size_t)d.label_column, features = columns - labelled;
+    size_t columns = tensor->shape[1], at = d.label_column < 0 ? columns - 1 : (size_t)d.label_column,
+           features = columns - labelled;
     if (labelled && at >= columns)
-        status = kd__fail(KD_ERR_ARG, "%s: label_column: %lld, of %zu columns in %s", __func__, (long long)d.label_column, columns, path);
+        status = kd__fail(KD_ERR_ARG, "%s: label_column: %lld, of %zu columns in %s", __func__, (long long)d.label_column,
+                          columns, path);
     else if (!features) status = kd__fail(KD_ERR_SHAPE, "%s: %s: a column of labels and no other", __func__, path);
     if (status != KD_OK) {
         kd_tensor_free(tensor);

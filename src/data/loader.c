@@ -39,8 +39,8 @@ static kd_status check_labels(const kd_loader *loader)
     size_t classes = loader->desc.classes;
     for (size_t i = 0; classes && i < data->count; i++)
         if ((data->labels[i] < 0 && all) || (data->labels[i] >= 0 && (size_t)data->labels[i] >= classes))
-            return kd__fail(KD_ERR_RANGE, "kd_loader_create: item %zu has label %d, of %zu classes%s", i, data->labels[i], classes,
-                            all ? " (mix-up needs every label)" : "");
+            return kd__fail(KD_ERR_RANGE, "kd_loader_create: item %zu has label %d, of %zu classes%s", i, data->labels[i],
+                            classes, all ? " (mix-up needs every label)" : "");
     return KD_OK;
 }
 
@@ -106,14 +106,16 @@ static kd_status make_slot(kd_loader *loader, kd__batch_slot *slot)
     size_t shape[KD_MAX_RANK] = { loader->rows }, floats, classes = KD_MAX(loader->classes, 1), labels;
     for (size_t i = 0; i < data->rank; i++) shape[i + 1] = data->shape[i];
     if (!kd__mul(loader->rows, data->item_count, &floats) || !kd__mul(loader->rows, classes, &labels))
-        return kd__fail(KD_ERR_OVERFLOW, "kd_loader_create: batch: %zu items %S do not fit in memory", loader->rows, data->rank, data->shape);
+        return kd__fail(KD_ERR_OVERFLOW, "kd_loader_create: batch: %zu items %S do not fit in memory", loader->rows, data->rank,
+                        data->shape);
     slot->x = kd__alloc_array(loader->ctx, floats, sizeof(float));
     slot->y = kd__alloc_array(loader->ctx, labels, sizeof(float));
     slot->indices = kd__alloc_array(loader->ctx, loader->rows, sizeof *slot->indices);
     if (!slot->x || !slot->y || !slot->indices) return KD_ERR_NOMEM;
     KD_TRY(kd__tensor_init(&slot->tx, "kd_loader_create", KD_F32, data->rank + 1, shape, slot->x));
     shape[1] = classes;
-    return kd__tensor_init(&slot->ty, "kd_loader_create", loader->classes ? KD_F32 : KD_I32, loader->classes ? 2 : 1, shape, slot->y);
+    return kd__tensor_init(&slot->ty, "kd_loader_create", loader->classes ? KD_F32 : KD_I32, loader->classes ? 2 : 1, shape,
+                           slot->y);
 }
 
 static kd_status set_up(kd_loader *loader)

@@ -55,9 +55,11 @@ kd_status kd__loader_state_check(kd_loader *loader, const void *in, size_t bytes
     }
     double alpha = kd__state_get_f64(&at);
     if (alpha != (double)loader->desc.mixup_alpha)
-        return kd__fail(KD_ERR_SHAPE, "loader state: mixup_alpha: %g in the state, %g here", alpha, (double)loader->desc.mixup_alpha);
+        return kd__fail(KD_ERR_SHAPE, "loader state: mixup_alpha: %g in the state, %g here", alpha,
+                        (double)loader->desc.mixup_alpha);
     if (position > loader->batches)
-        return kd__fail(KD_ERR_FORMAT, "loader state: batch %llu of an epoch of %zu", (unsigned long long)position, loader->batches);
+        return kd__fail(KD_ERR_FORMAT, "loader state: batch %llu of an epoch of %zu", (unsigned long long)position,
+                        loader->batches);
     return KD_OK;
 }
 

@@ -15,7 +15,7 @@ kd_status kd_ema_create(kd_ema **out, kd_model *model, double decay)
     kd_context *ctx = model->ctx;
     kd_ema *ema = kd__alloc(ctx, sizeof *ema);
     if (!ema) return KD_ERR_NOMEM;
-    *ema = (kd_ema){ .model = model, .decay = decay, .weight_floats = model->weight_floats, .buffer_floats = model->buffer_floats };
+    *ema = (kd_ema){.model = model, .decay = decay, .weight_floats = model->weight_floats, .buffer_floats = model->buffer_floats};
     ema->ctx = kd__context_retain(ctx);
     ema->weights = kd__alloc_array(ctx, ema->weight_floats, sizeof(float));
     ema->buffers = kd__alloc_array(ctx, ema->buffer_floats, sizeof(float));

@@ -88,7 +88,8 @@ kd_status kd_optimizer_add(kd_optimizer *opt, kd_model *model)
 {
     KD_NEED(opt);
     KD_NEED(model);
-    if (opt->steps) return kd__fail(KD_ERR_STATE, "%s: the optimizer has taken %llu steps", __func__, (unsigned long long)opt->steps);
+    if (opt->steps)
+        return kd__fail(KD_ERR_STATE, "%s: the optimizer has taken %llu steps", __func__, (unsigned long long)opt->steps);
     if (!model->finished) return kd__fail(KD_ERR_STATE, "%s: model is not finished: kd_model_finish comes first", __func__);
     for (size_t i = 0; i < opt->member_count; i++)
         if (opt->members[i].model == model) return kd__fail(KD_ERR_ARG, "%s: model was added before", __func__);
@@ -102,7 +103,8 @@ kd_status kd_optimizer_group(kd_optimizer *opt, const char *pattern, float lr_sc
 {
     KD_NEED(opt);
     KD_NEED(pattern);
-    if (opt->steps) return kd__fail(KD_ERR_STATE, "%s: the optimizer has taken %llu steps", __func__, (unsigned long long)opt->steps);
+    if (opt->steps)
+        return kd__fail(KD_ERR_STATE, "%s: the optimizer has taken %llu steps", __func__, (unsigned long long)opt->steps);
     if (!not_negative(lr_scale))
         return kd__fail(KD_ERR_ARG, "%s: lr_scale: %g is not a finite number >= 0", __func__, (double)lr_scale);
     if (!not_negative(weight_decay))
@@ -112,7 +114,8 @@ kd_status kd_optimizer_group(kd_optimizer *opt, const char *pattern, float lr_sc
         const kd_model *model = opt->members[i].model;
         for (size_t k = 0; k < model->parameter_count; k++) matches |= kd__glob_match(pattern, model->entries[k]->path);
     }
-    if (!matches) return kd__fail(KD_ERR_ARG, "%s: pattern: no parameter of the models added so far matches \"%s\"", __func__, pattern);
+    if (!matches)
+        return kd__fail(KD_ERR_ARG, "%s: pattern: no parameter of the models added so far matches \"%s\"", __func__, pattern);
     KD_TRY(kd__grow(opt->ctx, &opt->groups, &opt->group_capacity, opt->group_count + 1, sizeof *opt->groups));
     char *copy = kd__strdup(opt->ctx, pattern);
     if (!copy) return KD_ERR_NOMEM;

@@ -94,7 +94,8 @@ kd_status kd__optimizer_state_check(kd_optimizer *opt, const void *in, size_t by
     kd__state_get_f64(&at);
     uint64_t follow = kd__state_get_u64(&at), models = kd__state_get_u64(&at);
     if (version > VERSION)
-        return kd__fail(KD_ERR_VERSION, "optimizer state: version %llu, this libkd reads %d", (unsigned long long)version, VERSION);
+        return kd__fail(KD_ERR_VERSION, "optimizer state: version %llu, this libkd reads %d", (unsigned long long)version,
+                        VERSION);
     if (version != VERSION || follow > 1 || !(lr >= 0 && (double)(float)lr == lr))
         return kd__fail(KD_ERR_FORMAT, "optimizer state: its head makes no sense");
     static const char *const names[] = { "?", "SGD", "ADAM", "ADAMW" };
@@ -107,8 +108,9 @@ kd_status kd__optimizer_state_check(kd_optimizer *opt, const void *in, size_t by
     if (models != opt->member_count)
         return kd__fail(KD_ERR_SHAPE, "optimizer state: %llu models in the state, %zu here", (unsigned long long)models,
                         opt->member_count);
-    if (follow != (steps && moments)) return kd__fail(KD_ERR_FORMAT, "optimizer state: %llu steps %s moments", (unsigned long long)steps,
-                                                      follow ? "but" : "without");
+    if (follow != (steps && moments))
+        return kd__fail(KD_ERR_FORMAT, "optimizer state: %llu steps %s moments", (unsigned long long)steps,
+                        follow ? "but" : "without");
     for (size_t i = 0; i < opt->member_count; i++) {
         const kd__member *member = &opt->members[i];
         size_t parameters = member->model->parameter_count;
@@ -120,7 +122,8 @@ kd_status kd__optimizer_state_check(kd_optimizer *opt, const void *in, size_t by
     }
     size_t want = follow ? moments_size(opt) : 0, have = (size_t)(end - at);
     if (have != want)
-        return kd__fail(have < want ? KD_ERR_TRUNCATED : KD_ERR_FORMAT, "optimizer state: %zu bytes of moments, %zu wanted", have, want);
+        return kd__fail(have < want ? KD_ERR_TRUNCATED : KD_ERR_FORMAT, "optimizer state: %zu bytes of moments, %zu wanted", have,
+                        want);
     return kd__optimizer_prepare(opt);
 }
 

@@ -19,7 +19,8 @@ kd_status kd__schedule_read(kd__schedule *out, const kd_schedule_desc *desc, con
     KD_TRY(kd__desc_read(&d, sizeof d, desc, "kd_schedule_desc"));
     if (d.kind < KD_SCHEDULE_CONSTANT || d.kind > KD_SCHEDULE_LINEAR)
         return kd__fail(KD_ERR_ARG, "%s: kind: %u is no KD_SCHEDULE_*", function, d.kind);
-    if (!not_negative(d.gamma)) return kd__fail(KD_ERR_ARG, "%s: gamma: %g is not a finite number >= 0", function, (double)d.gamma);
+    if (!not_negative(d.gamma))
+        return kd__fail(KD_ERR_ARG, "%s: gamma: %g is not a finite number >= 0", function, (double)d.gamma);
     if (!not_negative(d.final_factor))
         return kd__fail(KD_ERR_ARG, "%s: final_factor: %g is not a finite number >= 0", function, (double)d.final_factor);
     if (!not_negative(d.warmup_start))

@@ -13,7 +13,7 @@
  * sum unless the two are far apart; then it decides nothing. */
 TEST(affine)
 {
-    static const size_t sizes[] = { 0, 1, 5, 15, 16, 17, 47, 48, 49, 95, 96, 97, 300, 784, 1000 }, periods[] = { 16, 48, 80, 112 };
+    static const size_t sizes[] = {0, 1, 5, 15, 16, 17, 47, 48, 49, 95, 96, 97, 300, 784, 1000}, periods[] = {16, 48, 80, 112};
     float scale[112], offset[112];
     kdtest_rand r = { 9 };
     for (int i = 0; i < 112; i++) {

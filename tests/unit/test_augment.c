@@ -50,7 +50,8 @@ static int same(const float *got, const picture *want, size_t channels, const no
     for (int y = 0; y < H; y++) for (int x = 0; x < W; x++) for (size_t c = 0; c < channels; c++) {
         double scaled = want->at[y][x][c] * n->scale, value = (scaled - n->mean[c]) / n->std[c];
         /* two constants rounded to float, and the result */
-        if (!(fabs((double)*got++ - value) <= 2 * 0x1p-24 * (fabs(scaled) + fabs(n->mean[c])) / n->std[c] + 0x1p-24 * fabs(value)))
+        if (!(fabs((double)*got++ - value) <=
+              2 * 0x1p-24 * (fabs(scaled) + fabs(n->mean[c])) / n->std[c] + 0x1p-24 * fabs(value)))
             return 0;
     }
     return 1;
@@ -64,7 +65,8 @@ static kd_dataset *dataset(size_t channels, kd_dtype dtype, int rank)
     kd_dataset *data;
     const size_t shape[3] = { H, W, channels };
     const int32_t labels[ITEMS] = { 0, 1, 2, 3, 1, 0 };
-    CHECK_OK(kd_dataset_wrap(&data, NULL, dtype, ITEMS, (size_t)rank, shape, dtype == KD_U8 ? (const void *)raw : as_float, labels));
+    CHECK_OK(
+        kd_dataset_wrap(&data, NULL, dtype, ITEMS, (size_t)rank, shape, dtype == KD_U8 ? (const void *)raw : as_float, labels));
     return data;
 }
 
@@ -142,7 +144,8 @@ TEST(one_number_or_one_per_feature)
         CHECK_OK(kd_loader_next(loader, &tx, &ty));
         CHECK(kd_tensor_size(tx, 0) == 3 && ((const int32_t *)kd_tensor_data(ty))[0] == -1);
         for (int i = 0; i < 3 * N; i++) {
-            double m = (double)d.mean[channels == N ? i % N : 0], s = (double)d.std[channels == N ? i % N : 0], v = (double)x[i / N][i % N];
+            double m = (double)d.mean[channels == N ? i % N : 0], s = (double)d.std[channels == N ? i % N : 0],
+                   v = (double)x[i / N][i % N];
             CHECK_NEAR((double)kd_tensor_f32(tx)[i], (v - m) / s, 4 * 0x1p-24 * (fabs(v) + fabs(m)) / s);
         }
         kd_loader_free(loader);
@@ -251,7 +254,8 @@ TEST(mixup)
         }
         if (!CHECK_OK(status)) break;
         size_t n = kd_tensor_size(x, 0);
-        CHECK(kd_tensor_dtype(y) == KD_F32 && kd_tensor_rank(y) == 2 && kd_tensor_size(y, 0) == n && kd_tensor_size(y, 1) == CLASSES);
+        CHECK(kd_tensor_dtype(y) == KD_F32 && kd_tensor_rank(y) == 2 && kd_tensor_size(y, 0) == n &&
+              kd_tensor_size(y, 1) == CLASSES);
         const uint32_t *at = kd_loader_indices(loader);
         for (size_t r = 0; r < n; r++, rows++) {
             const float *t = kd_tensor_f32(y) + r * CLASSES, *got = kd_tensor_f32(x) + r * H * W * 3;

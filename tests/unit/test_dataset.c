@@ -218,7 +218,8 @@ static const char *cifar(const char *name, size_t label_bytes, size_t records, s
     uint8_t *file = malloc(records * record + 1);
     for (size_t r = 0; r < records; r++)
         for (size_t i = 0; i < record; i++)
-            file[r * record + i] = (uint8_t)(i < label_bytes ? (r ? r % 10 + i * 7 : first_label) : (r * 31 + (i - label_bytes) * 3) % 256);
+            file[r * record + i] =
+                (uint8_t)(i < label_bytes ? (r ? r % 10 + i * 7 : first_label) : (r * 31 + (i - label_bytes) * 3) % 256);
     const char *path = kdtest_write(name, file, n);
     free(file);
     return path;

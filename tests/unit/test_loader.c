@@ -51,7 +51,9 @@ static kd_loader *make(kd_context *ctx, const kd_dataset *data, const kd_loader_
 
 static uint64_t batch_hash(kd_loader *loader, kd_tensor *x, kd_tensor *y)
 {
-    return (kdtest_hash(kd_tensor_data(x), kd_tensor_count(x) * 4) * 31 + kdtest_hash(kd_tensor_data(y), kd_tensor_count(y) * 4)) * 31 +
+    return (kdtest_hash(kd_tensor_data(x), kd_tensor_count(x) * 4) * 31 +
+            kdtest_hash(kd_tensor_data(y), kd_tensor_count(y) * 4)) *
+               31 +
            kdtest_hash(kd_loader_indices(loader), kd_tensor_size(x, 0) * sizeof(uint32_t));
 }
 
@@ -92,7 +94,8 @@ TEST(each_item_once_an_epoch)
                 CHECK(rows == want && kd_tensor_rank(x) == 4 && kd_tensor_dtype(x) == KD_F32 && kd_tensor_contiguous(x));
                 CHECK(kd_tensor_size(x, 1) == H && kd_tensor_size(x, 2) == W && kd_tensor_size(x, 3) == C);
                 CHECK(kd_tensor_count(x) == rows * H * W * C);
-                CHECK(kd_tensor_rank(y) == 1 && kd_tensor_size(y, 0) == rows && kd_tensor_dtype(y) == KD_I32 && kd_tensor_count(y) == rows);
+                CHECK(kd_tensor_rank(y) == 1 && kd_tensor_size(y, 0) == rows && kd_tensor_dtype(y) == KD_I32 &&
+                      kd_tensor_count(y) == rows);
                 for (size_t r = 0; r < rows; r++) {
                     uint32_t at = kd_loader_indices(loader)[r];
                     if (!CHECK(at < COUNT)) break;
@@ -100,7 +103,8 @@ TEST(each_item_once_an_epoch)
                     order[e][n++] = at;
                     CHECK(((const int32_t *)kd_tensor_data(y))[r] == labels[at]);
                     for (int i = 0; i < H * W * C; i++)
-                        CHECK_NEAR((double)kd_tensor_f32(x)[r * H * W * C + (size_t)i], ((const uint8_t *)items[at])[i] / 255.0, 2e-7);
+                        CHECK_NEAR((double)kd_tensor_f32(x)[r * H * W * C + (size_t)i], ((const uint8_t *)items[at])[i] / 255.0,
+                                   2e-7);
                 }
             }
             CHECK(status == KD_END && n == (drop ? 20 : COUNT) && kd_loader_epoch(loader) == e + 1);
@@ -176,7 +180,8 @@ TEST(the_same_with_any_ahead_threads_and_instruction_set)
                 kd_loader_desc d = rich(ahead);
                 kd_loader *loader = make(ctx, data, &d);
                 uint64_t hash = run(loader, 15);
-                CHECK_MSG(!want || hash == want, "%s, %u threads, %u ahead: other bits", kdtest_isa_name(isas[i]), threads, ahead);
+                CHECK_MSG(!want || hash == want, "%s, %u threads, %u ahead: other bits", kdtest_isa_name(isas[i]), threads,
+                          ahead);
                 want = hash;
                 kd_loader_free(loader);
                 kd_context_free(ctx);
@@ -424,7 +429,8 @@ TEST(out_of_memory_is_a_status_or_slower)
     kd_dataset_free(data);
 }
 
-/* ---- errors ------------------------------------------------------------------------------------------------------------------ */
+/* ---- errors ------------------------------------------------------------------------------------------------------------------
+ */
 
 static void refuses(const kd_dataset *data, const kd_loader_desc *d, kd_status status, const char *part)
 {

@@ -522,7 +522,8 @@ TEST(a_run_that_resumes_ends_in_the_same_bits)
             kd__optimizer_state_read(second, state);
             CHECK(kd_optimizer_steps(second) == stop && kd_optimizer_lr(second) == (double)0.03f);
             run_steps(second, again, stop + 1, 10);
-            CHECK_MSG(weights_hash(again) == weights_hash(model), "%s, stopped at %llu", golden_runs[r].name, (unsigned long long)stop);
+            CHECK_MSG(weights_hash(again) == weights_hash(model), "%s, stopped at %llu", golden_runs[r].name,
+                      (unsigned long long)stop);
             /* and into one that has run on */
             kd__optimizer_state_read(opt, state);
             CHECK(kd_optimizer_steps(opt) == stop);
@@ -561,10 +562,10 @@ TEST(states_that_do_not_fit)
         kd_optimizer_free(other[i].opt);
     }
     uint64_t before = weights_hash(model);
-    static const struct { size_t at; uint8_t value; kd_status status; } flips[] = {
-        { 0, 2, KD_ERR_VERSION }, { 0, 0, KD_ERR_FORMAT }, { 24, 1, KD_ERR_FORMAT }, { 24, 0, KD_ERR_FORMAT }, { 39, 0x80, KD_ERR_FORMAT },
-        { 48, 0, KD_ERR_FORMAT }, { 48, 2, KD_ERR_FORMAT }, { 64, 9, KD_ERR_FORMAT }, { 72, 9, KD_ERR_SHAPE },
-        { 80, 9, KD_ERR_SHAPE },
+    static const struct { size_t at; uint8_t value; kd_status status;
+    } flips[] = {
+        {0, 2, KD_ERR_VERSION}, {0, 0, KD_ERR_FORMAT},  {24, 1, KD_ERR_FORMAT}, {24, 0, KD_ERR_FORMAT}, {39, 0x80, KD_ERR_FORMAT},
+        {48, 0, KD_ERR_FORMAT}, {48, 2, KD_ERR_FORMAT}, {64, 9, KD_ERR_FORMAT}, {72, 9, KD_ERR_SHAPE},  {80, 9, KD_ERR_SHAPE},
     };
     for (size_t i = 0; i < sizeof flips / sizeof *flips; i++) {
         uint8_t kept = state[flips[i].at];
