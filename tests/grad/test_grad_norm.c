@@ -254,6 +254,34 @@ TEST(pytorch)
     kd_tape_free(eval);
 }
 
+/* Numbers whose mean is a million times their spread: the statistics are still those of the numbers as given. */
+TEST(statistics_far_from_zero)
+{
+    enum { ROWS = 1000, C = 3 };
+    static float x[ROWS * C];
+    float mean[C] = { 0 }, var[C] = { 0 };
+    const size_t shape[2] = { ROWS, C }, c = C;
+    kdtest_rand r = { 11 };
+    for (size_t i = 0; i < ROWS * C; i++) x[i] = 100000.0f + (float)(kdtest_bits(&r) % 32) * 0x1p-7f;
+    kd_tape *tape = NULL;
+    kd_tensor *rm = NULL, *rv = NULL;
+    CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_TRAIN));
+    CHECK_OK(kd_tensor_wrap(&rm, NULL, KD_F32, 1, &c, NULL, mean));
+    CHECK_OK(kd_tensor_wrap(&rv, NULL, KD_F32, 1, &c, NULL, var));
+    kd_batch_norm(tape, kd_tape_constant(tape, 2, shape, x), NULL, NULL, rm, rv, 1, 1e-5f);
+    CHECK_STATUS(kd_tape_status(tape), KD_OK);
+    for (size_t j = 0; j < C; j++) {
+        double sum = 0, square = 0;
+        for (size_t i = 0; i < ROWS; i++) sum += x[i * C + j];
+        for (size_t i = 0; i < ROWS; i++) square += ((double)x[i * C + j] - sum / ROWS) * ((double)x[i * C + j] - sum / ROWS);
+        CHECK_NEAR(mean[j], sum / ROWS, 0x1p-24 * sum / ROWS);
+        CHECK_NEAR(var[j], square / (ROWS - 1), 70 * 0x1p-24 * square / ROWS);   /* chains of 64 additions */
+    }
+    kd_tensor_free(rm);
+    kd_tensor_free(rv);
+    kd_tape_free(tape);
+}
+
 /* With running statistics batch norm is one fma by the folded scale and shift: what a convolution's epilogue does. */
 TEST(eval_is_one_fma)
 {
