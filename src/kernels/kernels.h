@@ -15,6 +15,7 @@
 #include "kernels/distill_args.h"
 #include "kernels/gemm_block.h"
 #include "kernels/pool_args.h"
+#include "kernels/winograd_args.h"
 
 /* ---- elementwise: one operand ------------------------------------------------------------------- */
 /* X(name, saved): what the backward needs, IN (the input), OUT (the output) or NONE.

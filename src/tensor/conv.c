@@ -7,6 +7,10 @@ kd__conv_way kd__conv_choose(const kd__conv_shape *s)
 {
     const bool one_step = s->stride_h == 1 && s->stride_w == 1;
     if (s->groups == 1 && s->kh == 1 && s->kw == 1 && one_step && s->pad_h == 0 && s->pad_w == 0) return KD__CONV_POINTWISE;
+    /* Fewer channels, or an image of a tile or two, are faster without the transforms. */
+    if (s->groups == 1 && s->kh == 3 && s->kw == 3 && one_step && s->dil_h == 1 && s->dil_w == 1 && s->pad_h <= 2 && s->pad_w <= 2 &&
+        s->ci >= 32 && s->co >= 32 && KD_MIN(KD_MIN(s->h, s->w), KD_MIN(s->oh, s->ow)) >= 4)
+        return KD__CONV_WINOGRAD;
     return KD__CONV_DIRECT;
 }
 
@@ -129,6 +133,7 @@ kd_status kd__conv_forward(kd_context *ctx, const kd__conv_shape *s, const float
     if (kd__conv_choose(s) == KD__CONV_POINTWISE)
         return kd__gemm(ctx, &(kd__gemm_args){ .m = pixels(s), .n = s->co, .k = s->ci, .a = x, .a_stride = s->ci, .b = weight,
                                                .b_stride = s->co, .c = y, .c_stride = s->co, .bias = bias, .relu = relu });
+    if (kd__conv_choose(s) == KD__CONV_WINOGRAD) return kd__winograd_forward(ctx, s, x, weight, bias, relu, y);
     return kd__direct_forward(ctx, s, x, weight, bias, relu, y);
 }
 
@@ -140,6 +145,7 @@ kd_status kd__conv_backward_data(kd_context *ctx, const kd__conv_shape *s, const
         return kd__gemm(ctx, &(kd__gemm_args){ .m = pixels(s), .n = s->ci, .k = s->co, .a = dy, .a_stride = s->co, .b = weight,
                                                .b_stride = s->co, .b_transposed = true, .c = dx, .c_stride = s->ci,
                                                .accumulate = accumulate });
+    if (kd__conv_choose(s) == KD__CONV_WINOGRAD) return kd__winograd_backward_data(ctx, s, dy, weight, dx, accumulate);
     return kd__direct_backward_data(ctx, s, dy, weight, dx, accumulate);
 }
 

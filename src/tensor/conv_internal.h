@@ -71,4 +71,8 @@ kd_status kd__direct_backward_data(kd_context *ctx, const kd__conv_shape *s, con
                                    bool accumulate);
 kd_status kd__direct_backward_weight(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *dy, float *dw,
                                      bool accumulate);
+kd_status kd__winograd_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const float *bias,
+                               bool relu, float *y);
+kd_status kd__winograd_backward_data(kd_context *ctx, const kd__conv_shape *s, const float *dy, const float *weight, float *dx,
+                                     bool accumulate);
 #endif

@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: MIT */
 #include "kdtest.h"
 #include "ref_conv.h"
+#include "ref_winograd.h"
 #include "tensor/conv_internal.h"
 #include <math.h>
 #include <stdlib.h>
@@ -104,8 +105,33 @@ static void same_float(const char *what, const kd__conv_shape *s, float got, flo
     CHECK_MSG(got == want || memcmp(&got, &want, sizeof got) == 0, "%s %s: %a, the chain gives %a", what, describe(s), (double)got, (double)want);
 }
 
-/* All three passes.  `factor`: how many times the direct error bound is allowed (a transform amplifies). */
-static void check_shape(const kd__conv_shape *s, uint64_t seed, size_t first, size_t last, double factor)
+/* Winograd's own magnitudes, and some of its outputs exactly: images [h, w, c] to [oh, ow, co].  Adds to `size` what was there
+ * (bias, the old gradient). */
+static void winograd_sizes(const char *what, const kd__conv_shape *s, ref_winograd w, size_t n, size_t oh, size_t ow, const float *out,
+                           const double *extra, double *size)
+{
+    const float *x = w.x;
+    for (size_t i = 0; i < n * oh * ow * w.co; i++) {
+        const size_t o = i % w.co, q = i / w.co % ow, r = i / w.co / ow % oh;
+        w.x = x + i / w.co / ow / oh * w.h * w.w * w.c;
+        float want = ref_winograd_element(&w, r, q, o, &size[i]);
+        if (extra) size[i] += fabs(extra[i]);
+        if (out) same_float(what, s, out[i], want);
+    }
+}
+
+/* The weights of the data gradient's convolution: turned round, channels exchanged. */
+static float *turned(const kd__conv_shape *s, const float *weight)
+{
+    float *to = malloc(9 * s->ci * s->co * sizeof *to);
+    for (size_t t = 0; t < 9; t++)
+        for (size_t c = 0; c < s->ci; c++)
+            for (size_t o = 0; o < s->co; o++) to[((8 - t) * s->co + o) * s->ci + c] = weight[(t * s->ci + c) * s->co + o];
+    return to;
+}
+
+/* All three passes. */
+static void check_shape(const kd__conv_shape *s, uint64_t seed, size_t first, size_t last)
 {
     kdtest_rand r = { seed * 2 + 1 };
     ref_conv ref;
@@ -115,22 +141,37 @@ static void check_shape(const kd__conv_shape *s, uint64_t seed, size_t first, si
     numbers dy = make(s->n * s->oh * s->ow * s->co, &r, 1);
     double *want = malloc((x.n + dy.n + w.n + 1) * sizeof *want), *size = malloc((x.n + dy.n + w.n + 1) * sizeof *size);
     float *out = malloc((x.n + dy.n + w.n + 1) * sizeof *out);
-    const double chain = (double)(s->kh * s->kw * cg) + 3;
+    double chain = (double)(s->kh * s->kw * cg) + 3, back = (double)(s->kh * s->kw * (s->co / s->groups)) + 3;
     const int direct = kd__conv_choose(s) == KD__CONV_DIRECT || kd__conv_choose(s) == KD__CONV_DEPTHWISE;
+    const int winograd = kd__conv_choose(s) == KD__CONV_WINOGRAD;
+    float *round = winograd ? turned(s, w.f) : NULL;
+    const ref_winograd there = { s->h, s->w, s->ci, s->pad_h, s->pad_w, s->co, x.f, w.f };
+    const ref_winograd again = { s->oh, s->ow, s->co, 2 - s->pad_h, 2 - s->pad_w, s->ci, dy.f, round };
+    if (winograd) {
+        chain = ref_winograd_roundings(&there) + 2;
+        back = ref_winograd_roundings(&again) + 2;
+    }
 
     ref_conv_forward(&ref, x.d, w.d, NULL, want, size);
-    compare("forward", s, forward, x.f, w.f, NULL, dy.f, dy.n, want, size, factor * chain, 0, out, first, last);
+    if (winograd) winograd_sizes("forward", s, there, s->n, s->oh, s->ow, NULL, NULL, size);
+    compare("forward", s, forward, x.f, w.f, NULL, dy.f, dy.n, want, size, chain, 0, out, first, last);
+    if (winograd) winograd_sizes("forward", s, there, s->n, s->oh, s->ow, out, NULL, size);
     for (size_t e = 0; direct && e < 10 && dy.n; e++) {
         size_t at = kdtest_size(&r, 0, dy.n - 1), o = at % s->co, q = at / s->co % s->ow, p = at / s->co / s->ow % s->oh;
         same_float("forward", s, out[at], ref_conv_chain_forward(&ref, x.f, w.f, at / s->co / s->ow / s->oh, p, q, o));
     }
     ref_conv_forward(&ref, x.d, w.d, bias.d, want, size);
     for (size_t i = 0; i < dy.n; i++) want[i] = want[i] > 0 ? want[i] : 0;
-    compare("forward, bias, relu", s, forward, x.f, w.f, bias.f, dy.f, dy.n, want, size, factor * chain, 1, out, first, last);
+    if (winograd) {
+        winograd_sizes("forward", s, there, s->n, s->oh, s->ow, NULL, NULL, size);
+        for (size_t i = 0; i < dy.n; i++) size[i] += fabs(bias.d[i % s->co]);
+    }
+    compare("forward, bias, relu", s, forward, x.f, w.f, bias.f, dy.f, dy.n, want, size, chain, 1, out, first, last);
 
-    const double back = (double)(s->kh * s->kw * (s->co / s->groups)) + 3;
     ref_conv_backward_data(&ref, dy.d, w.d, want, size);
-    compare("data", s, backward_data, dy.f, w.f, NULL, x.f, x.n, want, size, factor * back, 0, out, first, last);
+    if (winograd) winograd_sizes("data", s, again, s->n, s->h, s->w, NULL, NULL, size);
+    compare("data", s, backward_data, dy.f, w.f, NULL, x.f, x.n, want, size, back, 0, out, first, last);
+    if (winograd) winograd_sizes("data", s, again, s->n, s->h, s->w, out, NULL, size);
     for (size_t e = 0; direct && e < 10 && x.n; e++) {
         size_t at = kdtest_size(&r, 0, x.n - 1), c = at % s->ci, q = at / s->ci % s->w, p = at / s->ci / s->w % s->h;
         same_float("data", s, out[at], ref_conv_chain_data(&ref, dy.f, w.f, at / s->ci / s->w / s->h, p, q, c));
@@ -139,7 +180,7 @@ static void check_shape(const kd__conv_shape *s, uint64_t seed, size_t first, si
         want[i] += x.d[i];
         size[i] += fabs(x.d[i]);
     }
-    compare("data, accumulated", s, backward_data, dy.f, w.f, NULL, x.f, x.n, want, size, factor * back, 1, out, first, last);
+    compare("data, accumulated", s, backward_data, dy.f, w.f, NULL, x.f, x.n, want, size, back, 1, out, first, last);
 
     const double pixels = (double)(s->n * s->oh * s->ow) + 3;
     ref_conv_backward_weight(&ref, x.d, dy.d, want, size);
@@ -160,6 +201,7 @@ static void check_shape(const kd__conv_shape *s, uint64_t seed, size_t first, si
     free(want);
     free(size);
     free(out);
+    free(round);
 }
 
 /* The layers that networks are made of, at small sizes. */
@@ -188,7 +230,7 @@ TEST(common)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const size_t *c = cases[i];
         kd__conv_shape s = shape_of(c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10], c[11], c[12], c[13]);
-        check_shape(&s, i + 1, 0, context_count, 1);
+        check_shape(&s, i + 1, 0, context_count);
     }
 }
 
@@ -205,7 +247,7 @@ TEST(random_shapes)
         while (w + 2 * pw < dw * (kw - 1) + 1) w++;
         kd__conv_shape s = shape_of(n, h, w, groups * kdtest_size(&r, 1, 5), groups * kdtest_size(&r, 1, 20), kh, kw,
                                     kdtest_size(&r, 1, 4), kdtest_size(&r, 1, 4), ph, pw, dh, dw, groups);
-        check_shape(&s, (uint64_t)i + 500, isa_count > 1 && i % 4 ? 1 : 0, isa_count, 1);
+        check_shape(&s, (uint64_t)i + 500, isa_count > 1 && i % 4 ? 1 : 0, isa_count);
     }
 }
 
@@ -224,7 +266,50 @@ TEST(large)
         shape_of(6, 16, 16, 32, 32, 3, 3, 1, 1, 1, 1, 1, 1, 32),
         shape_of(1, 1, 1200, 3, 8, 1, 3, 1, 1, 0, 1, 1, 1, 1),      /* a row longer than a chunk */
     };
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) check_shape(&shapes[i], i + 300, first, context_count, 1);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) check_shape(&shapes[i], i + 300, first, context_count);
+}
+
+/* The rule of docs/design/numerics.md. */
+TEST(ways)
+{
+    kd__conv_shape s = shape_of(2, 8, 8, 32, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1), t;
+    CHECK(kd__conv_choose(&s) == KD__CONV_WINOGRAD);
+    t = s, t.ci = 31;
+    CHECK(kd__conv_choose(&t) == KD__CONV_DIRECT);
+    t = s, t.co = 31;
+    CHECK(kd__conv_choose(&t) == KD__CONV_DIRECT);
+    t = s, t.stride_w = 2;
+    CHECK(kd__conv_choose(&t) == KD__CONV_DIRECT);
+    t = s, t.dil_h = 2;
+    CHECK(kd__conv_choose(&t) == KD__CONV_DIRECT);
+    t = s, t.groups = 2;
+    CHECK(kd__conv_choose(&t) == KD__CONV_DIRECT);
+    t = s, t.kw = 5;
+    CHECK(kd__conv_choose(&t) == KD__CONV_DIRECT);
+    t = shape_of(2, 8, 8, 32, 32, 3, 3, 1, 1, 3, 1, 1, 1, 1);
+    CHECK(kd__conv_choose(&t) == KD__CONV_DIRECT);
+    t = shape_of(2, 8, 3, 32, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1);
+    CHECK(kd__conv_choose(&t) == KD__CONV_DIRECT);
+    t = shape_of(2, 8, 8, 32, 32, 1, 1, 1, 1, 0, 0, 1, 1, 1);
+    CHECK(kd__conv_choose(&t) == KD__CONV_POINTWISE);
+    t = shape_of(2, 8, 8, 32, 32, 1, 1, 1, 1, 1, 0, 1, 1, 1);
+    CHECK(kd__conv_choose(&t) == KD__CONV_DIRECT);
+}
+
+TEST(winograd)
+{
+    make_contexts();
+    kd__conv_shape shapes[] = {
+        shape_of(2, 4, 4, 32, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1),
+        shape_of(1, 5, 7, 33, 50, 3, 3, 1, 1, 1, 1, 1, 1, 1),       /* tiles and vectors cut */
+        shape_of(1, 6, 6, 40, 32, 3, 3, 1, 1, 0, 0, 1, 1, 1),
+        shape_of(1, 5, 4, 32, 40, 3, 3, 1, 1, 2, 2, 1, 1, 1),
+        shape_of(1, 7, 6, 32, 32, 3, 3, 1, 1, 0, 2, 1, 1, 1),
+        shape_of(1, 4, 5, 300, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1),      /* two blocks of channels */
+        shape_of(9, 8, 8, 32, 36, 3, 3, 1, 1, 1, 1, 1, 1, 1),       /* several blocks of tiles */
+    };
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        check_shape(&shapes[i], i + 700, i < 2 || isa_count < 2 || kdtest_full() ? 0 : 1, context_count);
 }
 
 TEST(memory)
