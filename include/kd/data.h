@@ -66,7 +66,12 @@ typedef struct kd_loader_desc {
 } kd_loader_desc;
 KD_API void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size);
 /* `data` must outlive the loader.  What item goes where, and every random choice, is a function of (seed, epoch, position in
- * the epoch) alone: the same with any `ahead`, any timing, and after a resume. */
+ * the epoch) alone: the same with any `ahead`, any timing, and after a resume.
+ * shift, crop_padding and flip need items [h, w, c] or [h, w] (c = 1); the zeros that come in are the item's, before
+ * normalisation.  mean and std: one number for all, or one for each of the last axis.  Mix-up pairs rows of a batch at random:
+ * (a, b) become (s a + (1 - s) b, s b + (1 - s) a), s >= 1/2, so each row is mostly the item kd_loader_indices names.
+ * KD_ERR_ARG (also: drop_last would leave no batch), KD_ERR_RANGE (a label beyond `classes`; with mix-up also below 0),
+ * KD_ERR_OVERFLOW, KD_ERR_NOMEM. */
 KD_API KD_MUST_USE kd_status kd_loader_create(kd_loader **out, kd_context *ctx, const kd_dataset *data,
                                               const kd_loader_desc *desc);
 /* The next batch: *x f32 [n, item shape..], *y i32 [n] (f32 [n, classes] with mix-up), the loader's, valid until the next

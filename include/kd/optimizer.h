@@ -24,7 +24,7 @@ typedef struct kd_optimizer_desc {
     float    dampening;      /* SGD; default 0                                                */
     uint32_t nesterov;       /* SGD; needs momentum > 0 and dampening 0; default 0            */
     float    beta1, beta2;   /* default 0.9, 0.999                                            */
-    float    eps;            /* default 1e-8                                                  */
+    float    eps;            /* > 0; default 1e-8                                             */
     float    weight_decay;   /* >= 0; default 0                                               */
     float    max_grad_norm;  /* > 0: scale all gradients by min(1, max / (norm + 1e-6)) before the step; 0: off */
 } kd_optimizer_desc;

@@ -114,8 +114,10 @@ static kd_status make_slot(kd_loader *loader, kd__batch_slot *slot)
     if (!slot->x || !slot->y || !slot->indices) return KD_ERR_NOMEM;
     KD_TRY(kd__tensor_init(&slot->tx, "kd_loader_create", KD_F32, data->rank + 1, shape, slot->x));
     shape[1] = classes;
-    return kd__tensor_init(&slot->ty, "kd_loader_create", loader->classes ? KD_F32 : KD_I32, loader->classes ? 2 : 1, shape,
-                           slot->y);
+    KD_TRY(kd__tensor_init(&slot->ty, "kd_loader_create", loader->classes ? KD_F32 : KD_I32, loader->classes ? 2 : 1, shape,
+                           slot->y));
+    slot->tx.ctx = slot->ty.ctx = loader->ctx;   /* which the loader holds */
+    return KD_OK;
 }
 
 static kd_status set_up(kd_loader *loader)
