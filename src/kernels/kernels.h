@@ -136,6 +136,10 @@ typedef struct kd__adam_step {
  * difference_sum          *sum = sum f(d): blocks of 4096 in single precision, added in double
  * difference_backward     da (=, +=) scale f'(d), times dy[i] where dy is not NULL */
 
+/* ---- random ------------------------------------------------------------------------------------------------- */
+/* dropout_f32          out[i] = or += w >> 8 < threshold ? 0 : in[i] * scale, w number index + i of the stream `key`
+ *                      (kd_rng); index a multiple of 4.  in place when not accumulating. */
+
 struct kd__kernels {
     const char *isa;   /* "scalar", "avx2", "avx512", "neon" */
 #define KERNEL(name, args) void(*name) args;

@@ -142,6 +142,13 @@ V_FN void vi_store_n(int32_t *p, kd_i32x16 a, size_t n)
 V_FN kd_i32x16 vi_add(kd_i32x16 a, kd_i32x16 b) { return I2(_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)); }
 V_FN kd_i32x16 vi_sub(kd_i32x16 a, kd_i32x16 b) { return I2(_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)); }
 V_FN kd_i32x16 vi_mul(kd_i32x16 a, kd_i32x16 b) { return I2(_mm256_mullo_epi32(a.lo, b.lo), _mm256_mullo_epi32(a.hi, b.hi)); }
+/* The high half of the product of two unsigned numbers. */
+V_FN __m256i avx2_mulhi_u(__m256i a, __m256i b)
+{
+    __m256i even = _mm256_mul_epu32(a, b), odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), _mm256_srli_epi64(b, 32));
+    return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+}
+V_FN kd_i32x16 vi_mulhi_u(kd_i32x16 a, kd_i32x16 b) { return I2(avx2_mulhi_u(a.lo, b.lo), avx2_mulhi_u(a.hi, b.hi)); }
 V_FN kd_i32x16 vi_and(kd_i32x16 a, kd_i32x16 b) { return I2(_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)); }
 V_FN kd_i32x16 vi_or(kd_i32x16 a, kd_i32x16 b) { return I2(_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)); }
 V_FN kd_i32x16 vi_xor(kd_i32x16 a, kd_i32x16 b) { return I2(_mm256_xor_si256(a.lo, b.lo), _mm256_xor_si256(a.hi, b.hi)); }

@@ -67,6 +67,12 @@ V_FN void vi_store_n(int32_t *p, kd_i32x16 a, size_t n) { _mm512_mask_storeu_epi
 V_FN kd_i32x16 vi_add(kd_i32x16 a, kd_i32x16 b) { return _mm512_add_epi32(a, b); }
 V_FN kd_i32x16 vi_sub(kd_i32x16 a, kd_i32x16 b) { return _mm512_sub_epi32(a, b); }
 V_FN kd_i32x16 vi_mul(kd_i32x16 a, kd_i32x16 b) { return _mm512_mullo_epi32(a, b); }
+/* The high half of the product of two unsigned numbers. */
+V_FN kd_i32x16 vi_mulhi_u(kd_i32x16 a, kd_i32x16 b)
+{
+    __m512i even = _mm512_mul_epu32(a, b), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), _mm512_srli_epi64(b, 32));
+    return _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd);
+}
 V_FN kd_i32x16 vi_and(kd_i32x16 a, kd_i32x16 b) { return _mm512_and_si512(a, b); }
 V_FN kd_i32x16 vi_or(kd_i32x16 a, kd_i32x16 b) { return _mm512_or_si512(a, b); }
 V_FN kd_i32x16 vi_xor(kd_i32x16 a, kd_i32x16 b) { return _mm512_xor_si512(a, b); }

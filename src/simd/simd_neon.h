@@ -135,6 +135,14 @@ V_FN kd_i32x16 vi_load_u8(const uint8_t *p)
 NEON2(kd_i32x16, vi_add, kd_i32x16, vaddq_s32)
 NEON2(kd_i32x16, vi_sub, kd_i32x16, vsubq_s32)
 NEON2(kd_i32x16, vi_mul, kd_i32x16, vmulq_s32)
+/* The high half of the product of two unsigned numbers. */
+V_FN int32x4_t neon_mulhi_u(int32x4_t a, int32x4_t b)
+{
+    uint32x4_t x = vreinterpretq_u32_s32(a), y = vreinterpretq_u32_s32(b);
+    uint64x2_t low = vmull_u32(vget_low_u32(x), vget_low_u32(y)), high = vmull_high_u32(x, y);
+    return vreinterpretq_s32_u32(vuzp2q_u32(vreinterpretq_u32_u64(low), vreinterpretq_u32_u64(high)));
+}
+NEON2(kd_i32x16, vi_mulhi_u, kd_i32x16, neon_mulhi_u)
 NEON2(kd_i32x16, vi_and, kd_i32x16, vandq_s32)
 NEON2(kd_i32x16, vi_or, kd_i32x16, vorrq_s32)
 NEON2(kd_i32x16, vi_xor, kd_i32x16, veorq_s32)

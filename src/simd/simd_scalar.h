@@ -130,6 +130,11 @@ V_FN void vi_store_n(int32_t *p, kd_i32x16 a, size_t n)
 V_FN kd_i32x16 vi_add(kd_i32x16 a, kd_i32x16 b) { EACH(kd_i32x16, (int32_t)((uint32_t)a.v[i] + (uint32_t)b.v[i])); }
 V_FN kd_i32x16 vi_sub(kd_i32x16 a, kd_i32x16 b) { EACH(kd_i32x16, (int32_t)((uint32_t)a.v[i] - (uint32_t)b.v[i])); }
 V_FN kd_i32x16 vi_mul(kd_i32x16 a, kd_i32x16 b) { EACH(kd_i32x16, (int32_t)((uint32_t)a.v[i] * (uint32_t)b.v[i])); }
+/* The high half of the product of two unsigned numbers. */
+V_FN kd_i32x16 vi_mulhi_u(kd_i32x16 a, kd_i32x16 b)
+{
+    EACH(kd_i32x16, (int32_t)((uint64_t)(uint32_t)a.v[i] * (uint32_t)b.v[i] >> 32));
+}
 V_FN kd_i32x16 vi_and(kd_i32x16 a, kd_i32x16 b) { EACH(kd_i32x16, a.v[i] & b.v[i]); }
 V_FN kd_i32x16 vi_or(kd_i32x16 a, kd_i32x16 b) { EACH(kd_i32x16, a.v[i] | b.v[i]); }
 V_FN kd_i32x16 vi_xor(kd_i32x16 a, kd_i32x16 b) { EACH(kd_i32x16, a.v[i] ^ b.v[i]); }

@@ -37,6 +37,7 @@
     X(add, vi_add(i, j))                                                         \
     X(sub, vi_sub(i, j))                                                         \
     X(mul, vi_mul(i, j))                                                         \
+    X(mulhi_u, vi_mulhi_u(i, j))                                                 \
     X(and, vi_and(i, j))                                                         \
     X(or, vi_or(i, j))                                                           \
     X(xor, vi_xor(i, j))                                                         \

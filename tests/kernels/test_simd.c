@@ -162,6 +162,7 @@ static int32_t expected_int(int what, int32_t i, int32_t j, int n, int lane)
     case PROBE_I_add: return (int32_t)(a + b);
     case PROBE_I_sub: return (int32_t)(a - b);
     case PROBE_I_mul: return (int32_t)(a * b);
+    case PROBE_I_mulhi_u: return (int32_t)((uint64_t)a * b >> 32);
     case PROBE_I_and: return i & j;
     case PROBE_I_or: return i | j;
     case PROBE_I_xor: return i ^ j;
