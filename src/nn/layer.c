@@ -117,7 +117,8 @@ kd_layer *kd__layer_new(kd_layer *parent, const char *name, kd__layer_type type,
         return kd__layer_fail(parent, KD_ERR_ARG, "%s: parent: a %s layer takes no children", function,
                               layer_kinds[parent->type].name);
     if (parent->type == KD__LAYER_parallel && parent->children == KD__MAX_PARALLEL)
-        return kd__layer_fail(parent, KD_ERR_LIMIT, "%s: parent: a parallel takes at most %u children", function, KD__MAX_PARALLEL);
+        return kd__layer_fail(parent, KD_ERR_LIMIT, "%s: parent: a parallel takes at most %u children", function,
+                              KD__MAX_PARALLEL);
     if (parent->depth + 1 > KD__MAX_DEPTH)
         return kd__layer_fail(parent, KD_ERR_LIMIT, "%s: parent: deeper than %u levels", function, KD__MAX_DEPTH);
     char position[24];
@@ -200,7 +201,8 @@ static void block_param(kd_layer *layer, const char *name, size_t rank, const si
         return;
     }
     if (!rank || rank > KD_MAX_RANK || !shape) {
-        kd__layer_fail(layer, KD_ERR_ARG, "%s: %s: rank %zu with a shape, of 1 to %u, is needed", function, name, rank, KD_MAX_RANK);
+        kd__layer_fail(layer, KD_ERR_ARG, "%s: %s: rank %zu with a shape, of 1 to %u, is needed", function, name, rank,
+                       KD_MAX_RANK);
         return;
     }
     if (kd__init_check(function, init) != KD_OK) {

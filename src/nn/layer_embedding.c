@@ -8,8 +8,8 @@ kd_layer *kd_layer_embedding(kd_layer *parent, const char *name, size_t count, s
     if (kd__layer_is_poison(self)) return self;
     if (!count || !width)
         return kd__layer_fail(self, KD_ERR_ARG, "%s: count %zu, width %zu: both must be at least 1", __func__, count, width);
-    kd__layer_param(self, "weight", 2, (size_t[]){ count, width }, KD_PARAM_PLAIN, (kd__init){ KD_INIT_NORMAL, 0.0f, 1.0f }, count,
-                    width);
+    const kd__init init = { KD_INIT_NORMAL, 0.0f, 1.0f };
+    kd__layer_param(self, "weight", 2, (size_t[]){ count, width }, KD_PARAM_PLAIN, init, count, width);
     return kd__layer_done(self);
 }
 

@@ -9,7 +9,8 @@ static const kd__init ones = { KD_INIT_ONES, 0.0f, 0.0f }, zeros = { KD_INIT_ZER
 static bool affine(kd_layer *self, size_t channels, float eps, const char *function)
 {
     if (!channels) kd__layer_fail(self, KD_ERR_ARG, "%s: 0 channels", function);
-    else if (!(eps > 0.0f && eps <= 1.0f)) kd__layer_fail(self, KD_ERR_ARG, "%s: eps %g: must be in (0, 1]", function, (double)eps);
+    else if (!(eps > 0.0f && eps <= 1.0f))
+        kd__layer_fail(self, KD_ERR_ARG, "%s: eps %g: must be in (0, 1]", function, (double)eps);
     kd__layer_param(self, "weight", 1, &channels, KD_PARAM_PLAIN, ones, channels, channels);
     kd__layer_param(self, "bias", 1, &channels, KD_PARAM_PLAIN, zeros, channels, channels);
     self->u.norm.eps = eps;

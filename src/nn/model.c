@@ -132,8 +132,8 @@ static kd_tensor *normalised(kd_model *model, kd_tape *tape, kd_tensor *x)
     if (!model->norm_channels) return x;
     if (!x->rank || x->shape[x->rank - 1] != model->norm_channels)
         return kd__tape_fail_in(tape, "kd_model_forward",
-                                kd__fail(KD_ERR_SHAPE, "x %S: the input normalisation has %zu channels", (size_t)x->rank, x->shape,
-                                         model->norm_channels));
+                                kd__fail(KD_ERR_SHAPE, "x %S: the input normalisation has %zu channels", (size_t)x->rank,
+                                         x->shape, model->norm_channels));
     kd_tensor *centred = kd_sub(tape, x, &model->norm_mean);
     kd_tensor *scaled = kd_div(tape, centred, &model->norm_std);
     kd__release_unless(tape, centred, x, scaled);

@@ -23,7 +23,8 @@ size_t kd_model_parameter_count(const kd_model *model) { return not_ready(model,
 static kd_status write_info(kd_param_info *out, kd__param *p, const char *function)
 {
     size_t size = out->struct_size ? out->struct_size : sizeof *out;
-    if (size < sizeof *out) return kd__fail(KD_ERR_ARG, "%s: out->struct_size %zu: must be sizeof(kd_param_info)", function, size);
+    if (size < sizeof *out)
+        return kd__fail(KD_ERR_ARG, "%s: out->struct_size %zu: must be sizeof(kd_param_info)", function, size);
     const kd_param_info info = {
         .name = p->path,
         .tensor = &p->tensor,
@@ -157,7 +158,8 @@ kd_status kd_model_copy(kd_model *dst, const kd_model *src)
             if (strcmp(to->path, from->path)) from = find(src, to->path);
             if (!from) return kd__fail(KD_ERR_SHAPE, "%s: src has no \"%s\"", __func__, to->path);
             if ((to->kind & KD_PARAM_BUFFER) != (from->kind & KD_PARAM_BUFFER))
-                return kd__fail(KD_ERR_SHAPE, "%s: \"%s\" is a parameter on one side and a buffer on the other", __func__, to->path);
+                return kd__fail(KD_ERR_SHAPE, "%s: \"%s\" is a parameter on one side and a buffer on the other", __func__,
+                                to->path);
             if (!kd__shape_equal(&to->tensor, &from->tensor))
                 return kd__fail(KD_ERR_SHAPE, "%s: \"%s\": dst %S, src %S", __func__, to->path, (size_t)to->tensor.rank,
                                 to->tensor.shape, (size_t)from->tensor.rank, from->tensor.shape);

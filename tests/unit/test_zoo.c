@@ -49,3 +49,168 @@ TEST(mlp)
     CHECK_STATUS(kd_zoo_mlp(&m, NULL, (size_t[]){ 4, 3, 2 }, 3, 42, 1), KD_ERR_ARG);
     CHECK_ERROR_HAS("act1: kd_layer_activation: activation 42");
 }
+
+/* Names of the parameters (no buffers) joined by spaces. */
+static void check_names(kd_model *m, const char *want)
+{
+    char names[4096] = "";
+    for (size_t i = 0; i < kd_model_parameter_count(m); i++) {
+        kd_param_info info = { .struct_size = sizeof info };
+        CHECK_OK(kd_model_parameter_at(m, i, &info));
+        if (info.kind & KD_PARAM_BUFFER) continue;
+        if (*names) strcat(names, " ");
+        strcat(names, info.name);
+    }
+    CHECK_STR(names, want);
+}
+
+static kd_tensor *forward_zeros(kd_model *m, kd_tape *tape, size_t rank, const size_t *shape)
+{
+    kd_tensor *x = kd_tape_tensor(tape, KD_F32, rank, shape);
+    memset(kd_tensor_data(x), 0, kd_tensor_count(x) * sizeof(float));
+    kd_tensor *y = kd_model_forward(m, tape, x);
+    CHECK_OK(kd_tape_status(tape));
+    return y;
+}
+
+TEST(cnn)
+{
+    kd_cnn_desc d;
+    kd_cnn_desc_init(&d, sizeof d);
+    CHECK(d.struct_size == sizeof d && d.height == 28 && d.width == 28 && d.channels == 1 && d.conv1 == 32 && d.conv2 == 64 &&
+          d.hidden == 128 && d.classes == 10 && d.batch_norm == 0 && d.dropout == 0.0f);
+    kd_model *m = NULL;
+    kd_tape *tape = NULL;
+    CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_INFER));
+    CHECK_OK(kd_zoo_cnn(&m, NULL, NULL, 1));
+    CHECK(kd_model_size(m) == 9 * 32 + 32 + 9 * 32 * 64 + 64 + 7 * 7 * 64 * 128 + 128 + 128 * 10 + 10);
+    check_names(m, "conv1.weight conv1.bias conv2.weight conv2.bias fc1.weight fc1.bias fc2.weight fc2.bias");
+    kd_tensor *y = forward_zeros(m, tape, 4, (size_t[]){ 2, 28, 28, 1 });
+    CHECK(kd_tensor_size(y, 0) == 2 && kd_tensor_size(y, 1) == 10);
+    kd_model_free(m);
+
+    d.height = 9;
+    d.width = 6;
+    d.channels = 3;
+    d.conv1 = 4;
+    d.conv2 = 6;
+    d.hidden = 8;
+    d.classes = 3;
+    d.batch_norm = 1;
+    d.dropout = 0.5f;
+    CHECK_OK(kd_zoo_cnn(&m, NULL, &d, 1));
+    check_names(m, "conv1.weight conv1.bias bn1.weight bn1.bias conv2.weight conv2.bias bn2.weight bn2.bias fc1.weight fc1.bias "
+                   "fc2.weight fc2.bias");
+    CHECK(kd_layer_child(kd_model_root(m), "dropout") != NULL);
+    kd_tape_reset(tape);
+    y = forward_zeros(m, tape, 4, (size_t[]){ 2, 9, 6, 3 });
+    CHECK(kd_tensor_size(y, 1) == 3);
+    kd_model_free(m);
+
+    d.width = 3;
+    CHECK_STATUS(kd_zoo_cnn(&m, NULL, &d, 1), KD_ERR_ARG);
+    CHECK(m == NULL);
+    CHECK_ERROR_HAS("kd_zoo_cnn: height 9, width 3");
+    d.width = 6;
+    d.classes = 0;
+    CHECK_STATUS(kd_zoo_cnn(&m, NULL, &d, 1), KD_ERR_ARG);
+    CHECK_ERROR_HAS("fc2: kd_layer_linear: in 8, out 0");
+    d.classes = 3;
+    d.dropout = 1.0f;
+    CHECK_STATUS(kd_zoo_cnn(&m, NULL, &d, 1), KD_ERR_ARG);
+    CHECK_ERROR_HAS("dropout: kd_layer_dropout: p 1");
+    d.dropout = 0;
+    d.height = SIZE_MAX;
+    CHECK_STATUS(kd_zoo_cnn(&m, NULL, &d, 1), KD_ERR_OVERFLOW);
+    CHECK_STATUS(kd_zoo_cnn(NULL, NULL, NULL, 1), KD_ERR_ARG);
+    kd_tape_free(tape);
+}
+
+/* The published counts of the networks for 100 classes. */
+TEST(resnet_sizes)
+{
+    static const struct { size_t depth, widen, classes, size; } known[] = {
+        { 20, 1, 100, 278324 },  { 32, 1, 100, 472756 },  { 56, 1, 100, 861620 },   { 110, 1, 100, 1736564 },
+        { 8, 4, 100, 1233540 },  { 20, 1, 10, 272474 },   { 32, 4, 100, 7433860 },
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (known[i].size > 2000000 && !kdtest_full()) continue;
+        kd_model *m = NULL;
+        CHECK_OK(kd_zoo_resnet_cifar(&m, NULL, known[i].depth, known[i].widen, known[i].classes, 1));
+        CHECK_MSG(kd_model_size(m) == known[i].size, "resnet%zu x%zu: %zu, want %zu", known[i].depth, known[i].widen, kd_model_size(m),
+                  known[i].size);
+        kd_model_free(m);
+    }
+}
+
+TEST(resnet_names_and_shapes)
+{
+    kd_model *m = NULL;
+    CHECK_OK(kd_zoo_resnet_cifar(&m, NULL, 14, 1, 7, 1));
+    check_names(m, "conv1.weight bn1.weight bn1.bias "
+                   "layer1.0.conv1.weight layer1.0.bn1.weight layer1.0.bn1.bias layer1.0.conv2.weight layer1.0.bn2.weight "
+                   "layer1.0.bn2.bias "
+                   "layer1.1.conv1.weight layer1.1.bn1.weight layer1.1.bn1.bias layer1.1.conv2.weight layer1.1.bn2.weight "
+                   "layer1.1.bn2.bias "
+                   "layer2.0.conv1.weight layer2.0.bn1.weight layer2.0.bn1.bias layer2.0.conv2.weight layer2.0.bn2.weight "
+                   "layer2.0.bn2.bias layer2.0.downsample.0.weight layer2.0.downsample.1.weight layer2.0.downsample.1.bias "
+                   "layer2.1.conv1.weight layer2.1.bn1.weight layer2.1.bn1.bias layer2.1.conv2.weight layer2.1.bn2.weight "
+                   "layer2.1.bn2.bias "
+                   "layer3.0.conv1.weight layer3.0.bn1.weight layer3.0.bn1.bias layer3.0.conv2.weight layer3.0.bn2.weight "
+                   "layer3.0.bn2.bias layer3.0.downsample.0.weight layer3.0.downsample.1.weight layer3.0.downsample.1.bias "
+                   "layer3.1.conv1.weight layer3.1.bn1.weight layer3.1.bn1.bias layer3.1.conv2.weight layer3.1.bn2.weight "
+                   "layer3.1.bn2.bias "
+                   "fc.weight fc.bias");
+    kd_tape *tape = NULL;
+    CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_INFER));
+    const struct { const char *tap; size_t side, channels; } taps[] = {
+        { "relu", 32, 16 }, { "layer1", 32, 16 }, { "layer1:pre", 32, 16 }, { "layer2", 16, 32 },
+        { "layer2:pre", 16, 32 }, { "layer3", 8, 64 }, { "layer3:pre", 8, 64 },
+    };
+    for (size_t i = 0; i < 7; i++) CHECK_OK(kd_model_tap(m, taps[i].tap));
+    CHECK_OK(kd_model_tap(m, "avgpool"));
+    kd_tensor *y = forward_zeros(m, tape, 4, (size_t[]){ 2, 32, 32, 3 });
+    CHECK(kd_tensor_rank(y) == 2 && kd_tensor_size(y, 0) == 2 && kd_tensor_size(y, 1) == 7);
+    for (size_t i = 0; i < 7; i++) {
+        kd_tensor *t = kd_model_tapped(m, tape, taps[i].tap);
+        CHECK_MSG(kd_tensor_size(t, 1) == taps[i].side && kd_tensor_size(t, 2) == taps[i].side && kd_tensor_size(t, 3) == taps[i].channels,
+                  "%s", taps[i].tap);
+    }
+    CHECK(kd_tensor_size(kd_model_tapped(m, tape, "avgpool"), 1) == 64);
+    kd_tape_free(tape);
+    kd_model_free(m);
+}
+
+/* Kaiming normal over the fan out: the variance of conv weights is 2 / (kh kw out), within six standard errors. */
+TEST(resnet_begins_kaiming_normal)
+{
+    static const struct { const char *name; double fan_out; } convs[] = {
+        { "conv1.weight", 9 * 32 }, { "layer1.0.conv1.weight", 9 * 64 }, { "layer2.0.downsample.0.weight", 128 },
+    };
+    kd_model *m = NULL;
+    CHECK_OK(kd_zoo_resnet_cifar(&m, NULL, 8, 4, 10, 1));
+    for (size_t i = 0; i < sizeof convs / sizeof *convs; i++) {
+        kd_param_info info = { .struct_size = sizeof info };
+        CHECK_OK(kd_model_find(m, convs[i].name, &info));
+        double sum = 0, n = (double)kd_tensor_count(info.tensor), want = 2 / convs[i].fan_out;
+        for (size_t j = 0; j < kd_tensor_count(info.tensor); j++)
+            sum += (double)kd_tensor_f32(info.tensor)[j] * (double)kd_tensor_f32(info.tensor)[j];
+        CHECK_NEAR(sum / n, want, 6 * want * __builtin_sqrt(2 / n));
+    }
+    kd_model_free(m);
+}
+
+TEST(bad_resnets)
+{
+    kd_model *m = NULL;
+    CHECK_STATUS(kd_zoo_resnet_cifar(NULL, NULL, 20, 1, 10, 1), KD_ERR_ARG);
+    static const size_t depths[] = { 0, 1, 2, 7, 9, 21, 1208, SIZE_MAX };
+    for (size_t i = 0; i < sizeof depths / sizeof *depths; i++) {
+        CHECK_STATUS(kd_zoo_resnet_cifar(&m, NULL, depths[i], 1, 10, 1), KD_ERR_ARG);
+        CHECK_ERROR_HAS("is not 6n + 2");
+    }
+    CHECK_STATUS(kd_zoo_resnet_cifar(&m, NULL, 20, 0, 10, 1), KD_ERR_ARG);
+    CHECK_STATUS(kd_zoo_resnet_cifar(&m, NULL, 20, 1, 0, 1), KD_ERR_ARG);
+    CHECK_ERROR_HAS("classes is 0");
+    CHECK(m == NULL);
+}
