@@ -135,8 +135,24 @@ examples: $(EXAMPLES) ## build the examples, in lib/examples
 $(OUT)/examples/%: examples/%.c $(SUPPORT) $(wildcard examples/support/*.h) $(A)
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(SUPPORT) $(LDFLAGS) $(A) $(LDLIBS) -o $@
-demo: $(OUT)/examples/distill_digits ## a teacher teaches a student, on real data (DATA=fashion LABELS=all)
-	$(Q)$< $(if $(DATA),--data $(DATA)) $(if $(LABELS),--labels $(LABELS)) --out $(OUT)/demo
+demo: $(OUT)/examples/distill_digits $(if $(filter fashion,$(DATA)),fashion) ## a teacher teaches a student, on real data (DATA=fashion LABELS=all)
+	$(Q)$< $(if $(DATA),--data $(DATA)) $(if $(LABELS),--labels $(LABELS)) $(if $(SEEDS),--seeds $(SEEDS)) --out $(OUT)/demo \
+	  $(if $(filter fashion,$(DATA)),--images $(OUT)/demo/fashion)
+
+# Debian's dataset-fashion-mnist, unpacked: the library reads IDX and refuses gzip by name.
+FASHION_FROM ?= /usr/share/datasets/fashion-mnist
+fashion: $(patsubst %,$(OUT)/demo/fashion/%,train-images-idx3-ubyte train-labels-idx1-ubyte t10k-images-idx3-ubyte t10k-labels-idx1-ubyte)
+$(OUT)/demo/fashion/%: $(FASHION_FROM)/%.gz
+	@mkdir -p $(@D)
+	$(call say,GUNZIP,$@)gzip -dc $< > $@
+$(FASHION_FROM)/%.gz:
+	@echo "$@ is missing: apt-get install dataset-fashion-mnist, or FASHION_FROM=folder with the four .gz files"; false
+
+# ---- measuring -------------------------------------------------------------------------------------
+PEERS_PYTHON ?= python3
+bench-peers: $(OBJ)/tests/bench/bench_peers ## the same work in PyTorch beside it (PEERS_PYTHON=python with torch; CASES=names)
+	@mkdir -p $(OUT)/bench
+	@$(PEERS_PYTHON) tests/tools/bench_peers.py $< $(CASES) | tee $(OUT)/bench/peers.txt
 
 # ---- installing ------------------------------------------------------------------------------------
 HEADERS := $(sort $(wildcard include/kd/*.h))
@@ -186,5 +202,5 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
 -include $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d)
-.PHONY: all tests check check-all ready lint fuzz run-fuzz examples demo install uninstall info clean help
+.PHONY: all tests check check-all ready lint fuzz run-fuzz examples demo fashion bench-peers install uninstall info clean help
 .DELETE_ON_ERROR:
