@@ -150,7 +150,10 @@ $(FASHION_FROM)/%.gz:
 
 # ---- measuring -------------------------------------------------------------------------------------
 PEERS_PYTHON ?= python3
-bench-peers: $(OBJ)/tests/bench/bench_peers ## the same work in PyTorch beside it (PEERS_PYTHON=python with torch; CASES=names)
+$(OBJ)/bench/%: tests/bench/%.c $(A)
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(LDFLAGS) $(A) $(LDLIBS) -o $@
+bench-peers: $(OBJ)/bench/bench_peers ## the same work in PyTorch beside it (PEERS_PYTHON=python with torch; CASES=names)
 	@mkdir -p $(OUT)/bench
 	@$(PEERS_PYTHON) tests/tools/bench_peers.py $< $(CASES) | tee $(OUT)/bench/peers.txt
 

@@ -192,7 +192,7 @@ static void bench_free(bench *b)
 static void dump(const bench_case *c, const char *path)
 {
     bench b;
-    char file[1024];
+    char file[1100];
     bench_make(&b, c, 1);
     const char *names[8];
     const kd_tensor *tensors[8];
