@@ -35,8 +35,8 @@ endif
 ifneq (,$(filter aarch64 arm64,$(MACHINE)))
 ISAS    += neon
 endif
-# Sanitized builds of the plain-C level at -O3 take minutes and prove no more.
-FLAGS_scalar  = $(if $(SAN),-O1,-O3)
+# Sanitized, the plain-C level takes minutes at -O3 or with debugging symbols, and proves no more.
+FLAGS_scalar  = $(if $(SAN),-O1 -g0,-O3)
 FLAGS_neon   :=
 FLAGS_avx2   := -mavx2 -mfma -mf16c -mbmi2
 FLAGS_avx512 := $(FLAGS_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mprefer-vector-width=512
