@@ -66,9 +66,8 @@ void kd__bf16_widen(float *out, const uint16_t *in, size_t count)
     }
 }
 
-kd_status kd__writer_put_le(kd__writer *writer, const void *data, size_t count, size_t width)
+kd_status kd__writer_put_swapped(kd__writer *writer, const void *data, size_t count, size_t width)
 {
-    if (!kd__host_is_big() || width == 1) return kd__writer_put(writer, data, count * width);
     uint8_t part[4096];
     size_t each = sizeof part / width;
     for (const uint8_t *p = data; count;) {

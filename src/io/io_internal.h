@@ -32,8 +32,13 @@ void kd__swap_bytes(void *data, size_t count, size_t width);
 /* Exact: every f16 and bf16 is a float.  `in` may be the upper half of the memory of `out`; host order. */
 void kd__f16_widen(float *out, const uint16_t *in, size_t count);
 void kd__bf16_widen(float *out, const uint16_t *in, size_t count);
-/* Write elements in little-endian order. */
-kd_status kd__writer_put_le(kd__writer *writer, const void *data, size_t count, size_t width);
+/* Write elements with their bytes reversed; in little-endian order. */
+kd_status kd__writer_put_swapped(kd__writer *writer, const void *data, size_t count, size_t width);
+static inline kd_status kd__writer_put_le(kd__writer *writer, const void *data, size_t count, size_t width)
+{
+    return kd__host_is_big() ? kd__writer_put_swapped(writer, data, count, width)
+                             : kd__writer_put(writer, data, count * width);
+}
 
 /* What a file of another kind is, from its first bytes: "a gzip file: decompress it first"; NULL if unknown. */
 const char *kd__foreign_file(const void *head, size_t bytes);
@@ -62,7 +67,6 @@ typedef struct kd__json {
     char       *string;        /* KEY, STRING: decoded, UTF-8 without zeros; NUMBER, LITERAL: as it stands */
     size_t      length;
     const char *error;
-    bool        too_deep;
     uint8_t     depth, expect;
     uint32_t    arrays;        /* bit d: container d is an array */
 } kd__json;

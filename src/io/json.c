@@ -206,10 +206,7 @@ static void skip_space(kd__json *j)
 
 static kd__json_token open_container(kd__json *j, bool array)
 {
-    if (j->depth == KD__JSON_DEPTH) {
-        j->too_deep = true;
-        return fail(j, j->at, "nested too deeply");
-    }
+    if (j->depth == KD__JSON_DEPTH) return fail(j, j->at, "nested too deeply");
     j->arrays = (j->arrays & ~(1u << j->depth)) | (uint32_t)array << j->depth;
     j->depth++;
     j->at++;

@@ -47,7 +47,7 @@ static kd_status bad(const kd_safetensors *f, kd_status status, size_t at, const
 
 static kd_status bad_json(const kd_safetensors *f, const kd__json *j, const char *name)
 {
-    return bad(f, j->too_deep ? KD_ERR_LIMIT : KD_ERR_FORMAT, j->at, name, j->error);
+    return bad(f, KD_ERR_FORMAT, j->at, name, j->error);
 }
 
 /* The next token must be `want`. */

@@ -282,6 +282,67 @@ TEST(headers_that_lie)
     kdtest_alloc_end(&a);
 }
 
+/* Checksums that are right over a directory of parameters that is not. */
+TEST(model_states_that_lie)
+{
+    kd_model *m;
+    run r = { 0 };
+    CHECK_OK(kd_model_create(&m, NULL));
+    kd_layer_linear(kd_model_root(m), "fc", 3, 2, 1);
+    CHECK_OK(kd_model_finish(m, 1));
+    CHECK_OK(kd_checkpoint_create(&r.cp, NULL));
+    CHECK_OK(kd_checkpoint_add_model(r.cp, "m", m));
+    const char *path = kdtest_path("m.kdcp");
+    CHECK_OK(kd_checkpoint_save(r.cp, path));
+    size_t n;
+    unsigned char *data = kdtest_slurp(path, &n), *p = malloc(n);
+    size_t table = ENTRY + 1, state = HEADER + table, entry = state + 8;
+    static const struct { int at; size_t width; uint64_t value; kd_status want; const char *text; } cases[] = {
+        { -8, 8, 1, KD_ERR_SHAPE, "the file has 1 parameters, the model 2: \"fc.bias\" is not in the file" },
+        { -8, 8, 0, KD_ERR_SHAPE, "\"fc.weight\" is not in the file" },
+        { -8, 8, UINT64_MAX, KD_ERR_SHAPE, "the file has 18446744073709551615 parameters" },
+        { 0, 8, 0, KD_ERR_SHAPE, "parameter \"fc.weight\" is of kind 0 in the file, 1 in the model" },
+        { 8, 8, UINT64_MAX, KD_ERR_FORMAT, "the directory of parameters is broken" },
+        { 8, 8, 5, KD_ERR_SHAPE, "a parameter \"fc.we\" where the model has \"fc.weight\"" },
+        { 16, 8, 9, KD_ERR_FORMAT, "the directory of parameters is broken" },
+        { 16, 8, UINT64_MAX, KD_ERR_FORMAT, "the directory of parameters is broken" },
+        { 24, 8, 4, KD_ERR_SHAPE, "parameter \"fc.weight\" is [4, 2] in the file, [3, 2] in the model" },
+        { 40, 1, 'F', KD_ERR_SHAPE, "a parameter \"Fc.weight\" where the model has \"fc.weight\"" },
+    };
+    for (size_t i = 0; i <= KD_COUNT(cases) + 3; i++) {
+        memcpy(p, data, n);
+        size_t size = n, bytes = n - state - 4;
+        kd_status want = KD_ERR_FORMAT;
+        const char *text = "bytes where";
+        if (i < KD_COUNT(cases)) {
+            unsigned char *q = p + entry + cases[i].at;
+            for (size_t b = 0; b < cases[i].width; b++) q[b] = (unsigned char)(cases[i].value >> 8 * b);
+            want = cases[i].want;
+            text = cases[i].text;
+        } else {   /* a state cut short: in the numbers, in the directory, in its count, nothing */
+            static const size_t kept[] = { 8 + 24 + 16 + 9 + 24 + 8 + 7 + 4, 8 + 20, 7, 0 };
+            bytes = kept[i - KD_COUNT(cases)];
+            size = state + bytes + 4;
+            if (bytes < 50) text = "cut short";
+        }
+        kd__put_le64(p + HEADER + 8, bytes);
+        kd__put_le64(p + 16, size);
+        kd__put_le32(p + state + bytes, kd__crc32c(kd__crc32c(0, p + HEADER, table), p + state, bytes));
+        mend(p, table);
+        float before = kd_model_weights(m, NULL)[0];
+        kd_model_weights(m, NULL)[0] = 5;
+        CHECK_STATUS(kd_checkpoint_load(r.cp, kdtest_write("lies.kdcp", p, size)), want);
+        CHECK_ERROR_HAS(text);
+        CHECK_ERROR_HAS("lies.kdcp: section \"m\": ");
+        CHECK(kd_model_weights(m, NULL)[0] == 5);
+        kd_model_weights(m, NULL)[0] = before;
+    }
+    free(p);
+    free(data);
+    kd_checkpoint_free(r.cp);
+    kd_model_free(m);
+}
+
 /* Two models of one architecture: their states are of one size, each with a checksum of its own. */
 TEST(swapped_sections)
 {

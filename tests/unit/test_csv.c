@@ -167,6 +167,35 @@ TEST(ragged_files_ask_for_nothing)
     free(text);
 }
 
+/* A file that another process changes between the first look and the second. */
+static size_t reads;
+static const char *second;
+static int64_t (*real_read_at)(int fd, void *out, size_t bytes, uint64_t offset);
+
+static int64_t changing_read_at(int fd, void *out, size_t bytes, uint64_t offset)
+{
+    int64_t n = real_read_at(fd, out, bytes, offset);
+    if (++reads > 2 && n > 0) memcpy(out, second + offset, (size_t)n);   /* the first is for the kind of file */
+    return n;
+}
+
+TEST(a_file_that_changes)
+{
+    static const char *const texts[] = { "1,2\n3,4\n5,6\n", "1,2\n3,4\n\n\n\n\n" };
+    for (int i = 0; i < 2; i++) {
+        kd_tensor *t = (kd_tensor *)1;
+        const char *path = csv(texts[i]);
+        reads = 0;
+        second = texts[!i];
+        real_read_at = kd__io_table.read_at;
+        kd__io_table.read_at = changing_read_at;
+        CHECK_STATUS(kd_csv_load(&t, NULL, path, ',', 0), KD_ERR_FORMAT);
+        kd__io_table.read_at = real_read_at;
+        CHECK_ERROR_HAS("the file changed while it was read");
+        CHECK(t == NULL && reads == 3);
+    }
+}
+
 static void any(const char *path, char what, size_t at, void *arg)
 {
     (void)what;

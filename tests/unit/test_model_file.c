@@ -295,6 +295,23 @@ TEST(names_what_differs)
     }
     refused(many, 60, NULL, KD_LOAD_MISSING_OK, KD_ERR_FORMAT,
             TEXTS("unexpected: block.0.weight, block.1.weight", " more"));
+    /* a name that leaves no room is counted */
+    char longest[100];
+    memset(longest, 'n', 99);
+    longest[99] = 0;
+    const part too_long[] = { GOOD, { longest, "F32", 1, { 1 }, 1 } };
+    refused(too_long, KD_COUNT(too_long), NULL, 0, KD_ERR_FORMAT, TEXTS("unexpected: nnn", "nnn..."));
+    kd_model *deep;
+    if (CHECK_OK(kd_model_create(&deep, NULL))) {
+        kd_layer_linear(kd_model_root(deep), longest, 1000000, 1, 0);
+        CHECK_OK(kd_model_finish(deep, 1));
+        char weight[120];
+        snprintf(weight, sizeof weight, "%s.weight", longest);
+        const part wide = { weight, "F32", 3, { 1, 1, 1 }, 1 };
+        CHECK_STATUS(kd_model_load(deep, file_of(&wide, 1, NULL), 0), KD_ERR_SHAPE);
+        CHECK_ERROR_HAS("other shapes: 1");
+        kd_model_free(deep);
+    }
     /* metadata that is not what it says */
     static const char *const bad[] = { "", "1,2", "1,2,", "1,2,x", "1,,3", "1,2,3,4", "1,2,nan" };
     for (size_t i = 0; i < KD_COUNT(bad); i++) {
