@@ -15,7 +15,9 @@ void *kd__alloc_raw(kd_context *ctx, size_t bytes)
     size_t total;
     header *h = NULL;
     if (kd__add(bytes, 2 * KD_ALIGN, &total)) {
-        total = (bytes + 2 * KD_ALIGN - 1) & ~(size_t)(KD_ALIGN - 1);   /* whole lines: two blocks never share one */
+        /* Whole lines, so that two blocks never share one; one at least, so that the pointer lies inside its block:
+         * leak checkers take one behind the end for nobody's. */
+        total = (KD_MAX(bytes, 1u) + 2 * KD_ALIGN - 1) & ~(size_t)(KD_ALIGN - 1);
         h = ctx->allocator.alloc(total, KD_ALIGN, ctx->allocator.user);
     }
     if (KD_UNLIKELY(!h)) {

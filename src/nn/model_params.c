@@ -190,7 +190,7 @@ kd_status kd_model_set_input_norm(kd_model *model, size_t channels, const float 
     kd__free(model->ctx, model->norm);
     model->norm = norm;
     kd__tensor_init(&model->norm_mean, __func__, KD_F32, 1, &channels, norm);
-    kd__tensor_init(&model->norm_std, __func__, KD_F32, 1, &channels, norm + channels);
+    kd__tensor_init(&model->norm_std, __func__, KD_F32, 1, &channels, norm ? norm + channels : NULL);
     model->norm_mean.owner = model->norm_std.owner = KD__OWNER_MODEL;
     model->norm_channels = channels;
     kd__model_touch(model);
