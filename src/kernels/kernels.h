@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "kernels/distill_args.h"
+#include "kernels/depthwise_args.h"
 #include "kernels/gemm_block.h"
 #include "kernels/pool_args.h"
 #include "kernels/winograd_args.h"

@@ -11,7 +11,7 @@ kd__conv_way kd__conv_choose(const kd__conv_shape *s)
     if (s->groups == 1 && s->kh == 3 && s->kw == 3 && one_step && s->dil_h == 1 && s->dil_w == 1 && s->pad_h <= 2 && s->pad_w <= 2 &&
         s->ci >= 32 && s->co >= 32 && KD_MIN(KD_MIN(s->h, s->w), KD_MIN(s->oh, s->ow)) >= 4)
         return KD__CONV_WINOGRAD;
-    return KD__CONV_DIRECT;
+    return s->groups == s->ci && s->ci == s->co && s->ci > 1 ? KD__CONV_DEPTHWISE : KD__CONV_DIRECT;
 }
 
 /* ---- windows --------------------------------------------------------------------------------------------- */
@@ -122,40 +122,52 @@ kd__cut kd__cut_make(const kd__window *w, size_t n, size_t patch, size_t threads
     }
 }
 
-/* ---- pointwise: pixels are the rows of a matrix ------------------------------------------------------------ */
+/* ---- the three passes -------------------------------------------------------------------------------------- */
 static size_t pixels(const kd__conv_shape *s) { return s->n * s->oh * s->ow; }
 
-/* ---- the three passes ---------------------------------------------------------------------------------------- */
 kd_status kd__conv_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const float *bias,
                            bool relu, float *y)
 {
     ctx = kd__context(ctx);
-    if (kd__conv_choose(s) == KD__CONV_POINTWISE)
+    switch (kd__conv_choose(s)) {
+    case KD__CONV_POINTWISE:   /* pixels are the rows of a matrix */
         return kd__gemm(ctx, &(kd__gemm_args){ .m = pixels(s), .n = s->co, .k = s->ci, .a = x, .a_stride = s->ci, .b = weight,
                                                .b_stride = s->co, .c = y, .c_stride = s->co, .bias = bias, .relu = relu });
-    if (kd__conv_choose(s) == KD__CONV_WINOGRAD) return kd__winograd_forward(ctx, s, x, weight, bias, relu, y);
-    return kd__direct_forward(ctx, s, x, weight, bias, relu, y);
+    case KD__CONV_DEPTHWISE:
+        kd__depthwise_forward(ctx, s, x, weight, bias, relu, y);
+        return KD_OK;
+    case KD__CONV_WINOGRAD: return kd__winograd_forward(ctx, s, x, weight, bias, relu, y);
+    default: return kd__direct_forward(ctx, s, x, weight, bias, relu, y);
+    }
 }
 
 kd_status kd__conv_backward_data(kd_context *ctx, const kd__conv_shape *s, const float *dy, const float *weight, float *dx,
                                  bool accumulate)
 {
     ctx = kd__context(ctx);
-    if (kd__conv_choose(s) == KD__CONV_POINTWISE)
+    switch (kd__conv_choose(s)) {
+    case KD__CONV_POINTWISE:
         return kd__gemm(ctx, &(kd__gemm_args){ .m = pixels(s), .n = s->ci, .k = s->co, .a = dy, .a_stride = s->co, .b = weight,
                                                .b_stride = s->co, .b_transposed = true, .c = dx, .c_stride = s->ci,
                                                .accumulate = accumulate });
-    if (kd__conv_choose(s) == KD__CONV_WINOGRAD) return kd__winograd_backward_data(ctx, s, dy, weight, dx, accumulate);
-    return kd__direct_backward_data(ctx, s, dy, weight, dx, accumulate);
+    case KD__CONV_DEPTHWISE:
+        kd__depthwise_backward_data(ctx, s, dy, weight, dx, accumulate);
+        return KD_OK;
+    case KD__CONV_WINOGRAD: return kd__winograd_backward_data(ctx, s, dy, weight, dx, accumulate);
+    default: return kd__direct_backward_data(ctx, s, dy, weight, dx, accumulate);
+    }
 }
 
 kd_status kd__conv_backward_weight(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *dy, float *dw,
                                    bool accumulate)
 {
     ctx = kd__context(ctx);
-    if (kd__conv_choose(s) == KD__CONV_POINTWISE)
+    switch (kd__conv_choose(s)) {
+    case KD__CONV_POINTWISE:
         return kd__gemm(ctx, &(kd__gemm_args){ .m = s->ci, .n = s->co, .k = pixels(s), .a = x, .a_stride = s->ci,
                                                .a_transposed = true, .b = dy, .b_stride = s->co, .c = dw, .c_stride = s->co,
                                                .accumulate = accumulate });
-    return kd__direct_backward_weight(ctx, s, x, dy, dw, accumulate);
+    case KD__CONV_DEPTHWISE: return kd__depthwise_backward_weight(ctx, s, x, dy, dw, accumulate);
+    default: return kd__direct_backward_weight(ctx, s, x, dy, dw, accumulate);
+    }
 }

@@ -75,4 +75,10 @@ kd_status kd__winograd_forward(kd_context *ctx, const kd__conv_shape *s, const f
                                bool relu, float *y);
 kd_status kd__winograd_backward_data(kd_context *ctx, const kd__conv_shape *s, const float *dy, const float *weight, float *dx,
                                      bool accumulate);
+void      kd__depthwise_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const float *bias,
+                                bool relu, float *y);
+void      kd__depthwise_backward_data(kd_context *ctx, const kd__conv_shape *s, const float *dy, const float *weight, float *dx,
+                                      bool accumulate);
+kd_status kd__depthwise_backward_weight(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *dy, float *dw,
+                                        bool accumulate);
 #endif

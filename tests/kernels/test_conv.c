@@ -264,6 +264,7 @@ TEST(large)
         shape_of(12, 8, 8, 17, 65, 3, 3, 2, 1, 1, 1, 1, 1, 1),
         shape_of(3, 12, 12, 24, 48, 3, 3, 1, 1, 1, 1, 1, 1, 2),
         shape_of(6, 16, 16, 32, 32, 3, 3, 1, 1, 1, 1, 1, 1, 32),
+        shape_of(3, 21, 50, 50, 50, 7, 7, 2, 1, 3, 3, 1, 1, 50),
         shape_of(1, 1, 1200, 3, 8, 1, 3, 1, 1, 0, 1, 1, 1, 1),      /* a row longer than a chunk */
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) check_shape(&shapes[i], i + 300, first, context_count);
@@ -293,6 +294,10 @@ TEST(ways)
     t = shape_of(2, 8, 8, 32, 32, 1, 1, 1, 1, 0, 0, 1, 1, 1);
     CHECK(kd__conv_choose(&t) == KD__CONV_POINTWISE);
     t = shape_of(2, 8, 8, 32, 32, 1, 1, 1, 1, 1, 0, 1, 1, 1);
+    CHECK(kd__conv_choose(&t) == KD__CONV_DIRECT);
+    t = shape_of(2, 8, 8, 32, 32, 3, 3, 1, 1, 1, 1, 1, 1, 32);
+    CHECK(kd__conv_choose(&t) == KD__CONV_DEPTHWISE);
+    t = shape_of(2, 8, 8, 32, 64, 3, 3, 1, 1, 1, 1, 1, 1, 32);
     CHECK(kd__conv_choose(&t) == KD__CONV_DIRECT);
 }
 

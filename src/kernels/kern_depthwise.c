@@ -1,0 +1,112 @@
+/* kern_depthwise.c - depthwise convolution: channels in lanes, a few neighbouring outputs at a time.
+ * SPDX-License-Identifier: MIT */
+#include "kernels/kernels.h"
+#include "simd/simd.h"
+
+#if defined KD_ISA_avx512
+enum { PIXELS = 8 };
+#else
+enum { PIXELS = 4 };
+#endif
+
+V_FN kd_f32x16 load(const float *p, size_t n) { return n == 16 ? v_load(p) : v_load_n(p, n, 0.0f); }
+V_FN void store(float *p, kd_f32x16 a, size_t n)
+{
+    if (n == 16) v_store(p, a);
+    else v_store_n(p, a, n);
+}
+
+/* `pixels` outputs from q on, channels [c, c + n). */
+V_FN void outputs(const kd__depthwise_args *d, size_t q, size_t c, size_t n, const size_t pixels)
+{
+    kd_f32x16 sum[PIXELS];
+    const kd_f32x16 zero = v_zero();
+    V_UNROLL(8)
+    for (size_t p = 0; p < pixels; p++) sum[p] = zero;
+    for (size_t i = 0; i < d->kh; i++) {
+        const float *x = d->x + i * d->x_row + q * d->x_step + c, *w = d->w + (ptrdiff_t)i * d->w_row + c;
+        for (size_t j = 0; j < d->kw; j++, x += d->x_tap, w += d->w_tap) {
+            const kd_f32x16 tap = load(w, n);
+            V_UNROLL(8)
+            for (size_t p = 0; p < pixels; p++) sum[p] = v_fma(load(x + p * d->x_step, n), tap, sum[p]);
+        }
+    }
+    const kd_f32x16 bias = d->bias ? load(d->bias + c, n) : zero;
+    float *y = d->y + q * d->y_step + c;
+    V_UNROLL(8)
+    for (size_t p = 0; p < pixels; p++) {
+        kd_f32x16 s = sum[p];
+        if (d->add) s = v_add(load(y + p * d->y_step, n), s);
+        if (d->bias) s = v_add(s, bias);
+        if (d->relu) s = v_max(zero, s);
+        store(y + p * d->y_step, s, n);
+    }
+}
+
+V_FN void strip(const kd__depthwise_args *d, size_t c, size_t n)
+{
+    size_t q = 0;
+    for (; q + PIXELS <= d->columns; q += PIXELS) outputs(d, q, c, n, PIXELS);
+    if (q + 2 < d->columns) {   /* 3 or more are left */
+        if (PIXELS == 8 && q + 4 <= d->columns) {
+            outputs(d, q, c, n, 4);
+            q += 4;
+        }
+    }
+    for (; q + 2 <= d->columns; q += 2) outputs(d, q, c, n, 2);
+    if (q < d->columns) outputs(d, q, c, n, 1);
+}
+
+void KD_K(depthwise_f32)(const kd__depthwise_args *d)
+{
+    size_t c = 0;
+    for (; c + 16 <= d->channels; c += 16) strip(d, c, 16);
+    if (c < d->channels) strip(d, c, d->channels - c);
+}
+
+/* `taps` taps from j on, two vectors of channels (the second may be empty). */
+V_FN void weights(const kd__depthwise_args *d, size_t j, size_t c, size_t n0, size_t n1, const size_t taps)
+{
+    kd_f32x16 sum[4][2];
+    V_UNROLL(4)
+    for (size_t t = 0; t < taps; t++) sum[t][0] = sum[t][1] = v_zero();
+    for (size_t r = 0; r < d->rows; r++) {
+        const float *x = d->x + r * d->x_row + j * d->x_tap + c, *dy = d->dy + r * d->dy_row + c;
+        for (size_t q = 0; q < d->columns; q++, x += d->x_step, dy += d->channels) {
+            const kd_f32x16 a = load(dy, n0), b = load(dy + n0, n1);
+            V_UNROLL(4)
+            for (size_t t = 0; t < taps; t++) {
+                sum[t][0] = v_fma(load(x + t * d->x_tap, n0), a, sum[t][0]);
+                sum[t][1] = v_fma(load(x + t * d->x_tap + n0, n1), b, sum[t][1]);
+            }
+        }
+    }
+    for (size_t t = 0; t < taps; t++) {
+        float *dw = d->dw + (j + t) * d->channels + c;
+        if (d->add) {
+            sum[t][0] = v_add(load(dw, n0), sum[t][0]);
+            sum[t][1] = v_add(load(dw + n0, n1), sum[t][1]);
+        }
+        store(dw, sum[t][0], n0);
+        store(dw + n0, sum[t][1], n1);
+    }
+}
+
+V_FN void weight_strip(const kd__depthwise_args *d, size_t c, size_t n0, size_t n1)
+{
+    size_t j = 0;
+    for (; j + 4 <= d->kw && j + 5 != d->kw; j += 4) weights(d, j, c, n0, n1, 4);   /* five are three and two */
+    for (; j + 3 <= d->kw; j += 3) weights(d, j, c, n0, n1, 3);
+    if (j + 2 <= d->kw) weights(d, j, c, n0, n1, 2);
+    else if (j < d->kw) weights(d, j, c, n0, n1, 1);
+}
+
+void KD_K(depthwise_weight_f32)(const kd__depthwise_args *d)
+{
+    size_t c = 0;
+    for (; c + 32 <= d->channels; c += 32) weight_strip(d, c, 16, 16);
+    if (c == d->channels) return;
+    const size_t left = d->channels - c;
+    if (left > 16) weight_strip(d, c, 16, left - 16);
+    else weight_strip(d, c, left, 0);
+}
