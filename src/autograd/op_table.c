@@ -1,11 +1,6 @@
 /* op_table.c - ops.def as a table: names and backward functions.
- * While the ops are being written their backward functions are weak, so that a line of ops.def may come before its code.
  * SPDX-License-Identifier: MIT */
 #include "autograd/tape_internal.h"
-
-#define OP(name) void kd__backward_##name(kd_tape *tape, kd__node *node) __attribute__((weak));
-#include "autograd/ops.def"
-#undef OP
 
 static const struct {
     const char *name;
