@@ -118,7 +118,8 @@ static kd_tensor *binary(kd_tape *tape, kd__op_id id, uint32_t f, kd_tensor *a, 
     kd__broadcast plan;
     size_t rank, shape[KD_MAX_RANK];
     if (!kd__broadcast_plan(&plan, a, b, &rank, shape))
-        return kd__op_fail(&op, KD_ERR_SHAPE, "a %S and b %S do not broadcast", (size_t)a->rank, a->shape, (size_t)b->rank, b->shape);
+        return kd__op_fail(&op, KD_ERR_SHAPE, "a %S and b %S do not broadcast", (size_t)a->rank, a->shape, (size_t)b->rank,
+                           b->shape);
     kd_tensor *y = kd__op_output(&op, rank, shape);
     if (!y) return kd__poison(tape);
     if (op.recording) {
@@ -143,8 +144,8 @@ static void binary_backward(kd_tape *tape, kd__node *node, uint32_t f)
             if (!accumulate && x->count) memset(grad, 0, x->count * sizeof *grad);
             continue;
         }
-        kd_status status = kd__binary_backward(tape->ctx, plan, f, which, kd__grad_out(tape, node->out[0]), a->data, b->data, grad,
-                                               accumulate);
+        const float *dy = kd__grad_out(tape, node->out[0]);
+        kd_status status = kd__binary_backward(tape->ctx, plan, f, which, dy, a->data, b->data, grad, accumulate);
         if (status != KD_OK) kd__tape_fail(tape, status);
     }
 }

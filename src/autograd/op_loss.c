@@ -171,7 +171,8 @@ kd_tensor *kd_cross_entropy(kd_tape *tape, kd_tensor *logits, kd_tensor *labels,
                             uint32_t reduction)
 {
     kd__op_scope op;
-    if (!kd__op_begin_masks(&op, tape, KD__OP_cross_entropy, (kd_tensor *[]){ logits, labels }, 2, 0, 2u)) return kd__poison(tape);
+    kd_tensor *const inputs[] = { logits, labels };
+    if (!kd__op_begin_masks(&op, tape, KD__OP_cross_entropy, inputs, 2, 0, 2u)) return kd__poison(tape);
     logits = op.in[0];
     labels = op.in[1];
     order_inputs(&op, logits, labels);
@@ -208,7 +209,8 @@ kd_tensor *kd_kl_div(kd_tape *tape, kd_tensor *p_logits, kd_tensor *q_logits, fl
     order_inputs(&op, q, p);
     if (!logits_fit(&op, q, "q_logits")) return kd__poison(tape);
     if (!kd__shape_equal(p, q))
-        return kd__op_fail(&op, KD_ERR_SHAPE, "p_logits %S and q_logits %S differ", (size_t)p->rank, p->shape, (size_t)q->rank, q->shape);
+        return kd__op_fail(&op, KD_ERR_SHAPE, "p_logits %S and q_logits %S differ", (size_t)p->rank, p->shape, (size_t)q->rank,
+                           q->shape);
     if (!(temperature > 0.0f && isfinite(temperature)))
         return kd__op_fail(&op, KD_ERR_ARG, "temperature %g is not a number > 0", (double)temperature);
     size_t classes = q->shape[q->rank - 1], rows = q->count / classes;

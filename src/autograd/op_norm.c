@@ -328,8 +328,8 @@ kd_tensor *kd__batch_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_ten
     if (!running_mean != !running_var)
         return kd__op_fail(&op, KD_ERR_ARG, "%s is NULL: give both running statistics or neither",
                            running_mean ? "running_var" : "running_mean");
-    if (running_mean && (!running_fits(&op, running_mean, c, "running_mean") || !running_fits(&op, running_var, c, "running_var")))
-        return kd__poison(tape);
+    if (running_mean && !running_fits(&op, running_mean, c, "running_mean")) return kd__poison(tape);
+    if (running_var && !running_fits(&op, running_var, c, "running_var")) return kd__poison(tape);
     if (!(momentum >= 0.0f && momentum <= 1.0f))
         return kd__op_fail(&op, KD_ERR_ARG, "momentum %g is not in [0, 1]", (double)momentum);
     if (!(eps >= 0.0f && eps <= 3e38f)) return kd__op_fail(&op, KD_ERR_ARG, "eps %g is not a number >= 0", (double)eps);

@@ -59,9 +59,10 @@ static void layer_backward_task(size_t task, void *arg)
     size_t c = t->c, begin = task * t->chunk, n = KD_MIN(t->chunk, t->rows - begin);
     float *share = t->partial ? t->partial + 2 * task * c : NULL;
     if (share) memset(share, 0, 2 * c * sizeof *share);
-    t->kernels->layer_norm_backward_rows_f32(n, c, t->dy + begin * c, t->x + begin * c, t->weight, t->mean + begin, t->rstd + begin,
-                                         t->out ? t->out + begin * c : NULL, t->accumulate, t->sum_weight ? share : NULL,
-                                         t->sum_bias ? share + c : NULL);
+    t->kernels->layer_norm_backward_rows_f32(n, c, t->dy + begin * c, t->x + begin * c, t->weight, t->mean + begin,
+                                             t->rstd + begin, t->out ? t->out + begin * c : NULL, t->accumulate,
+                                             t->sum_weight ? share : NULL,
+                                             t->sum_bias ? share + c : NULL);
 }
 
 /* The chunks' shares added in double, in order. */

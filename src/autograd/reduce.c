@@ -45,7 +45,8 @@ static void join_task(size_t begin, size_t end, void *arg)
     }
 }
 
-void kd__join(kd_context *ctx, const float *parts, size_t count, size_t stride, size_t n, double scale, float *out, bool accumulate)
+void kd__join(kd_context *ctx, const float *parts, size_t count, size_t stride, size_t n, double scale, float *out,
+              bool accumulate)
 {
     join_job job = { parts, count, stride, scale, out, accumulate };
     kd__parallel_range(ctx, n, KD_MAX(KD__GRAIN / KD_MAX(count, 1u) & ~(size_t)63, 64u), join_task, &job);
@@ -132,8 +133,8 @@ static size_t product(const size_t *size, size_t count)
     return n;
 }
 
-kd_status kd__reduce_sum(kd_context *ctx, size_t rank, const size_t *shape, uint32_t axes, const float *x, double scale, float *out,
-                         bool accumulate)
+kd_status kd__reduce_sum(kd_context *ctx, size_t rank, const size_t *shape, uint32_t axes, const float *x, double scale,
+                         float *out, bool accumulate)
 {
     size_t size[KD_MAX_RANK], groups = 0, count = 1, kept = 1;
     bool summed[KD_MAX_RANK];

@@ -13,7 +13,8 @@ static kd_tensor *build_unary(kd_tape *tape, kd_tensor *const *in, const grad_ca
     static const struct {
         const char *name;
         kd_tensor *(*run)(kd_tape *tape, kd_tensor *x);
-    } ops[] = { { "neg", kd_neg }, { "exp", kd_exp }, { "log", kd_log }, { "sqrt", kd_sqrt }, { "square", kd_square }, { "abs", kd_abs } };
+    } ops[] = { { "neg", kd_neg }, { "exp", kd_exp }, { "log", kd_log },
+                { "sqrt", kd_sqrt }, { "square", kd_square }, { "abs", kd_abs } };
     if (!strcmp(c->op, "scale")) return kd_scale(tape, in[0], (float)c->p[0], (float)c->p[1]);
     if (!strcmp(c->op, "clamp")) return kd_clamp(tape, in[0], (float)c->p[0], (float)c->p[1]);
     size_t k = 0;
@@ -39,18 +40,22 @@ TEST(unary)
           .out = GRAD_SHAPE(2, 17000) },
         { GRAD_CASE(neg, "matrix"), build_unary, ref_of_unary, .in = { { GRAD_IN(5, 7) } }, .out = GRAD_SHAPE(5, 7) },
         { GRAD_CASE(neg, "scalar"), build_unary, ref_of_unary, .in = { { .size = GRAD_SCALAR } }, .out = GRAD_SCALAR },
-        { GRAD_CASE(exp, "matrix"), build_unary, ref_of_unary, .units = 2, .in = { { GRAD_IN(5, 7) } }, .out = GRAD_SHAPE(5, 7) },
-        { GRAD_CASE(exp, "nothing"), build_unary, ref_of_unary, .units = 2, .in = { { GRAD_IN(0, 7) } }, .out = GRAD_SHAPE(0, 7) },
+        { GRAD_CASE(exp, "matrix"), build_unary, ref_of_unary, .units = 2, .in = { { GRAD_IN(5, 7) } },
+          .out = GRAD_SHAPE(5, 7) },
+        { GRAD_CASE(exp, "nothing"), build_unary, ref_of_unary, .units = 2, .in = { { GRAD_IN(0, 7) } },
+          .out = GRAD_SHAPE(0, 7) },
         { GRAD_CASE(log, "matrix"), build_unary, ref_of_unary, .units = 2,
           .in = { { GRAD_IN(5, 7), .kind = GRAD_UNIFORM, .lo = 0.1, .hi = 9 } }, .out = GRAD_SHAPE(5, 7) },
         { GRAD_CASE(sqrt, "matrix"), build_unary, ref_of_unary, .units = 1,
           .in = { { GRAD_IN(5, 7), .kind = GRAD_UNIFORM, .lo = 0.1, .hi = 9 } }, .out = GRAD_SHAPE(5, 7) },
-        { GRAD_CASE(square, "matrix"), build_unary, ref_of_unary, .units = 1, .in = { { GRAD_IN(5, 7) } }, .out = GRAD_SHAPE(5, 7) },
+        { GRAD_CASE(square, "matrix"), build_unary, ref_of_unary, .units = 1, .in = { { GRAD_IN(5, 7) } },
+          .out = GRAD_SHAPE(5, 7) },
         { GRAD_CASE(square, "rank 8"), build_unary, ref_of_unary, .units = 1, .in = { { GRAD_IN(2, 1, 2, 1, 3, 1, 2, 2) } },
           .out = GRAD_SHAPE(2, 1, 2, 1, 3, 1, 2, 2) },
         { GRAD_CASE(abs, "matrix"), build_unary, ref_of_unary, .in = { { GRAD_IN(5, 7), .kind = GRAD_SPACED } },
           .out = GRAD_SHAPE(5, 7) },
-        { GRAD_CASE(clamp, "matrix"), build_unary, ref_of_unary, .p = { -0.5, 1 }, .in = { { GRAD_IN(5, 7), .kind = GRAD_SPACED } },
+        { GRAD_CASE(clamp, "matrix"), build_unary, ref_of_unary, .p = { -0.5, 1 },
+          .in = { { GRAD_IN(5, 7), .kind = GRAD_SPACED } },
           .out = GRAD_SHAPE(5, 7) },
     };
     grad_run(cases, sizeof cases / sizeof *cases);
@@ -60,11 +65,13 @@ TEST(unary)
 TEST(special_values)
 {
     static const struct { const char *op; float x, y, slope; } rows[] = {
-        { "exp", 89, INFINITY, INFINITY }, { "exp", -110, 0, 0 }, { "exp", 0, 1, 1 }, { "exp", -INFINITY, 0, 0 }, { "exp", NAN, NAN, NAN },
+        { "exp", 89, INFINITY, INFINITY }, { "exp", -110, 0, 0 }, { "exp", 0, 1, 1 }, { "exp", -INFINITY, 0, 0 },
+        { "exp", NAN, NAN, NAN },
         { "log", 0, -INFINITY, INFINITY }, { "log", -1, NAN, -1 }, { "log", 1, 0, 1 }, { "log", INFINITY, INFINITY, 0 },
         { "sqrt", 0, 0, INFINITY }, { "sqrt", -1, NAN, NAN }, { "sqrt", 4, 2, 0.25f }, { "abs", 0, 0, 0 }, { "abs", -0.0f, 0, 0 },
         { "abs", -2, 2, -1 }, { "abs", -INFINITY, INFINITY, -1 }, { "clamp", -1, -1, 1 }, { "clamp", 2, 2, 1 },
-        { "clamp", -1.0001f, -1, 0 }, { "clamp", 2.001f, 2, 0 }, { "clamp", NAN, NAN, 1 }, { "square", -3, 9, -6 }, { "neg", 0, -0.0f, -1 },
+        { "clamp", -1.0001f, -1, 0 }, { "clamp", 2.001f, 2, 0 }, { "clamp", NAN, NAN, 1 }, { "square", -3, 9, -6 },
+        { "neg", 0, -0.0f, -1 },
         { "scale", 3, 7, 2 },
     };
     kd_tape *tape = NULL;
@@ -75,7 +82,8 @@ TEST(special_values)
         kd_tensor *x = kd_requires_grad(tape, kd_tape_constant(tape, 0, NULL, &rows[i].x)), *y = build_unary(tape, &x, &c);
         CHECK_OK(kd_backward(tape, y));
         float got = kd_tensor_f32(y)[0], slope = kd_grad(tape, x)[0];
-        CHECK_MSG(kdtest_ulp(got, rows[i].y) == 0, "%s(%g) = %g, wanted %g", c.op, (double)rows[i].x, (double)got, (double)rows[i].y);
+        CHECK_MSG(kdtest_ulp(got, rows[i].y) == 0, "%s(%g) = %g, wanted %g", c.op, (double)rows[i].x, (double)got,
+                  (double)rows[i].y);
         CHECK_MSG(kdtest_ulp(slope, rows[i].slope) == 0, "%s'(%g) = %g, wanted %g", c.op, (double)rows[i].x, (double)slope,
                   (double)rows[i].slope);
         kd_tape_reset(tape);
@@ -123,14 +131,19 @@ static void ref_twice(const grad_case *c, const double *const *in, double *out, 
 TEST(binary)
 {
     static const grad_case cases[] = {
-        { GRAD_CASE(add, "equal"), build_binary, ref_of_binary, .units = 1, .in = { A(5, 7), A(5, 7) }, .out = GRAD_SHAPE(5, 7) },
-        { GRAD_CASE(add, "bias"), build_binary, ref_of_binary, .units = 1, .in = { A(9, 20), A(20) }, .out = GRAD_SHAPE(9, 20) },
-        { GRAD_CASE(add, "scalars"), build_binary, ref_of_binary, .units = 1, .in = { { .size = GRAD_SCALAR }, { .size = GRAD_SCALAR } },
+        { GRAD_CASE(add, "equal"), build_binary, ref_of_binary, .units = 1, .in = { A(5, 7), A(5, 7) },
+          .out = GRAD_SHAPE(5, 7) },
+        { GRAD_CASE(add, "bias"), build_binary, ref_of_binary, .units = 1, .in = { A(9, 20), A(20) },
+          .out = GRAD_SHAPE(9, 20) },
+        { GRAD_CASE(add, "scalars"), build_binary, ref_of_binary, .units = 1,
+          .in = { { .size = GRAD_SCALAR }, { .size = GRAD_SCALAR } },
           .in_count = 2, .out = GRAD_SCALAR },
         { GRAD_CASE(add, "long columns"), build_binary, ref_of_binary, .units = 1, .in = { A(2100, 3), A(3) },
           .out = GRAD_SHAPE(2100, 3) },
-        { GRAD_CASE(sub, "column"), build_binary, ref_of_binary, .units = 1, .in = { A(9, 1), A(9, 20) }, .out = GRAD_SHAPE(9, 20) },
-        { GRAD_CASE(sub, "outer"), build_binary, ref_of_binary, .units = 1, .in = { A(9, 1), A(1, 20) }, .out = GRAD_SHAPE(9, 20) },
+        { GRAD_CASE(sub, "column"), build_binary, ref_of_binary, .units = 1, .in = { A(9, 1), A(9, 20) },
+          .out = GRAD_SHAPE(9, 20) },
+        { GRAD_CASE(sub, "outer"), build_binary, ref_of_binary, .units = 1, .in = { A(9, 1), A(1, 20) },
+          .out = GRAD_SHAPE(9, 20) },
         { GRAD_CASE(mul, "equal, threads"), build_binary, ref_of_binary, .units = 1, .in = { A(3, 12000), A(3, 12000) },
           .out = GRAD_SHAPE(3, 12000) },
         { GRAD_CASE(mul, "channels"), build_binary, ref_of_binary, .units = 1, .in = { A(2, 3, 4, 5), A(5) },
@@ -143,14 +156,18 @@ TEST(binary)
           .out = GRAD_SHAPE(2, 4, 3, 5) },
         { GRAD_CASE(mul, "rank 8"), build_binary, ref_of_binary, .units = 1,
           .in = { A(2, 1, 2, 1, 2, 1, 2, 1), A(1, 2, 1, 2, 1, 2, 1, 2) }, .out = GRAD_SHAPE(2, 2, 2, 2, 2, 2, 2, 2) },
-        { GRAD_CASE(mul, "nothing"), build_binary, ref_of_binary, .units = 1, .in = { A(1, 3), A(0, 1) }, .out = GRAD_SHAPE(0, 3) },
+        { GRAD_CASE(mul, "nothing"), build_binary, ref_of_binary, .units = 1, .in = { A(1, 3), A(0, 1) },
+          .out = GRAD_SHAPE(0, 3) },
         { GRAD_CASE(mul, "scalar, long"), build_binary, ref_of_binary, .units = 1, .in = { A(2, 5000), A(1) },
           .out = GRAD_SHAPE(2, 5000) },
         { GRAD_CASE(mul, "with itself"), build_twice, ref_twice, .units = 1, .in = { A(5, 7) }, .out = GRAD_SHAPE(5, 7) },
-        { GRAD_CASE(div, "equal"), build_binary, ref_of_binary, .units = 1, .in = { A(5, 7), B(5, 7) }, .out = GRAD_SHAPE(5, 7) },
+        { GRAD_CASE(div, "equal"), build_binary, ref_of_binary, .units = 1, .in = { A(5, 7), B(5, 7) },
+          .out = GRAD_SHAPE(5, 7) },
         { GRAD_CASE(div, "row"), build_binary, ref_of_binary, .units = 1, .in = { A(9, 20), B(20) }, .out = GRAD_SHAPE(9, 20) },
-        { GRAD_CASE(div, "column"), build_binary, ref_of_binary, .units = 1, .in = { A(9, 20), B(9, 1) }, .out = GRAD_SHAPE(9, 20) },
-        { GRAD_CASE(div, "scalar"), build_binary, ref_of_binary, .units = 1, .in = { A(9, 20), B(1, 1) }, .out = GRAD_SHAPE(9, 20) },
+        { GRAD_CASE(div, "column"), build_binary, ref_of_binary, .units = 1, .in = { A(9, 20), B(9, 1) },
+          .out = GRAD_SHAPE(9, 20) },
+        { GRAD_CASE(div, "scalar"), build_binary, ref_of_binary, .units = 1, .in = { A(9, 20), B(1, 1) },
+          .out = GRAD_SHAPE(9, 20) },
         { GRAD_CASE(div, "by itself"), build_twice, ref_twice, .units = 1, .in = { B(5, 7) }, .out = GRAD_SHAPE(5, 7) },
     };
     grad_run(cases, sizeof cases / sizeof *cases);
@@ -202,7 +219,8 @@ static void check_pair(kdtest_rand *r, char op, size_t largest)
     for (int k = 0; k < 2; k++)
         for (size_t i = 0; i < count[k]; i++)
             if (!CHECK_MSG(fabs(grad[k][i] - sum[k][i]) <= (4 + 64 + 16 + 16) * 0x1p-24 * size[k][i],
-                           "%c: gradient %d at %zu of %zu is %.9g, wanted %.9g", op, k, i, count[k], (double)grad[k][i], sum[k][i]))
+                           "%c: gradient %d at %zu of %zu is %.9g, wanted %.9g", op, k, i, count[k], (double)grad[k][i],
+                           sum[k][i]))
                 break;
     kd_tape_free(tape);
     free(w);

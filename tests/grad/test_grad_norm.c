@@ -86,7 +86,8 @@ TEST(batch_norm)
           .in = { X(9, 20), X(20), X(20), BUFFER(20), BUFFER(20) }, .out = GRAD_SHAPE(9, 20) },
         { GRAD_CASE(batch_norm, "no weight"), build_batch, ref, .p = { 1e-3 }, .units = 41, .in_count = 3,
           .in = { X(9, 20), NONE, X(20) }, .out = GRAD_SHAPE(9, 20) },
-        { GRAD_CASE(batch_norm, "neither"), build_batch, ref, .p = { 1e-5 }, .units = 41, .in_count = 3, .in = { X(6, 3), NONE, NONE },
+        { GRAD_CASE(batch_norm, "neither"), build_batch, ref, .p = { 1e-5 }, .units = 41, .in_count = 3,
+          .in = { X(6, 3), NONE, NONE },
           .out = GRAD_SHAPE(6, 3) },
         { GRAD_CASE(batch_norm, "two rows"), build_batch, ref, .p = { 1e-2 }, .units = 41, .in = { X(2, 4), X(4), X(4) },
           .out = GRAD_SHAPE(2, 4) },
@@ -113,7 +114,8 @@ TEST(layer_norm)
           .out = GRAD_SHAPE(50) },
         { GRAD_CASE(layer_norm, "no bias"), build_layer, ref, .p = { 1e-6 }, .units = 12, .in_count = 3,
           .in = { X(2, 3, 17), X(17), NONE }, .out = GRAD_SHAPE(2, 3, 17) },
-        { GRAD_CASE(layer_norm, "neither"), build_layer, ref, .p = { 1e-6 }, .units = 12, .in_count = 3, .in = { X(3, 8), NONE, NONE },
+        { GRAD_CASE(layer_norm, "neither"), build_layer, ref, .p = { 1e-6 }, .units = 12, .in_count = 3,
+          .in = { X(3, 8), NONE, NONE },
           .out = GRAD_SHAPE(3, 8) },
         { GRAD_CASE(layer_norm, "no rows"), build_layer, ref, .p = { 1e-6 }, .units = 12, .in = { X(0, 8), X(8), X(8) },
           .out = GRAD_SHAPE(0, 8) },
@@ -132,15 +134,19 @@ TEST(layer_norm)
 TEST(group_norm)
 {
     static const grad_case cases[] = {
-        { GRAD_CASE(group_norm, "images"), build_group, ref, .p = { 1e-5 }, .n = { 3 }, .units = 41, .in = { X(2, 3, 3, 6), X(6), X(6) },
+        { GRAD_CASE(group_norm, "images"), build_group, ref, .p = { 1e-5 }, .n = { 3 }, .units = 41,
+          .in = { X(2, 3, 3, 6), X(6), X(6) },
           .out = GRAD_SHAPE(2, 3, 3, 6) },
-        { GRAD_CASE(group_norm, "one group"), build_group, ref, .p = { 1e-5 }, .n = { 1 }, .units = 41, .in = { X(3, 5, 8), X(8), X(8) },
+        { GRAD_CASE(group_norm, "one group"), build_group, ref, .p = { 1e-5 }, .n = { 1 }, .units = 41,
+          .in = { X(3, 5, 8), X(8), X(8) },
           .out = GRAD_SHAPE(3, 5, 8) },
         { GRAD_CASE(group_norm, "a group each"), build_group, ref, .p = { 1e-5 }, .n = { 8 }, .units = 41, .in_count = 3,
           .in = { X(3, 5, 8), NONE, NONE }, .out = GRAD_SHAPE(3, 5, 8) },
-        { GRAD_CASE(group_norm, "vectors"), build_group, ref, .p = { 1e-5 }, .n = { 2 }, .units = 41, .in = { X(4, 8), X(8), X(8) },
+        { GRAD_CASE(group_norm, "vectors"), build_group, ref, .p = { 1e-5 }, .n = { 2 }, .units = 41,
+          .in = { X(4, 8), X(8), X(8) },
           .out = GRAD_SHAPE(4, 8) },
-        { GRAD_CASE(group_norm, "chunks"), build_group, ref, .p = { 1e-5 }, .n = { 4 }, .units = 41, .in = { X(3, 20, 15, 40), X(40), X(40) },
+        { GRAD_CASE(group_norm, "chunks"), build_group, ref, .p = { 1e-5 }, .n = { 4 }, .units = 41,
+          .in = { X(3, 20, 15, 40), X(40), X(40) },
           .out = GRAD_SHAPE(3, 20, 15, 40) },
         { GRAD_CASE(group_norm, "far from zero"), build_group, ref, .p = { 1e-5 }, .n = { 2 }, .units = 41, .grad_tol = 2e-4,
           .in = { { GRAD_IN(2, 300, 6), .kind = GRAD_UNIFORM, .lo = 1000, .hi = 1004 },
@@ -153,12 +159,16 @@ TEST(group_norm)
 TEST(l2_normalize)
 {
     static const grad_case cases[] = {
-        { GRAD_CASE(l2_normalize, "rows"), build_l2, ref_l2, .p = { 1e-12 }, .units = 3, .in = { X(6, 20) }, .out = GRAD_SHAPE(6, 20) },
-        { GRAD_CASE(l2_normalize, "below eps"), build_l2, ref_l2, .p = { 100 }, .units = 3, .in = { X(6, 20) }, .out = GRAD_SHAPE(6, 20) },
-        { GRAD_CASE(l2_normalize, "vector"), build_l2, ref_l2, .p = { 1e-12 }, .units = 3, .in = { X(5) }, .out = GRAD_SHAPE(5) },
+        { GRAD_CASE(l2_normalize, "rows"), build_l2, ref_l2, .p = { 1e-12 }, .units = 3, .in = { X(6, 20) },
+          .out = GRAD_SHAPE(6, 20) },
+        { GRAD_CASE(l2_normalize, "below eps"), build_l2, ref_l2, .p = { 100 }, .units = 3, .in = { X(6, 20) },
+          .out = GRAD_SHAPE(6, 20) },
+        { GRAD_CASE(l2_normalize, "vector"), build_l2, ref_l2, .p = { 1e-12 }, .units = 3, .in = { X(5) },
+          .out = GRAD_SHAPE(5) },
         { GRAD_CASE(l2_normalize, "threads"), build_l2, ref_l2, .p = { 1e-12 }, .units = 3, .in = { X(300, 130) },
           .out = GRAD_SHAPE(300, 130) },
-        { GRAD_CASE(l2_normalize, "no features"), build_l2, ref_l2, .p = { 1 }, .units = 3, .in = { X(3, 0) }, .out = GRAD_SHAPE(3, 0) },
+        { GRAD_CASE(l2_normalize, "no features"), build_l2, ref_l2, .p = { 1 }, .units = 3, .in = { X(3, 0) },
+          .out = GRAD_SHAPE(3, 0) },
     };
     grad_run(cases, sizeof cases / sizeof *cases);
 }
@@ -224,7 +234,8 @@ static void check_values(const kd_tensor *y, const double *want, size_t n, doubl
 TEST(pytorch)
 {
     static const size_t shape[4] = { 2, 2, 2, 4 }, channels = 4;
-    float weight[] = { 1.5f, -0.5f, 2, 1 }, bias[] = { 0.25f, -1, 0, 3 }, mean[] = { 0.5f, -0.25f, 0, 1 }, var[] = { 1, 2, 0.5f, 4 };
+    float weight[] = { 1.5f, -0.5f, 2, 1 }, bias[] = { 0.25f, -1, 0, 3 },
+          mean[] = { 0.5f, -0.25f, 0, 1 }, var[] = { 1, 2, 0.5f, 4 };
     float dy[32];
     kd_tape *train = NULL, *eval = NULL;
     kd_tensor *rm = NULL, *rv = NULL;
@@ -314,7 +325,8 @@ TEST(l2_special)
     static const float want[5][2] = { { 0, 0 }, { 0.6f, 0.8f }, { 0.6f, -0.8f }, { NAN, NAN }, { 0.6f, 0.8f } };
     kd_tape *tape = NULL;
     CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_TRAIN));
-    kd_tensor *in = kd_requires_grad(tape, kd_tape_constant(tape, 2, (size_t[]){ 5, 2 }, x[0])), *y = kd_l2_normalize(tape, in, 1e-36f);
+    kd_tensor *in = kd_requires_grad(tape, kd_tape_constant(tape, 2, (size_t[]){ 5, 2 }, x[0]));
+    kd_tensor *y = kd_l2_normalize(tape, in, 1e-36f);
     CHECK_OK(kd_backward(tape, kd_sum(tape, y, 0, 0)));
     for (size_t i = 0; i < 10; i++) CHECK(kdtest_ulp(kd_tensor_f32(y)[i], want[i / 2][i % 2]) <= 1 + (i == 6));
     CHECK(kd_grad(tape, in)[0] == 1e36f && kd_grad(tape, in)[1] == 1e36f);   /* dy / eps */

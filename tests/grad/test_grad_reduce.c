@@ -33,21 +33,28 @@ TEST(sums)
 {
     static const grad_case cases[] = {
         { GRAD_CASE(sum, "all"), build, ref, .units = 1, .in = { { GRAD_IN(5, 7) } }, .out = GRAD_SCALAR },
-        { GRAD_CASE(sum, "all, kept"), build, ref, .units = 1, .n = { 0, 1 }, .in = { { GRAD_IN(5, 7) } }, .out = GRAD_SHAPE(1, 1) },
+        { GRAD_CASE(sum, "all, kept"), build, ref, .units = 1, .n = { 0, 1 }, .in = { { GRAD_IN(5, 7) } },
+          .out = GRAD_SHAPE(1, 1) },
         { GRAD_CASE(sum, "rows"), build, ref, .units = 1, .n = { 2 }, .in = { { GRAD_IN(5, 37) } }, .out = GRAD_SHAPE(5) },
         { GRAD_CASE(sum, "columns"), build, ref, .units = 64, .n = { 1 }, .in = { { GRAD_IN(37, 5) } }, .out = GRAD_SHAPE(5) },
         { GRAD_CASE(sum, "scalar"), build, ref, .units = 1, .in = { { .size = GRAD_SCALAR } }, .out = GRAD_SCALAR },
-        { GRAD_CASE(sum, "size 1 axes"), build, ref, .units = 1, .n = { 5 }, .in = { { GRAD_IN(1, 6, 1) } }, .out = GRAD_SHAPE(6) },
-        { GRAD_CASE(sum, "middle"), build, ref, .units = 64, .n = { 2, 1 }, .in = { { GRAD_IN(3, 7, 5) } }, .out = GRAD_SHAPE(3, 1, 5) },
+        { GRAD_CASE(sum, "size 1 axes"), build, ref, .units = 1, .n = { 5 }, .in = { { GRAD_IN(1, 6, 1) } },
+          .out = GRAD_SHAPE(6) },
+        { GRAD_CASE(sum, "middle"), build, ref, .units = 64, .n = { 2, 1 }, .in = { { GRAD_IN(3, 7, 5) } },
+          .out = GRAD_SHAPE(3, 1, 5) },
         { GRAD_CASE(sum, "ends"), build, ref, .units = 65, .n = { 5 }, .in = { { GRAD_IN(3, 7, 5) } }, .out = GRAD_SHAPE(7) },
-        { GRAD_CASE(sum, "every other of 8"), build, ref, .units = 4 * 3 + 1, .n = { 0x55 }, .in = { { GRAD_IN(2, 2, 1, 3, 2, 2, 3, 2) } },
+        { GRAD_CASE(sum, "every other of 8"), build, ref, .units = 4 * 3 + 1, .n = { 0x55 },
+          .in = { { GRAD_IN(2, 2, 1, 3, 2, 2, 3, 2) } },
           .out = GRAD_SHAPE(2, 3, 2, 2) },
         { GRAD_CASE(sum, "nothing"), build, ref, .units = 1, .n = { 2 }, .in = { { GRAD_IN(3, 0) } }, .out = GRAD_SHAPE(3) },
         { GRAD_CASE(sum, "long row"), build, ref, .units = 1, .in = { { GRAD_IN(140000) } }, .out = GRAD_SCALAR },
-        { GRAD_CASE(sum, "long columns"), build, ref, .units = 81, .n = { 1 }, .in = { { GRAD_IN(3000, 9) } }, .out = GRAD_SHAPE(9) },
-        { GRAD_CASE(sum, "wide columns"), build, ref, .units = 64, .n = { 1 }, .in = { { GRAD_IN(7, 9000) } }, .out = GRAD_SHAPE(9000) },
+        { GRAD_CASE(sum, "long columns"), build, ref, .units = 81, .n = { 1 }, .in = { { GRAD_IN(3000, 9) } },
+          .out = GRAD_SHAPE(9) },
+        { GRAD_CASE(sum, "wide columns"), build, ref, .units = 64, .n = { 1 }, .in = { { GRAD_IN(7, 9000) } },
+          .out = GRAD_SHAPE(9000) },
         { GRAD_CASE(mean, "all"), build, ref, .units = 3, .in = { { GRAD_IN(5, 7) } }, .out = GRAD_SCALAR },
-        { GRAD_CASE(mean, "rows, kept"), build, ref, .units = 3, .n = { 2, 1 }, .in = { { GRAD_IN(5, 37) } }, .out = GRAD_SHAPE(5, 1) },
+        { GRAD_CASE(mean, "rows, kept"), build, ref, .units = 3, .n = { 2, 1 }, .in = { { GRAD_IN(5, 37) } },
+          .out = GRAD_SHAPE(5, 1) },
         { GRAD_CASE(mean, "height and width"), build, ref, .units = 66, .n = { 6 }, .in = { { GRAD_IN(3, 4, 6, 5) } },
           .out = GRAD_SHAPE(3, 5) },
         { GRAD_CASE(mean, "batches of columns"), build, ref, .units = 83, .n = { 2 }, .in = { { GRAD_IN(2, 1500, 4) } },
@@ -60,17 +67,20 @@ TEST(max)
 {
     static const grad_case cases[] = {
         { GRAD_CASE(max, "all"), build, ref, .in = { { GRAD_IN(5, 7), .kind = GRAD_SPACED } }, .out = GRAD_SCALAR },
-        { GRAD_CASE(max, "rows"), build, ref, .n = { 2 }, .in = { { GRAD_IN(5, 37), .kind = GRAD_SPACED } }, .out = GRAD_SHAPE(5) },
+        { GRAD_CASE(max, "rows"), build, ref, .n = { 2 }, .in = { { GRAD_IN(5, 37), .kind = GRAD_SPACED } },
+          .out = GRAD_SHAPE(5) },
         { GRAD_CASE(max, "columns"), build, ref, .n = { 1, 1 }, .in = { { GRAD_IN(37, 5), .kind = GRAD_SPACED } },
           .out = GRAD_SHAPE(1, 5) },
         { GRAD_CASE(max, "height and width"), build, ref, .n = { 6 }, .in = { { GRAD_IN(2, 4, 3, 5), .kind = GRAD_SPACED } },
           .out = GRAD_SHAPE(2, 5) },
-        { GRAD_CASE(max, "ends"), build, ref, .n = { 5 }, .in = { { GRAD_IN(3, 7, 5), .kind = GRAD_SPACED } }, .out = GRAD_SHAPE(7) },
+        { GRAD_CASE(max, "ends"), build, ref, .n = { 5 }, .in = { { GRAD_IN(3, 7, 5), .kind = GRAD_SPACED } },
+          .out = GRAD_SHAPE(7) },
         { GRAD_CASE(max, "scalar"), build, ref, .in = { { .size = GRAD_SCALAR } }, .out = GRAD_SCALAR },
         { GRAD_CASE(max, "every other of 8"), build, ref, .n = { 0xaa },
           .in = { { GRAD_IN(2, 2, 1, 3, 2, 2, 3, 2), .kind = GRAD_SPACED } }, .out = GRAD_SHAPE(2, 1, 2, 3) },
         { GRAD_CASE(max, "no rows"), build, ref, .n = { 2 }, .in = { { GRAD_IN(0, 3) } }, .out = GRAD_SHAPE(0) },
-        { GRAD_CASE(max, "large"), build, ref, .n = { 2 }, .in = { { GRAD_IN(700, 60), .kind = GRAD_SPACED } }, .out = GRAD_SHAPE(700) },
+        { GRAD_CASE(max, "large"), build, ref, .n = { 2 }, .in = { { GRAD_IN(700, 60), .kind = GRAD_SPACED } },
+          .out = GRAD_SHAPE(700) },
     };
     grad_run(cases, sizeof cases / sizeof *cases);
 }
@@ -90,7 +100,8 @@ TEST(ties)
     kd_tape *tape = NULL;
     if (!CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_TRAIN))) return;
     for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
-        kd_tensor *in = kd_requires_grad(tape, kd_tape_constant(tape, 3, (size_t[]){ 2, 2, 3 }, x)), *y = kd_max(tape, in, rows[k].axes, 0);
+        kd_tensor *in = kd_requires_grad(tape, kd_tape_constant(tape, 3, (size_t[]){ 2, 2, 3 }, x));
+        kd_tensor *y = kd_max(tape, in, rows[k].axes, 0);
         CHECK_OK(kd_backward(tape, kd_sum(tape, y, 0, 0)));
         CHECK(kd_tensor_count(y) == rows[k].outs);
         for (size_t i = 0; i < rows[k].outs; i++)

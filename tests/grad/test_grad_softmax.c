@@ -24,20 +24,27 @@ static void ref(const grad_case *c, const double *const *in, double *out, double
 TEST(softmax)
 {
     static const grad_case cases[] = {
-        { GRAD_CASE(softmax, "rows"), build, ref, .p = { 1 }, .units = 9, .in = { { GRAD_IN(5, 7) } }, .out = GRAD_SHAPE(5, 7) },
+        { GRAD_CASE(softmax, "rows"), build, ref, .p = { 1 }, .units = 9, .in = { { GRAD_IN(5, 7) } },
+          .out = GRAD_SHAPE(5, 7) },
         { GRAD_CASE(softmax, "T = 4"), build, ref, .p = { 4 }, .units = 9, .in = { { GRAD_IN(3, 33), .hi = 5 } },
           .out = GRAD_SHAPE(3, 33) },
-        { GRAD_CASE(softmax, "T = 0.05"), build, ref, .p = { 0.05 }, .units = 9, .grad_tol = 3e-5, .in = { { GRAD_IN(3, 9), .hi = 0.1 } },
+        { GRAD_CASE(softmax, "T = 0.05"), build, ref, .p = { 0.05 }, .units = 9, .grad_tol = 3e-5,
+          .in = { { GRAD_IN(3, 9), .hi = 0.1 } },
           .out = GRAD_SHAPE(3, 9) },
-        { GRAD_CASE(softmax, "one class"), build, ref, .p = { 1 }, .units = 9, .in = { { GRAD_IN(4, 1) } }, .out = GRAD_SHAPE(4, 1) },
+        { GRAD_CASE(softmax, "one class"), build, ref, .p = { 1 }, .units = 9, .in = { { GRAD_IN(4, 1) } },
+          .out = GRAD_SHAPE(4, 1) },
         { GRAD_CASE(softmax, "rank 8"), build, ref, .p = { 1 }, .units = 9, .in = { { GRAD_IN(2, 1, 1, 2, 1, 3, 1, 4) } },
           .out = GRAD_SHAPE(2, 1, 1, 2, 1, 3, 1, 4) },
-        { GRAD_CASE(softmax, "no rows"), build, ref, .p = { 1 }, .units = 9, .in = { { GRAD_IN(0, 4) } }, .out = GRAD_SHAPE(0, 4) },
-        { GRAD_CASE(softmax, "threads"), build, ref, .p = { 2 }, .units = 13, .in = { { GRAD_IN(400, 100) } }, .out = GRAD_SHAPE(400, 100) },
-        { GRAD_CASE(log_softmax, "rows"), build, ref, .p = { 1 }, .units = 9, .in = { { GRAD_IN(5, 7) } }, .out = GRAD_SHAPE(5, 7) },
+        { GRAD_CASE(softmax, "no rows"), build, ref, .p = { 1 }, .units = 9, .in = { { GRAD_IN(0, 4) } },
+          .out = GRAD_SHAPE(0, 4) },
+        { GRAD_CASE(softmax, "threads"), build, ref, .p = { 2 }, .units = 13, .in = { { GRAD_IN(400, 100) } },
+          .out = GRAD_SHAPE(400, 100) },
+        { GRAD_CASE(log_softmax, "rows"), build, ref, .p = { 1 }, .units = 9, .in = { { GRAD_IN(5, 7) } },
+          .out = GRAD_SHAPE(5, 7) },
         { GRAD_CASE(log_softmax, "T = 4"), build, ref, .p = { 4 }, .units = 9, .in = { { GRAD_IN(3, 33), .hi = 5 } },
           .out = GRAD_SHAPE(3, 33) },
-        { GRAD_CASE(log_softmax, "vector"), build, ref, .p = { 1 }, .units = 9, .in = { { GRAD_IN(20) } }, .out = GRAD_SHAPE(20) },
+        { GRAD_CASE(log_softmax, "vector"), build, ref, .p = { 1 }, .units = 9, .in = { { GRAD_IN(20) } },
+          .out = GRAD_SHAPE(20) },
         { GRAD_CASE(log_softmax, "threads"), build, ref, .p = { 2 }, .units = 70, .in = { { GRAD_IN(10, 4000) } },
           .out = GRAD_SHAPE(10, 4000) },
     };
@@ -64,8 +71,10 @@ TEST(special_rows)
         CHECK_OK(kd_backward(tape, kd_sum(tape, loss, 0, 0)));
         for (size_t r = 0; r < 6; r++)
             for (size_t c = 0; c < 4; c++) {
-                float got = kd_tensor_f32(s)[4 * r + c], log_got = kd_tensor_f32(l)[4 * r + c], grad = kd_grad(tape, in)[4 * r + c];
-                CHECK_MSG(kdtest_ulp(got, p[r][c]) == 0, "T %g: softmax[%zu][%zu] = %g", (double)temperatures[k], r, c, (double)got);
+                size_t at = 4 * r + c;
+                float got = kd_tensor_f32(s)[at], log_got = kd_tensor_f32(l)[at], grad = kd_grad(tape, in)[at];
+                CHECK_MSG(kdtest_ulp(got, p[r][c]) == 0, "T %g: softmax[%zu][%zu] = %g", (double)temperatures[k], r, c,
+                          (double)got);
                 if (isnan(p[r][c])) CHECK(isnan(log_got) && isnan(grad));
                 else {
                     CHECK(x[r][c] == -INFINITY ? log_got == -INFINITY : log_got <= 0);

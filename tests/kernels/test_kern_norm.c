@@ -138,7 +138,8 @@ TEST(columns_backward)
                 refill(&a, rows);
                 float *before = malloc(rows * c * sizeof *before);
                 memcpy(before, a.p[6], rows * c * sizeof *before);
-                k->norm_columns_backward_f32(rows, c, a.p[0], with_x ? a.p[1] : NULL, a.p[2], a.p[3], a.p[4], a.p[5], a.p[6], accumulate);
+                k->norm_columns_backward_f32(rows, c, a.p[0], with_x ? a.p[1] : NULL, a.p[2], a.p[3], a.p[4], a.p[5], a.p[6],
+                                             accumulate);
                 for (size_t i = 0; i < rows * c; i++) {
                     size_t j = i % c;
                     float line = fmaf(a.p[1][i] - a.p[2][j], a.p[4][j], a.p[5][j]);
@@ -200,7 +201,8 @@ TEST(layer_norm)
                     CHECK_NEAR(a.p[5][r], rstd, (units / 2 + 2) * U * rstd);
                     for (size_t i = r * c; i < (r + 1) * c; i++) {
                         double hat = fabs(d_in[0][i] - mean[r]) * rstd, w = fabs(d_in[1][i % c]);
-                        double bound = (units / 2 + 6) * U * hat * w + (2 * fabs(mean[r]) + 2) * U * rstd * w + U * fabs(d_out[0][i]);
+                        double bound = (units / 2 + 6) * U * hat * w + (2 * fabs(mean[r]) + 2) * U * rstd * w;
+                        bound += U * fabs(d_out[0][i]);
                         if (!CHECK_NEAR(a.p[3][i], d_out[0][i], bound)) break;
                     }
                 }
@@ -289,7 +291,8 @@ TEST(cosine)
 {
     const size_t rows = 2;
     EACH_WIDTH(c, tail) {
-        arrays a = take((size_t[ARRAYS]){ rows * c, rows * c, rows, rows, rows, rows, rows * c }, tail);   /* a, b, y, |a|, |b|, dy, da */
+        /* a, b, y, |a|, |b|, dy, da */
+        arrays a = take((size_t[ARRAYS]){ rows * c, rows * c, rows, rows, rows, rows, rows * c }, tail);
         for (int below = 0; below < 2; below++) {
             uint64_t first = 0;
             float eps = below ? 1e6f : 1e-8f;

@@ -25,7 +25,8 @@ double ref_unary(const char *name, double x, double p, double q)
     if (IS("relu")) return x > 0 ? x : x == x ? 0 : x;
     if (IS("leaky_relu")) return x > 0 ? x : p * x;
     if (IS("gelu")) return gate(x, 0.5 * erfc(-x / sqrt(2)));
-    if (IS("gelu_tanh")) return gate(x, sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 * x * x * x)));   /* (1 + tanh u)/2 = sigmoid(2u) */
+    if (IS("gelu_tanh"))   /* (1 + tanh u) / 2 = sigmoid(2 u) */
+        return gate(x, sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 * x * x * x)));
     if (IS("silu")) return gate(x, sigmoid(x));
     if (IS("sigmoid")) return sigmoid(x);
     if (IS("tanh")) return tanh(x);
