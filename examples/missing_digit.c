@@ -9,11 +9,12 @@
 #include <kd.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include "support/report.h"
 
 #define TRY(call) do { if ((st = (call)) != KD_OK) goto done; } while (0)
 enum { MISSING = 3, CLASSES = 10, VALIDATION = 180, TEST = 360, STEPS = 1380 };
 
-/* Adam with a cosine schedule; soft labels only when there is a teacher, true labels only when there is none. */
+/* Adam with a cosine schedule; 0.1 CE + 0.9 T^2 KL when there is a teacher, true labels alone when there is none. */
 static kd_status train(kd_model *student, kd_model *teacher, const kd_dataset *data, float temperature, uint32_t shift)
 {
     kd_loss_distill *loss = NULL;
@@ -29,8 +30,7 @@ static kd_status train(kd_model *student, kd_model *teacher, const kd_dataset *d
 
     kd_loss_distill_desc_init(&how, sizeof how);
     how.temperature = temperature;
-    how.hard_weight = teacher ? 0 : 1;
-    how.soft_weight = teacher ? 1 : 0;
+    if (!teacher) how.hard_weight = 1, how.soft_weight = 0;
     kd_optimizer_desc_init(&adam, sizeof adam);
     adam.method = KD_OPT_ADAM;
     adam.lr = 3e-3f;
@@ -52,7 +52,7 @@ static kd_status train(kd_model *student, kd_model *teacher, const kd_dataset *d
         if (st != KD_OK) goto done;
         if (teacher) t = kd_model_forward(teacher, look, x);
         kd_tensor *s = kd_model_forward(student, learn, x);
-        TRY(kd_backward(learn, kd_loss_distill_apply(loss, learn, s, t, teacher ? NULL : y)));
+        TRY(kd_backward(learn, kd_loss_distill_apply(loss, learn, s, t, y)));
         TRY(kd_optimizer_step(opt));
         kd_tape_reset(learn);
         kd_tape_reset(look);
@@ -104,34 +104,32 @@ done:
     return st;
 }
 
-int main(int argc, char **argv)
-{
-    const char *dir = argc > 1 ? argv[1] : "examples/data";
-    char images[512], labels[512];
-    kd_dataset *data = NULL, *full = NULL, *without = NULL, *validation = NULL, *test = NULL;
-    kd_model *teacher = NULL, *student = NULL;
-    uint32_t *order = NULL;
-    size_t kept = 0;
-    kd_rng rng = kd_rng_make(2015);
-    kd_cnn_desc cnn;
-    double all, missing;
-    kd_status st = KD_OK;
+/* What came of one temperature, for each seed: percent right before and after the bias was raised, and by how much. */
+enum { SEEDS = 5, TEMPERATURES = 4 };
+static const float temperature[TEMPERATURES] = { 1, 2, 4, 8 };
+typedef struct outcome { double threes_before[SEEDS], all_before[SEEDS], threes[SEEDS], all[SEEDS], bias[SEEDS]; } outcome;
 
-    snprintf(images, sizeof images, "%s/digits-images.idx", dir);
-    snprintf(labels, sizeof labels, "%s/digits-labels.idx", dir);
-    TRY(kd_dataset_open_idx(&data, NULL, images, labels));
-    size_t count = kd_dataset_count(data), train_count = count - TEST - VALIDATION;
-    order = malloc(2 * count * sizeof *order);
-    if (!order) return fprintf(stderr, "missing_digit: out of memory\n"), 1;
+/* One split of the data, one teacher, a student at each temperature. */
+static kd_status experiment(const kd_dataset *data, uint64_t seed, double teacher_right[2][SEEDS], outcome out[TEMPERATURES])
+{
+    kd_dataset *full = NULL, *without = NULL, *validation = NULL, *test = NULL;
+    kd_model *teacher = NULL, *student = NULL;
+    size_t count = kd_dataset_count(data), train_count = count - TEST - VALIDATION, kept = 0;
+    uint32_t *order = malloc(2 * count * sizeof *order);
+    kd_rng rng = kd_rng_make(2015 + seed);
+    kd_cnn_desc cnn;
+    kd_status st = KD_ERR_NOMEM;
+    if (!order) goto done;
+
     for (size_t i = 0; i < count; i++) order[i] = (uint32_t)i;
     for (size_t i = count; i > 1; i--) {
         size_t j = (size_t)kd_rng_below(&rng, i);
         uint32_t swap = order[i - 1];
         order[i - 1] = order[j], order[j] = swap;
     }
-    for (size_t i = 0; i < train_count; i++)          /* the student's images: everything but the 3s */
-        if (kd_dataset_labels(data)[order[i]] != MISSING) order[count + kept++] = order[i];
     TRY(kd_dataset_subset(&full, data, order, train_count));
+    for (size_t i = 0; i < train_count; i++)          /* the student's images: everything but the 3s */
+        if (kd_dataset_labels(full)[i] != MISSING) order[count + kept++] = order[i];
     TRY(kd_dataset_subset(&without, data, order + count, kept));
     TRY(kd_dataset_subset(&validation, data, order + train_count, VALIDATION));
     TRY(kd_dataset_subset(&test, data, order + train_count + VALIDATION, TEST));
@@ -139,38 +137,61 @@ int main(int argc, char **argv)
     kd_cnn_desc_init(&cnn, sizeof cnn);
     cnn.height = cnn.width = 8;
     cnn.hidden = 64;
-    TRY(kd_zoo_cnn(&teacher, NULL, &cnn, 1));
+    TRY(kd_zoo_cnn(&teacher, NULL, &cnn, seed));
     TRY(train(teacher, NULL, full, 1, 1));
     kd_model_freeze(teacher, 1);
-    TRY(accuracy(teacher, test, 0, &all, &missing));
-    printf("teacher, %zu images of all digits:          all %5.1f %%   the 3s %5.1f %%\n", train_count, all, missing);
-
-    printf("student, %zu images without a single 3:\n", kept);
-    static const float temperature[] = { 1, 2, 4, 8 };
-    for (size_t i = 0; i < sizeof temperature / sizeof *temperature; i++) {
-        double before, before_missing, best = -1;
+    TRY(accuracy(teacher, test, 0, &teacher_right[0][seed], &teacher_right[1][seed]));
+    for (size_t i = 0; i < TEMPERATURES; i++) {
+        double all, missing, best = -1;
         float bias = 0;
         kd_model_free(student);
-        TRY(kd_zoo_mlp(&student, NULL, (size_t[]){ 64, 32, CLASSES }, 3, KD_ACT_RELU, 2));
+        TRY(kd_zoo_mlp(&student, NULL, (size_t[]){ 64, 32, CLASSES }, 3, KD_ACT_RELU, 100 + seed));
         TRY(train(student, teacher, without, temperature[i], 0));
-        TRY(accuracy(student, test, 0, &before, &before_missing));
+        TRY(accuracy(student, test, 0, &out[i].all_before[seed], &out[i].threes_before[seed]));
         for (float b = 0; b <= 20; b += 0.25f) {      /* one number, from the validation images */
             TRY(accuracy(student, validation, b, &all, &missing));
             if (all > best) best = all, bias = b;
         }
-        TRY(accuracy(student, test, bias, &all, &missing));
-        printf("  T = %g   the 3s %5.1f %%;   bias of class 3 raised by %5.2f:   all %5.1f %%   the 3s %5.1f %%\n",
-               (double)temperature[i], before_missing, (double)bias, all, missing);
+        TRY(accuracy(student, test, bias, &out[i].all[seed], &out[i].threes[seed]));
+        out[i].bias[seed] = (double)bias;
     }
 done:
-    if (st != KD_OK) fprintf(stderr, "missing_digit: %s\n", kd_last_error());
     kd_model_free(student);
     kd_model_free(teacher);
     kd_dataset_free(test);
     kd_dataset_free(validation);
     kd_dataset_free(without);
     kd_dataset_free(full);
-    kd_dataset_free(data);
     free(order);
+    return st;
+}
+
+int main(int argc, char **argv)
+{
+    static outcome out[TEMPERATURES];
+    static double teacher_right[2][SEEDS];
+    const char *dir = argc > 1 ? argv[1] : "examples/data";
+    char images[512], labels[512];
+    kd_dataset *data = NULL;
+    kd_status st = KD_OK;
+
+    snprintf(images, sizeof images, "%s/digits-images.idx", dir);
+    snprintf(labels, sizeof labels, "%s/digits-labels.idx", dir);
+    TRY(kd_dataset_open_idx(&data, NULL, images, labels));
+    for (uint64_t seed = 0; seed < SEEDS; seed++) {
+        fprintf(stderr, "seed %d of %d\n", (int)seed + 1, SEEDS);
+        TRY(experiment(data, seed, teacher_right, out));
+    }
+    printf("%d seeds; percent right on %d test images, mean +- standard deviation\n\n", SEEDS, TEST);
+    printf("teacher, which knows all digits:   all %4.1f +- %3.1f   the 3s %4.1f\n\n", mean(teacher_right[0], SEEDS),
+           deviation(teacher_right[0], SEEDS), mean(teacher_right[1], SEEDS));
+    printf("student, taught without a single 3\n          as it is           one bias raised\n  T       all   the 3s       by      all            the 3s\n");
+    for (size_t i = 0; i < TEMPERATURES; i++)
+        printf("  %g      %4.1f   %4.1f        %4.1f     %4.1f +- %3.1f    %4.1f +- %4.1f\n", (double)temperature[i],
+               mean(out[i].all_before, SEEDS), mean(out[i].threes_before, SEEDS), mean(out[i].bias, SEEDS), mean(out[i].all, SEEDS),
+               deviation(out[i].all, SEEDS), mean(out[i].threes, SEEDS), deviation(out[i].threes, SEEDS));
+done:
+    if (st != KD_OK) fprintf(stderr, "missing_digit: %s\n", kd_last_error());
+    kd_dataset_free(data);
     return st != KD_OK;
 }
