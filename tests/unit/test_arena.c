@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
 #include "kdtest.h"
+#include <pthread.h>
 
 static bool aligned(const void *p) { return ((uintptr_t)p & (KD_ALIGN - 1)) == 0; }
 
@@ -268,6 +269,60 @@ TEST(scratch_in_tasks)
         CHECK_MSG(a.calls == calls, "%zu allocations in later runs", a.calls - calls);
         kdtest_alloc_end(&a);
     }
+}
+
+/* First every task alone, one after the other; then as many as there are threads at the same moment. */
+static pthread_barrier_t all_inside;
+static int together;
+
+static void overlapping_task(size_t i, void *arg)
+{
+    void *held[4];
+    for (size_t k = 0; k < KD_COUNT(held); k++) held[k] = kd__scratch_get(arg, 1000 * (k + 1) + 5000 * i);
+    if (together) pthread_barrier_wait(&all_inside);
+    for (size_t k = 0; k < KD_COUNT(held); k++) kd__scratch_put(arg, held[k]);
+}
+
+typedef struct one_task {
+    size_t i;
+    void (*task)(size_t i, void *arg);
+    void *arg;
+} one_task;
+
+static void *thread_of_task(void *arg)
+{
+    one_task *t = arg;
+    t->task(t->i, t->arg);
+    return NULL;
+}
+
+static void one_by_one_or_together(size_t n, void (*task)(size_t i, void *arg), void *arg, void *user)
+{
+    (void)user;
+    pthread_t ids[4];
+    one_task each[4];
+    for (size_t i = 0; i < n; i++) {
+        each[i] = (one_task){ i, task, arg };
+        if (together) pthread_create(&ids[i], NULL, thread_of_task, &each[i]);
+        else task(i, arg);
+    }
+    for (size_t i = 0; together && i < n; i++) pthread_join(ids[i], NULL);
+}
+
+TEST(scratch_in_tasks_that_all_overlap)
+{
+    kdtest_alloc a;
+    kdtest_alloc_begin(&a, 4, KD_ISA_AUTO);
+    a.ctx->parallel = one_by_one_or_together;
+    pthread_barrier_init(&all_inside, NULL, 4);
+    together = 0;
+    kd__parallel(a.ctx, 4, overlapping_task, a.ctx);
+    size_t calls = a.calls;
+    together = 1;
+    kd__parallel(a.ctx, 4, overlapping_task, a.ctx);
+    CHECK_MSG(a.calls == calls, "%zu allocations in the overlapping run", a.calls - calls);
+    pthread_barrier_destroy(&all_inside);
+    kdtest_alloc_end(&a);
 }
 
 static void greedy_task(size_t i, void *arg)

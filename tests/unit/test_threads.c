@@ -492,3 +492,27 @@ TEST(threads_and_monitors)
     }
     kdtest_alloc_end(&a);
 }
+
+/* The parent's loader thread is in nobody's way in a child. */
+TEST(a_childs_join_does_not_wait)
+{
+    if (!can_fork()) return;
+    box b = { NULL, 0, 0, 0 };
+    kd__thread *thread;
+    CHECK_OK(kd__monitor_create(NULL, &b.monitor));
+    CHECK_OK(kd__thread_start(NULL, &thread, consumer, &b));
+    pid_t child = fork();
+    if (child == 0) {
+        kd__thread_join(thread);
+        kd__monitor_free(b.monitor);
+        _exit(0);
+    }
+    CHECK(child_succeeds(child));
+    kd__monitor_lock(b.monitor);
+    b.value = -1;
+    b.full = 1;
+    kd__monitor_signal(b.monitor);
+    kd__monitor_unlock(b.monitor);
+    kd__thread_join(thread);
+    kd__monitor_free(b.monitor);
+}
