@@ -13,24 +13,28 @@
 #if defined KD_ISA_avx512
 #define VECS 2
 #define MASKS 1
-#define EACH_ROWS(X, ...)                                                                                        \
+#define ROWS 16   /* of one vector; ROWS_2 of two */
+#define ROWS_2 14
+#define EACH_ROWS_2(X, ...)                                                                                      \
     X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__) X(5, __VA_ARGS__) X(6, __VA_ARGS__)  \
     X(7, __VA_ARGS__) X(8, __VA_ARGS__) X(9, __VA_ARGS__) X(10, __VA_ARGS__) X(11, __VA_ARGS__)                  \
     X(12, __VA_ARGS__) X(13, __VA_ARGS__) X(14, __VA_ARGS__)
-enum { ROWS = 14 };
+#define EACH_ROWS_1(X, ...) EACH_ROWS_2(X, __VA_ARGS__) X(15, __VA_ARGS__) X(16, __VA_ARGS__)
 #elif defined KD_ISA_scalar
 #define VECS 1
 #define MASKS 0
-#define EACH_ROWS(X, ...) X(1, __VA_ARGS__) X(2, __VA_ARGS__)
-enum { ROWS = 2 };
+#define ROWS 2
+#define EACH_ROWS_1(X, ...) X(1, __VA_ARGS__) X(2, __VA_ARGS__)
 #else
 #define VECS 1
 #define MASKS 0
-#define EACH_ROWS(X, ...) \
+#define ROWS 6
+#define EACH_ROWS_1(X, ...) \
     X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__) X(5, __VA_ARGS__) X(6, __VA_ARGS__)
-enum { ROWS = 6 };
 #endif
-enum { BY_ROW, BY_COLUMN };
+enum { BY_ROW, BY_COLUMN, HALF = 8 };
+/* The compiler may not know how this pointer was made. */
+#define OPAQUE(pointer) __asm__("" : "+r"(pointer))
 
 /* Ask for what the next tile or block will read where this one reads the `steps` elements at ak and bk. */
 V_FN void prefetch(const kd__gemm_block *g, const float *ak, const float *bk, size_t steps, size_t i, const size_t rows,
@@ -58,54 +62,76 @@ V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, cons
     const size_t width = g->n - j - last < 16 ? g->n - j - last : 16;   /* its columns */
     const float *a = g->a + i * a_row;
 
-    V_UNROLL(14)
+    V_UNROLL(16)
     for (size_t r = 0; r < rows; r++)
         V_UNROLL(2)
         for (size_t v = 0; v < vecs; v++) acc[r][v] = v_zero();
 
     for (size_t o = 0; o < g->outer; o++) {
         for (size_t p = 0; p < g->inner; p++) {
-            const float *restrict ak = a + (ptrdiff_t)o * g->a_outer + (ptrdiff_t)p * g->a_inner;
+            const float *ak = a + (ptrdiff_t)o * g->a_outer + (ptrdiff_t)p * g->a_inner;
             const float *restrict bk = b + (ptrdiff_t)o * g->b_outer + (ptrdiff_t)p * g->b_inner;
-            for (size_t k = g->length; k;) {
-                size_t stop = k > 16 ? k - 16 : 0;
-                if (g->prefetch) prefetch(g, ak, bk, k - stop, i, rows, order);
-                for (; k > stop; k--) {
+            const size_t piece = g->prefetch ? 16 : g->length;
+            for (size_t k = 0; k < g->length; k += piece) {
+                const size_t steps = g->length - k < piece ? g->length - k : piece;
+                if (g->prefetch) prefetch(g, ak, bk, steps, i, rows, order);
+                /* Seven distances from two places, not fifteen from one: more do not fit the registers. */
+                const float *restrict low = ak, *restrict high = ak + (rows > HALF ? HALF * a_row : 0);
+                OPAQUE(high);
+                for (size_t left = steps; left; left--) {
                     kd_f32x16 x[VECS];
                     V_UNROLL(2)
                     for (size_t v = 0; v < vecs; v++)
                         x[v] = partial && v + 1 == vecs ? v_load_n(bk + 16 * v, width, 0.0f) : v_load(bk + 16 * v);
-                    V_UNROLL(14)
+                    V_UNROLL(16)
                     for (size_t r = 0; r < rows; r++) {
-                        kd_f32x16 y = v_set1(ak[r * a_row]);
+                        kd_f32x16 y = v_set1(r < HALF ? low[r * a_row] : high[(r - HALF) * a_row]);
                         V_UNROLL(2)
                         for (size_t v = 0; v < vecs; v++) acc[r][v] = v_fma(y, x[v], acc[r][v]);
                     }
-                    ak += a_k;
+                    low += a_k;
+                    high += a_k;
                     bk += b_k;
                 }
+                ak += steps * a_k;
             }
         }
     }
 
     float *c = g->c + i * g->c_row + j;
-    const kd_f32x16 zero = v_zero();
-    V_UNROLL(2)
-    for (size_t v = 0; v < vecs; v++) {
-        const int cut = v + 1 == vecs && width < 16;
-        kd_f32x16 bias = zero;
-        if (g->bias) bias = cut ? v_load_n(g->bias + j + 16 * v, width, 0.0f) : v_load(g->bias + j + 16 * v);
-        V_UNROLL(14)
-        for (size_t r = 0; r < rows; r++) {
-            float *at = c + r * g->c_row + 16 * v;
-            kd_f32x16 s = acc[r][v];
-            if (g->add) s = v_add(cut ? v_load_n(at, width, 0.0f) : v_load(at), s);
-            if (g->bias) s = v_add(s, bias);
-            if (g->relu) s = v_max(zero, s);
-            if (cut) v_store_n(at, s, width);
-            else v_store(at, s);
+    if (g->add) {
+        V_UNROLL(16)
+        for (size_t r = 0; r < rows; r++)
+            V_UNROLL(2)
+            for (size_t v = 0; v < vecs; v++) {
+                const float *at = c + r * g->c_row + 16 * v;
+                acc[r][v] = v_add(v + 1 == vecs && width < 16 ? v_load_n(at, width, 0.0f) : v_load(at), acc[r][v]);
+            }
+    }
+    if (g->bias) {
+        V_UNROLL(2)
+        for (size_t v = 0; v < vecs; v++) {
+            const float *at = g->bias + j + 16 * v;
+            const kd_f32x16 bias = v + 1 == vecs && width < 16 ? v_load_n(at, width, 0.0f) : v_load(at);
+            V_UNROLL(16)
+            for (size_t r = 0; r < rows; r++) acc[r][v] = v_add(acc[r][v], bias);
         }
     }
+    if (g->relu) {
+        const kd_f32x16 zero = v_zero();
+        V_UNROLL(16)
+        for (size_t r = 0; r < rows; r++)
+            V_UNROLL(2)
+            for (size_t v = 0; v < vecs; v++) acc[r][v] = v_max(zero, acc[r][v]);
+    }
+    V_UNROLL(16)
+    for (size_t r = 0; r < rows; r++)
+        V_UNROLL(2)
+        for (size_t v = 0; v < vecs; v++) {
+            float *at = c + r * g->c_row + 16 * v;
+            if (v + 1 == vecs && width < 16) v_store_n(at, acc[r][v], width);
+            else v_store(at, acc[r][v]);
+        }
 }
 
 typedef void (*tile_fn)(const kd__gemm_block *g, const float *b, size_t i, size_t j);
@@ -117,9 +143,9 @@ typedef void (*tile_fn)(const kd__gemm_block *g, const float *b, size_t i, size_
     }
 #define ENTRY(rows, vecs, order, partial) [rows] = tile_##rows##_##vecs##_##order##_##partial,
 #define TILES(vecs, order, partial)                                                  \
-    EACH_ROWS(TILE, vecs, order, partial)                                            \
+    EACH_ROWS_##vecs(TILE, vecs, order, partial)                                     \
     static const tile_fn tiles_##vecs##_##order##_##partial[ROWS + 1] = {            \
-        EACH_ROWS(ENTRY, vecs, order, partial)                                       \
+        EACH_ROWS_##vecs(ENTRY, vecs, order, partial)                                \
     };
 TILES(1, BY_ROW, 1)
 TILES(1, BY_COLUMN, 1)
@@ -132,14 +158,16 @@ TILES(1, BY_ROW, 0)
 TILES(1, BY_COLUMN, 0)
 #endif
 
-/* The tiles for `left` columns, and how many of them one takes. */
-static const tile_fn *choose(const kd__gemm_block *g, size_t left, size_t *columns)
+/* The tiles for `left` columns: how many of these one takes, how many rows at most. */
+static const tile_fn *choose(const kd__gemm_block *g, size_t left, size_t *columns, size_t *rows)
 {
     const int order = g->a_k == 1 ? BY_ROW : BY_COLUMN;
     *columns = 16;
+    *rows = ROWS;
 #if VECS == 2
     if (left > 16) {
         *columns = 32;
+        *rows = ROWS_2;
         return order == BY_ROW ? tiles_2_BY_ROW_1 : tiles_2_BY_COLUMN_1;
     }
 #endif
@@ -151,14 +179,13 @@ static const tile_fn *choose(const kd__gemm_block *g, size_t left, size_t *colum
 
 void KD_K(gemm_block_f32)(const kd__gemm_block *g)
 {
-    /* Tiles of nearly equal height: a last one of a row or two would leave the multipliers waiting. */
-    const size_t count = (g->m + ROWS - 1) / ROWS;
-    if (!count) return;
-    const size_t height = g->m / count, higher = g->m % count;
-    size_t columns;
+    if (!g->m) return;
+    size_t columns, most;
     for (size_t j = 0; j < g->n; j += columns) {
-        const tile_fn *tiles = choose(g, g->n - j, &columns);
+        const tile_fn *tiles = choose(g, g->n - j, &columns, &most);
         const float *b = g->b_panel ? g->b + j / KD__GEMM_PANEL * g->b_panel + j % KD__GEMM_PANEL : g->b + j;
+        /* Tiles of nearly equal height: a last one of a row or two would leave the multipliers waiting. */
+        const size_t count = (g->m + most - 1) / most, height = g->m / count, higher = g->m % count;
         for (size_t t = 0, i = 0; t < count; t++) {
             size_t rows = height + (t < higher);
             tiles[rows](g, b, i, j);
