@@ -1,6 +1,7 @@
 /* scenario.c - whole uses of the library.
  * SPDX-License-Identifier: MIT */
 #include "scenario.h"
+#include "base/base.h"
 #include <stdlib.h>
 
 #define GO(call) do { if ((st = (call)) != KD_OK) goto done; } while (0)
@@ -61,31 +62,145 @@ done:
     return st;
 }
 
-/* A graph of ops, forward and backward. */
-static kd_status ops(kd_context *ctx, uint64_t *hash)
+/* A graph of ops, forward and backward, twice on one tape. */
+static kd_status graph(kd_context *ctx, uint64_t *hash, kd_tensor *(*build)(kd_tape *t, kd_tensor *x, kd_tensor *w))
 {
     kd_tape *t = NULL;
     kd_status st;
     GO(kd_tape_create(&t, ctx, KD_TAPE_TRAIN));
     kd_tape_seed(t, 3);
     for (int round = 0; round < 2; round++) {
-        kd_tensor *x = kd_requires_grad(t, kd_tape_constant(t, 3, (size_t[]){ 2, 4, 8 }, input));
-        kd_tensor *w = kd_requires_grad(t, kd_tape_constant(t, 2, (size_t[]){ 8, 8 }, input + 64));
-        kd_tensor *h = kd_matmul(t, kd_layer_norm(t, x, NULL, NULL, 1e-5f), w, 0);
-        h = kd_dropout(t, kd_gelu(t, kd_add(t, h, kd_slice(t, w, 0, 0, 1))), 0.2f);
-        kd_tensor *parts[] = { kd_permute(t, h, (size_t[]){ 0, 2, 1 }),
-                               kd_pad(t, kd_reshape(t, x, 3, (size_t[]){ 2, 8, 4 }), (size_t[]){ 0, 0, 0 },
-                                      (size_t[]){ 0, 0, 0 }, 0) };
-        h = kd_softmax(t, kd_concat(t, parts, 2, 2), 2);
-        kd_tensor *loss = kd_sum(t, kd_square(t, kd_max(t, kd_exp(t, h), 4, 0)), 0, 0);
-        GO(kd_backward(t, loss));
+        kd_tensor *x = kd_requires_grad(t, kd_tape_constant(t, 3, (size_t[]){ 2, 16, 8 }, input));
+        kd_tensor *w = kd_requires_grad(t, kd_tape_constant(t, 2, (size_t[]){ 8, 8 }, input + 256));
+        GO(kd_backward(t, kd_sum(t, build(t, x, w), 0, 0)));
         mix(hash, kd_grad(t, w), 64 * sizeof(float));
+        mix(hash, kd_grad(t, x), 256 * sizeof(float));
         kd_tape_reset(t);
     }
 done:
     kd_tape_free(t);
     return st;
 }
+
+#define SHAPE(...) (const size_t[]){ __VA_ARGS__ }
+
+static kd_tensor *g_attention(kd_tape *t, kd_tensor *x, kd_tensor *w)
+{
+    kd_tensor *q = kd_matmul(t, kd_layer_norm(t, x, NULL, NULL, 1e-5f), w, 0);
+    kd_tensor *p = kd_softmax(t, kd_scale(t, kd_matmul(t, q, x, KD_TRANSPOSE_B), 0.3f, 0), 1);
+    return kd_square(t, kd_matmul(t, kd_dropout(t, p, 0.2f), x, 0));
+}
+
+static kd_tensor *g_shapes(kd_tape *t, kd_tensor *x, kd_tensor *w)
+{
+    kd_tensor *parts[] = { kd_permute(t, x, SHAPE(0, 2, 1)),
+                           kd_pad(t, kd_reshape(t, x, 3, SHAPE(2, 8, 16)), SHAPE(0, 0, 1), NULL, 0) };
+    kd_tensor *h = kd_max(t, kd_concat(t, parts, 2, 2), 4, 0);
+    return kd_mul(t, kd_add(t, h, kd_slice(t, w, 0, 0, 1)), kd_mean(t, w, 1, 1));
+}
+
+static kd_tensor *g_activations(kd_tape *t, kd_tensor *x, kd_tensor *w)
+{
+    kd_tensor *h = kd_matmul(t, x, w, KD_TRANSPOSE_B);
+    h = kd_add(t, kd_gelu(t, h), kd_mul(t, kd_gelu_tanh(t, h), kd_relu(t, h)));
+    h = kd_sub(t, kd_silu(t, h), kd_div(t, kd_sigmoid(t, h), kd_scale(t, kd_square(t, h), 1, 1)));
+    h = kd_add(t, kd_tanh(t, h), kd_leaky_relu(t, kd_softplus(t, h), 0.1f));
+    return kd_clamp(t, kd_neg(t, kd_sqrt(t, kd_abs(t, kd_exp(t, kd_log(t, kd_scale(t, kd_abs(t, h), 1, 1)))))), -9,
+                    9);
+}
+
+static kd_tensor *g_norms(kd_tape *t, kd_tensor *x, kd_tensor *w)
+{
+    kd_tensor *one = kd_slice(t, w, 0, 0, 1), *gain = kd_reshape(t, one, 1, SHAPE(8));
+    kd_tensor *h = kd_batch_norm(t, x, gain, gain, NULL, NULL, 0.1f, 1e-5f);
+    return kd_square(
+        t, kd_l2_normalize(t, kd_group_norm(t, kd_layer_norm(t, h, gain, gain, 1e-5f), gain, gain, 4, 1e-5f), 1e-6f));
+}
+
+static kd_tensor *g_conv(kd_tape *t, kd_tensor *x, kd_tensor *w)
+{
+    kd_conv_desc same;
+    kd_conv_desc_init(&same, sizeof same);
+    same.padding[0] = same.padding[1] = 1;
+    kd_tensor *image = kd_reshape(t, x, 4, SHAPE(2, 4, 4, 8)),
+              *bias = kd_reshape(t, kd_slice(t, w, 0, 0, 1), 1, SHAPE(8));
+    kd_tensor *taps[9] = { w, w, w, w, w, w, w, w, w };
+    kd_tensor *h = kd_conv2d(t, image, kd_reshape(t, kd_concat(t, taps, 9, 0), 4, SHAPE(3, 3, 8, 8)), bias, &same);
+    h = kd_add(t, kd_max_pool2d(t, h, (uint32_t[]){ 2, 2 }, (uint32_t[]){ 2, 2 }, (uint32_t[]){ 0, 0 }),
+               kd_avg_pool2d(t, h, (uint32_t[]){ 2, 2 }, (uint32_t[]){ 2, 2 }, (uint32_t[]){ 0, 0 }));
+    kd_tensor *line = kd_conv1d(t, x, kd_reshape(t, kd_concat(t, taps, 2, 0), 3, SHAPE(2, 8, 8)), NULL, NULL);
+    return kd_add(t, kd_sum(t, kd_global_avg_pool(t, h), 0, 0), kd_mean(t, line, 0, 0));
+}
+
+/* 3x3, stride 1, 32 channels: the way of Winograd. */
+static kd_tensor *g_winograd(kd_tape *t, kd_tensor *x, kd_tensor *w)
+{
+    kd_tensor *wide[4] = { x, x, x, x }, *taps[144];
+    for (int i = 0; i < 144; i++) taps[i] = w;
+    kd_tensor *image = kd_reshape(t, kd_concat(t, wide, 4, 2), 4, SHAPE(2, 4, 4, 32));
+    return kd_square(
+        t, kd_conv2d(t, image, kd_reshape(t, kd_concat(t, taps, 144, 0), 4, SHAPE(3, 3, 32, 32)), NULL, NULL));
+}
+
+static kd_tensor *g_losses(kd_tape *t, kd_tensor *x, kd_tensor *w)
+{
+    kd_tensor *z = kd_reshape(t, kd_matmul(t, x, w, 0), 2, SHAPE(32, 8)), *p = kd_reshape(t, x, 2, SHAPE(32, 8));
+    kd_tensor *y = kd_tape_tensor(t, KD_I32, 1, SHAPE(32));
+    if (kd_tensor_data(y)) memcpy(kd_tensor_data(y), labels, 32 * sizeof *labels);
+    kd_tensor *sum = kd_cross_entropy(t, z, y, 2, 0.1f, KD_REDUCE_MEAN_ROWS);
+    sum = kd_add(t, sum, kd_kl_div(t, p, z, 2, KD_REDUCE_MEAN_ROWS));
+    sum = kd_add(t, sum, kd_mse(t, z, p, KD_REDUCE_MEAN_ELEMENTS));
+    sum = kd_add(t, sum, kd_smooth_l1(t, z, p, 0.5f, KD_REDUCE_SUM));
+    return kd_add(t, kd_cosine_similarity(t, z, p, 1e-6f), kd_add(t, sum, kd_mean(t, kd_log_softmax(t, z, 1), 0, 0)));
+}
+
+static kd_tensor *g_lookup(kd_tape *t, kd_tensor *x, kd_tensor *w)
+{
+    kd_tensor *ids = kd_tape_tensor(t, KD_I32, 1, SHAPE(5));
+    if (kd_tensor_data(ids)) memcpy(kd_tensor_data(ids), labels, 5 * sizeof *labels);
+    return kd_add(t, kd_sum(t, kd_square(t, kd_embedding(t, w, ids)), 0, 0),
+                  kd_mean(t, kd_mul(t, x, kd_detach(t, x)), 0, 0));
+}
+
+static kd_status twice(const kd_tensor *const *in, size_t inputs, kd_tensor *const *out, size_t outputs, void *user)
+{
+    (void)inputs;
+    (void)outputs;
+    (void)user;
+    for (size_t i = 0; i < kd_tensor_count(in[0]); i++) kd_tensor_f32(out[0])[i] = 2 * kd_tensor_f32(in[0])[i];
+    return KD_OK;
+}
+
+static kd_status twice_back(const kd_tensor *const *in, size_t inputs, const kd_tensor *const *out, size_t outputs,
+                            const float *const *dout, float *const *din, void *user)
+{
+    (void)inputs;
+    (void)out;
+    (void)outputs;
+    (void)user;
+    for (size_t i = 0; dout[0] && din[0] && i < kd_tensor_count(in[0]); i++) din[0][i] += 2 * dout[0][i];
+    return KD_OK;
+}
+
+static kd_tensor *g_custom(kd_tape *t, kd_tensor *x, kd_tensor *w)
+{
+    static const kd_custom_op op = {
+        .struct_size = sizeof op, .name = "twice", .forward = twice, .backward = twice_back
+    };
+    kd_tensor *h = kd_matmul(t, x, w, 0), *out = kd_tape_tensor(t, KD_F32, 3, SHAPE(2, 16, 8));
+    return kd_square(t, kd_custom(t, &op, &h, 1, &out, 1, NULL));
+}
+
+#define GRAPH(name) static kd_status name(kd_context *ctx, uint64_t *hash) { return graph(ctx, hash, g_##name); }
+GRAPH(attention)
+GRAPH(shapes)
+GRAPH(activations)
+GRAPH(norms)
+GRAPH(conv)
+GRAPH(winograd)
+GRAPH(losses)
+GRAPH(lookup)
+GRAPH(custom)
 
 /* ---- models ----------------------------------------------------------------------------------------- */
 
@@ -206,6 +321,26 @@ static kd_status train_adamw_hard(kd_context *ctx, uint64_t *hash)
     return train(ctx, hash, KD_OPT_ADAMW, &how);
 }
 
+static kd_status train_reverse(kd_context *ctx, uint64_t *hash)
+{
+    kd_loss_distill_desc how;
+    kd_loss_distill_desc_init(&how, sizeof how);
+    how.direction = KD_DIRECTION_REVERSE;
+    how.temperature = 0.5f;
+    how.check_input = 1;
+    return train(ctx, hash, KD_OPT_SGD, &how);
+}
+
+static kd_status train_sums(kd_context *ctx, uint64_t *hash)
+{
+    kd_loss_distill_desc how;
+    kd_loss_distill_desc_init(&how, sizeof how);
+    how.reduction = KD_REDUCE_SUM;
+    how.temperature = 1;
+    how.unlabelled_index = 1;
+    return train(ctx, hash, KD_OPT_ADAM, &how);
+}
+
 static kd_status eval_loss(kd_context *ctx, uint64_t *hash)
 {
     kd_loss_distill *loss = NULL;
@@ -227,6 +362,55 @@ static kd_status eval_loss(kd_context *ctx, uint64_t *hash)
     mix(hash, grad, sizeof grad);
 done:
     kd_loss_distill_free(loss);
+    return st;
+}
+
+/* Parameters written, copied, drawn again; what models say of themselves. */
+static kd_status parameters(kd_context *ctx, uint64_t *hash)
+{
+    kd_model *a = NULL, *b = NULL;
+    kd_status st;
+    char text[512];
+    GO(make_mlp(&a, ctx, 1));
+    GO(make_mlp(&b, ctx, 2));
+    GO(kd_model_initialize(a, "*.weight", KD_INIT_TRUNC_NORMAL, 0, 0.02f, 9));
+    GO(kd_model_copy(b, a));
+    kd_model *both[] = { a, b };
+    double norm;
+    GO(kd_clip_grad_norm(both, 2, 1, &norm));
+    kd_param_info p = { .struct_size = sizeof p };
+    GO(kd_model_find(b, "fc1.weight", &p));
+    mix(hash, text, KD_MIN(kd_tensor_format(p.tensor, text, sizeof text), sizeof text));
+    mix_model(hash, b);
+done:
+    kd_model_free(b);
+    kd_model_free(a);
+    return st;
+}
+
+/* A frozen model, forward only, on its own tape and on one that records. */
+static kd_status teacher_only(kd_context *ctx, uint64_t *hash)
+{
+    kd_model *m = NULL;
+    kd_tape *t = NULL, *eval = NULL;
+    kd_status st;
+    GO(make_mlp(&m, ctx, 1));
+    kd_model_freeze(m, 1);
+    GO(kd_tape_create(&t, ctx, KD_TAPE_INFER));
+    GO(kd_tape_create(&eval, ctx, KD_TAPE_EVAL | KD_TAPE_CHECK_FINITE));
+    for (int round = 0; round < 2; round++) {
+        kd_tensor *y = kd_model_forward(m, t, kd_tape_constant(t, 2, SHAPE(64, 16), input));
+        kd_tensor *x = kd_requires_grad(eval, kd_tape_constant(eval, 2, SHAPE(64, 16), input));
+        GO(kd_tape_status(t));
+        GO(kd_backward(eval, kd_mse(eval, kd_model_forward(m, eval, x), y, KD_REDUCE_SUM)));
+        mix_tensor(hash, y);
+        kd_tape_reset(eval);
+        kd_tape_reset(t);
+    }
+done:
+    kd_tape_free(eval);
+    kd_tape_free(t);
+    kd_model_free(m);
     return st;
 }
 
@@ -459,11 +643,23 @@ static kd_status load_checkpoint(kd_context *ctx, uint64_t *hash) { return check
 
 const scenario scenarios[] = {
     { "tensors", tensors, 1, 0 },
-    { "ops", ops, 2, 0 },
+    { "attention", attention, 2, 0 },
+    { "shapes", shapes, 1, 0 },
+    { "activations", activations, 1, 0 },
+    { "norms", norms, 2, 0 },
+    { "conv", conv, 2, 0 },
+    { "winograd", winograd, 2, 0 },
+    { "losses", losses, 1, 0 },
+    { "lookup", lookup, 1, 0 },
+    { "custom", custom, 1, 0 },
+    { "parameters", parameters, 1, 0 },
+    { "teacher_only", teacher_only, 2, 0 },
     { "layers", layers, 1, 0 },
     { "train_sgd", train_sgd, 1, 0 },
     { "train_adam_js", train_adam_js, 2, 0 },
     { "train_adamw_hard", train_adamw_hard, 1, 0 },
+    { "train_reverse", train_reverse, 3, 0 },
+    { "train_sums", train_sums, 1, 0 },
     { "eval_loss", eval_loss, 2, 0 },
     { "wrapped_data", wrapped_data, 2, 0 },
     { "idx_data", idx_data, 1, SCENARIO_READS },

@@ -72,10 +72,21 @@ TEST(files_of_other_kinds)
 {
     CHECK(kd__foreign_file("", 0) == NULL && kd__foreign_file("anything else", 13) == NULL);
     CHECK(kd__foreign_file("\x1f", 1) == NULL);
-    static const struct { const char *head; size_t n; const char *part; } cases[] = {
-        { "\x1f\x8b\x08", 3, "gzip" }, { "BZh9", 4, "bzip2" }, { "\xfd" "7zXZ\0", 6, "xz" }, { "\x28\xb5\x2f\xfd", 4, "zstd" },
-        { "PK\3\4", 4, "zip" }, { "\x80\x02}", 3, "pickle" }, { "\x80\x04\x95", 3, "pickle" }, { "\x93NUMPY\1", 7, ".npy" },
-        { "\x89HDF\r\n\x1a\n", 8, "HDF5" }, { "<!DOCTYPE html>", 15, "HTML" }, { "<html>", 6, "HTML" },
+    static const struct { const char *head; size_t n; const char *part;
+    } cases[] = {
+        { "\x1f\x8b\x08", 3, "gzip" },
+        { "BZh9", 4, "bzip2" },
+        { "\xfd"
+          "7zXZ\0",
+          6, "xz" },
+        { "\x28\xb5\x2f\xfd", 4, "zstd" },
+        { "PK\3\4", 4, "zip" },
+        { "\x80\x02}", 3, "pickle" },
+        { "\x80\x04\x95", 3, "pickle" },
+        { "\x93NUMPY\1", 7, ".npy" },
+        { "\x89HDF\r\n\x1a\n", 8, "HDF5" },
+        { "<!DOCTYPE html>", 15, "HTML" },
+        { "<html>", 6, "HTML" },
         { "version https://git-lfs.github.com/spec/v1", 42, "git lfs pull" },
     };
     for (size_t i = 0; i < KD_COUNT(cases); i++) {
@@ -84,9 +95,12 @@ TEST(files_of_other_kinds)
     }
 }
 
-/* ---- sorting ------------------------------------------------------------------------------------------------ */
+/* ---- sorting ---------------------------------------------------------------------------------------- */
 
-static const char *name_of(const void *arg, const kd__sort_item *item) { return ((const char *const *)arg)[item->index]; }
+static const char *name_of(const void *arg, const kd__sort_item *item)
+{
+    return ((const char *const *)arg)[item->index];
+}
 
 TEST(names_in_order)
 {
@@ -102,7 +116,8 @@ TEST(names_in_order)
         for (size_t i = 0; i < n; i++) {
             size_t length = common + kdtest_size(&r, 0, 20);
             memset(names[i], 'x', common);
-            for (size_t k = common; k < length; k++) names[i][k] = (char)(round % 3 ? kdtest_size(&r, 1, 255) : kdtest_size(&r, 'a', 'b'));
+            for (size_t k = common; k < length; k++)
+                names[i][k] = (char)(round % 3 ? kdtest_size(&r, 1, 255) : kdtest_size(&r, 'a', 'b'));
             names[i][length] = 0;
             list[i] = names[i];
             items[i] = (kd__sort_item){ 0, (uint32_t)i, 0 };
@@ -127,6 +142,7 @@ TEST(items_in_order_and_stable)
         for (size_t i = 0; i < n; i++) items[i] = (kd__sort_item){ kdtest_size(&r, 0, n / 3), (uint32_t)i, 0 };
         kd__sort_items(items, spare, n);
         for (size_t i = 1; i < n; i++)
-            CHECK(items[i - 1].key < items[i].key || (items[i - 1].key == items[i].key && items[i - 1].index < items[i].index));
+            CHECK(items[i - 1].key < items[i].key ||
+                  (items[i - 1].key == items[i].key && items[i - 1].index < items[i].index));
     }
 }
