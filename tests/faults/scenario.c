@@ -365,6 +365,42 @@ done:
     return st;
 }
 
+/* A step of an image network. */
+static kd_status image_network(kd_context *ctx, uint64_t *hash, int deep)
+{
+    kd_model *m = NULL;
+    kd_tape *t = NULL;
+    kd_optimizer *opt = NULL;
+    kd_cnn_desc desc;
+    kd_optimizer_desc sgd;
+    kd_status st;
+    kd_cnn_desc_init(&desc, sizeof desc);
+    desc.height = desc.width = 8;
+    desc.channels = 3;
+    desc.conv1 = 4;
+    desc.conv2 = 6;
+    desc.hidden = 8;
+    desc.batch_norm = 1;
+    desc.dropout = 0.2f;
+    kd_optimizer_desc_init(&sgd, sizeof sgd);
+    GO(deep ? kd_zoo_resnet_cifar(&m, ctx, 8, 1, 10, 3) : kd_zoo_cnn(&m, ctx, &desc, 3));
+    GO(kd_optimizer_create(&opt, ctx, &sgd));
+    GO(kd_optimizer_add(opt, m));
+    GO(kd_tape_create(&t, ctx, KD_TAPE_TRAIN));
+    kd_tensor *y = kd_model_forward(m, t, kd_tape_constant(t, 4, SHAPE(5, 8, 8, 3), input));
+    GO(kd_backward(t, kd_mean(t, kd_square(t, y), 0, 0)));
+    GO(kd_optimizer_step(opt));
+    mix_model(hash, m);
+done:
+    kd_tape_free(t);
+    kd_optimizer_free(opt);
+    kd_model_free(m);
+    return st;
+}
+
+static kd_status cnn(kd_context *ctx, uint64_t *hash) { return image_network(ctx, hash, 0); }
+static kd_status resnet(kd_context *ctx, uint64_t *hash) { return image_network(ctx, hash, 1); }
+
 /* Parameters written, copied, drawn again; what models say of themselves. */
 static kd_status parameters(kd_context *ctx, uint64_t *hash)
 {
@@ -655,6 +691,8 @@ const scenario scenarios[] = {
     { "parameters", parameters, 1, 0 },
     { "teacher_only", teacher_only, 2, 0 },
     { "layers", layers, 1, 0 },
+    { "cnn", cnn, 1, 0 },
+    { "resnet", resnet, 2, 0 },
     { "train_sgd", train_sgd, 1, 0 },
     { "train_adam_js", train_adam_js, 2, 0 },
     { "train_adamw_hard", train_adamw_hard, 1, 0 },

@@ -5,7 +5,7 @@
 #include "scenario.h"
 #include <stdlib.h>
 
-enum { SAMPLES = 60 };   /* of the allocations of a scenario, in the short form */
+enum { SAMPLES = 25 };   /* of the allocations of a scenario, in the short form */
 
 static int no_sync(int fd)
 {

@@ -6,28 +6,19 @@
 #include <math.h>
 #include <stdlib.h>
 
-static kd_tensor *pass(kd_layer *self, kd_tape *tape, kd_tensor *x, void *user)
-{
-    (void)self;
-    (void)tape;
-    (void)user;
-    return x;
-}
-
 /* Every kind of parameter: conv2d, conv1d (depthwise), norm with buffers, linear, embedding-like plain ones. */
 static kd_model *make(kd_context *ctx, uint64_t seed)
 {
     kd_model *m;
     if (!CHECK_OK(kd_model_create(&m, ctx))) return NULL;
     kd_layer *root = kd_model_root(m);
-    static const kd_block_desc block = { .struct_size = sizeof block, .type = "conv", .forward = pass };
-    kd__init init = { KD_INIT_NORMAL, 0, 1 };
-    kd_layer *conv = kd_layer_block(root, "conv", &block), *part = kd_layer_sequence(root, "part"), *one;
-    kd__layer_param(conv, "weight", 4, (size_t[]){ 2, 5, 3, 4 }, KD_PARAM_CONV, init, 30, 40);
-    kd__layer_param(conv, "bias", 1, (size_t[]){ 4 }, KD_PARAM_PLAIN, init, 30, 40);
+    kd_conv_desc depthwise;
+    kd_conv_desc_init(&depthwise, sizeof depthwise);
+    depthwise.groups = 4;
+    kd_layer_conv2d(root, "conv", 3, 4, 2, 5, 1, NULL);
+    kd_layer *part = kd_layer_sequence(root, "part");
     kd_layer_batch_norm(part, "bn", 4, 0.1f, 1e-5f);
-    one = kd_layer_block(part, NULL, &block);
-    kd__layer_param(one, "weight", 3, (size_t[]){ 3, 1, 8 }, KD_PARAM_CONV, init, 3, 24);
+    kd_layer_conv1d(part, NULL, 4, 8, 3, 0, &depthwise);
     kd_layer_linear(root, "fc", 8, 2, 1);
     kd_layer_embedding(root, "table", 7, 3);
     CHECK_OK(kd_model_finish(m, seed));
@@ -110,6 +101,57 @@ TEST(layout_is_pytorchs)
     CHECK_STR(kd_safetensors_metadata(f, "format"), "pt");
     CHECK_STR(kd_safetensors_metadata(f, "libkd"), kd_version_string());
     CHECK(kd_safetensors_metadata(f, "kd.input_mean") == NULL);
+    kd_safetensors_close(f);
+    kd_model_free(m);
+}
+
+/* A network and its weights as PyTorch saved them: loaded by name, it computes what PyTorch computed (in double). */
+TEST(pytorchs_network)
+{
+    kd_model *m;
+    kd_safetensors *f;
+    kd_tape *tape;
+    kd_tensor *x = NULL, *want = NULL, *bound = NULL;
+    const char *path = kdtest_repo("tests/golden/torch_model.safetensors");
+    kd_conv_desc stem, grouped;
+    kd_conv_desc_init(&stem, sizeof stem);
+    kd_conv_desc_init(&grouped, sizeof grouped);
+    stem.stride[1] = 2;
+    stem.padding[0] = 1;
+    stem.padding[1] = 2;
+    grouped.groups = 4;
+    if (!CHECK_OK(kd_model_create(&m, NULL))) return;
+    kd_layer *root = kd_model_root(m);
+    kd_layer_conv2d(root, "stem", 3, 8, 3, 5, 1, &stem);
+    kd_layer_batch_norm(root, "bn", 8, 0.1f, 1e-5f);
+    kd_layer_activation(root, "act", KD_ACT_RELU);
+    kd_layer *deep = kd_layer_sequence(root, "deep");
+    kd_layer_conv2d(deep, NULL, 8, 16, 3, 3, 0, &grouped);
+    kd_layer_batch_norm(deep, NULL, 16, 0.1f, 1e-5f);
+    kd_layer_activation(deep, NULL, KD_ACT_RELU);
+    kd_layer_global_avg_pool(root, "pool");
+    kd_layer_linear(root, "fc", 16, 5, 1);
+    CHECK_OK(kd_model_finish(m, 1));
+    CHECK_STATUS(kd_model_load(m, path, KD_LOAD_STRICT), KD_ERR_FORMAT);
+    CHECK_ERROR_HAS("unexpected: bound, y, x");
+    CHECK_OK(kd_model_load(m, path, KD_LOAD_EXTRA_OK));
+    if (!CHECK_OK(kd_safetensors_open(&f, NULL, path, 0))) return;
+    CHECK_OK(kd_safetensors_read(f, kd_safetensors_find(f, "x"), &x));
+    CHECK_OK(kd_safetensors_read(f, kd_safetensors_find(f, "y"), &want));
+    CHECK_OK(kd_safetensors_read(f, kd_safetensors_find(f, "bound"), &bound));
+    CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_INFER));
+    kd_tensor *y = kd_model_forward(m, tape, x);
+    CHECK_OK(kd_tape_status(tape));
+    CHECK(kd_tensor_rank(y) == 2 && kd_tensor_size(y, 0) == 2 && kd_tensor_size(y, 1) == 5);
+    for (size_t i = 0; i < 10 && kd_tensor_count(y) == 10; i++) {
+        /* roundings on the way of any term: 45 + 1 in the stem, 18 + 1 in the groups, 5 in each norm, 28 in the mean, 17 */
+        double most = 120 * 0x1p-24 * ((double *)kd_tensor_data(bound))[i];
+        CHECK_NEAR((double)kd_tensor_f32(y)[i], ((double *)kd_tensor_data(want))[i], most);
+    }
+    kd_tape_free(tape);
+    kd_tensor_free(x);
+    kd_tensor_free(want);
+    kd_tensor_free(bound);
     kd_safetensors_close(f);
     kd_model_free(m);
 }
