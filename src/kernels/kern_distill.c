@@ -253,8 +253,8 @@ V_FN void block_sums(lanes *z, const float *s, const float *t, size_t n, kd_f32x
 
 typedef struct coefficients { kd_f32x16 a1, a, b; } coefficients;   /* A, B, E above */
 
-V_FN kd_f32x16 gradient_step(coefficients c, kd_f32x16 logit, kd_f32x16 half_s, scale one, const float *ea, const float *eb, const int power,
-                             const int soft)
+V_FN kd_f32x16 gradient_step(coefficients c, kd_f32x16 logit, kd_f32x16 half_s, scale one, const float *ea, const float *eb,
+                             const int power, const int soft)
 {
     kd_f32x16 a = v_load(ea);
     if (!soft) return v_mul(c.a1, a);

@@ -185,7 +185,8 @@ static void compare(problem *p, unsigned use, kd_context *ctx, const char *what)
     }
 
     /* The gradient of a row: hard (q - y), soft T (q - p), or q (log ratio - mean) / T: each bounded by the reach. */
-    double g_scale = (p->desc.hard_weight + p->desc.soft_weight * t2 / t * (p->desc.direction == KD_DIRECTION_FORWARD ? 1 : reach)) * rw * cw;
+    double soft_scale = p->desc.soft_weight * t2 / t * (p->desc.direction == KD_DIRECTION_FORWARD ? 1 : reach);
+    double g_scale = (p->desc.hard_weight + soft_scale) * rw * cw;
     size_t step = p->rows * p->classes > 300 ? p->rows * p->classes / 97 + 1 : 1;
     for (size_t i = 0; i < p->rows * p->classes; i += step) {
         double g = p->grad[i / p->classes * p->stride + i % p->classes], d = slope(p, i);
