@@ -30,7 +30,14 @@
 #else
 #define V_FN static inline __attribute__((always_inline))
 #endif
-#define V_UNROLL(n) V_PRAGMA_(GCC unroll n)   /* before a loop over registers */
+/* before a loop over registers, of n rounds or less; in plain C there are none */
+#if defined __clang__ && defined KD_ISA_scalar
+#define V_UNROLL(n)
+#elif defined __clang__
+#define V_UNROLL(n) V_PRAGMA_(clang loop unroll(full))
+#else
+#define V_UNROLL(n) V_PRAGMA_(GCC unroll n)
+#endif
 #define V_PRAGMA_(text) _Pragma(#text)
 
 #if defined KD_ISA_avx512
