@@ -347,7 +347,7 @@ kd_tensor *kd__batch_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_ten
             return kd__tape_fail(tape, KD_ERR_NOMEM);
         return kd__op_end(&op);
     }
-    double *mean = kd__scratch_get(g.ctx, 2 * c * sizeof *mean), *m2 = mean + c;
+    double *mean = kd__scratch_get(g.ctx, 2 * c * sizeof *mean), *m2 = mean ? mean + c : NULL;
     bool ok = mean && column_statistics(&g, mean, m2);
     if (ok) {
         if (tape->mode == KD_TAPE_TRAIN && running_mean)
@@ -388,7 +388,7 @@ kd_tensor *kd_group_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tens
     columns g = { .ctx = tape->ctx, .samples = n, .rows = rows, .c = c, .width = c ? c / groups : 1,
                   .chunks = column_chunks(rows), .x = x->data };
     size_t sets = column_sets(&g);
-    double *mean = kd__scratch_get(g.ctx, 2 * sets * sizeof *mean), *m2 = mean + sets;
+    double *mean = kd__scratch_get(g.ctx, 2 * sets * sizeof *mean), *m2 = mean ? mean + sets : NULL;
     bool ok = mean && column_statistics(&g, mean, m2);
     if (ok) {
         for (size_t s = 0; s < sets; s++) m2[s] = 1.0 / sqrt(m2[s] / set_size(&g) + (double)eps);   /* now rstd */

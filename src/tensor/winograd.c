@@ -26,11 +26,12 @@ static void block_task(size_t task, void *arg)
 {
     winograd_job *job = arg;
     kd__winograd_args a = job->args;
-    float *v = kd__scratch_get(job->ctx, PLANES * (job->v_plane + job->m_plane) * sizeof *v), *m = v + PLANES * job->v_plane;
+    float *v = kd__scratch_get(job->ctx, PLANES * (job->v_plane + job->m_plane) * sizeof *v);
     if (!v) {
         atomic_store_explicit(&job->status, KD_ERR_NOMEM, memory_order_relaxed);
         return;
     }
+    float *m = v + PLANES * job->v_plane;
     a.first = task * job->block;
     a.count = KD_MIN(job->block, job->tiles - a.first);
     a.v = v;
