@@ -25,12 +25,8 @@ static const char *output_fault(const kd_tape *tape, const kd__op_scope *scope, 
     return NULL;
 }
 
-/* A status of the caller's function, as an error of the tape. */
-static kd_tensor *caller_failed(kd_tape *tape, const kd_custom_op *op, const char *which, kd_status status)
-{
-    if (status > 0) status = KD_ERR_ARG;   /* KD_END is not an error, nor is it KD_OK */
-    return kd__tape_fail(tape, kd__fail(status, "%s: %s returned %s", name_of(op), which, kd_status_name(status)));
-}
+/* KD_END is not an error, nor is it KD_OK. */
+static kd_status error_of(kd_status status) { return status > 0 ? KD_ERR_ARG : status; }
 
 kd_tensor *kd_custom(kd_tape *tape, const kd_custom_op *op, kd_tensor *const *inputs, size_t input_count,
                      kd_tensor *const *outputs, size_t output_count, void *user)
@@ -51,7 +47,8 @@ kd_tensor *kd_custom(kd_tape *tape, const kd_custom_op *op, kd_tensor *const *in
         scope.out[scope.out_count++] = outputs[i];
     }
     status = own.forward((const kd_tensor *const *)scope.in, input_count, outputs, output_count, user);
-    if (status != KD_OK) return caller_failed(tape, &own, "forward", status);
+    if (status != KD_OK)
+        return kd__op_fail(&scope, error_of(status), "%s: forward returned %s", name_of(&own), kd_status_name(status));
     if (!own.backward) scope.recording = false;
     if (scope.recording) {
         saved *s = kd__op_save(&scope, sizeof *s);
@@ -74,5 +71,6 @@ void kd__backward_custom(kd_tape *tape, kd__node *node)
     if (!kd__tape_ok(tape)) return;
     kd_status status = s->op.backward((const kd_tensor *const *)node->in, node->in_count, (const kd_tensor *const *)node->out,
                                       node->out_count, output_grads, input_grads, s->user);
-    if (status != KD_OK) caller_failed(tape, &s->op, "backward", status);
+    if (status != KD_OK)
+        kd__tape_fail(tape, kd__fail(error_of(status), "%s: backward returned %s", name_of(&s->op), kd_status_name(status)));
 }

@@ -25,6 +25,8 @@ bool kd__op_begin_as(kd__op_scope *op, kd_tape *tape, kd__op_id id, const char *
         return false;
     }
     if (!kd__tape_ok(tape)) return false;
+    op->outer_name = tape->op_name;
+    op->outer_number = tape->op_number;
     tape->op_name = name;
     tape->op_number = op->number = ++tape->op_count;
     if (kd_context_cancelled(tape->ctx)) {
@@ -163,5 +165,7 @@ kd_tensor *kd__op_end(kd__op_scope *op)
     if (kd__tape_ok(tape) && op->recording) record(op);
     for (size_t i = 0; i < op->in_count; i++)
         if (op->copied >> i & 1) kd__tape_release(tape, op->in[i]);
+    tape->op_name = op->outer_name;
+    tape->op_number = op->outer_number;
     return kd__tape_ok(tape) && op->out_count ? op->out[0] : kd__poison(tape);
 }

@@ -19,7 +19,7 @@ kd_tensor *kd__contiguous(kd_tape *tape, kd_tensor *x)
     if (kd__tensor_contiguous(x)) return x;
     /* Not a call of the user's: it takes its number from the op it works for. */
     kd__op_scope op = { .tape = tape, .id = KD__OP_contiguous, .name = tape->op_name, .number = tape->op_number,
-                        .in = { x }, .in_count = 1 };
+                        .outer_name = tape->op_name, .outer_number = tape->op_number, .in = { x }, .in_count = 1 };
     op.recording = tape->mode != KD_TAPE_INFER && kd__wants_grad(tape, x);
     kd_tensor *y = kd__tape_new(tape, x->dtype, x->rank, x->shape);
     if (!y) return kd__poison(tape);

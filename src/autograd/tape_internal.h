@@ -73,8 +73,8 @@ struct kd_tape {
 typedef struct kd__op_scope {
     kd_tape    *tape;
     kd__op_id   id;
-    const char *name;
-    uint64_t    number;
+    const char *name, *outer_name;    /* outer: of the op that called this one */
+    uint64_t    number, outer_number;
     kd_tensor  *in[16];
     size_t      in_count, out_count;
     kd_tensor  *out[16];

@@ -290,6 +290,9 @@ TEST(gradients)
         CHECK_OK(kd_backward(tape, loss));
         CHECK(kd_grad(tape, leaf) && kd_grad(tape, leaf)[0] == 11 && kd_grad(tape, leaf)[5] == 11);
         CHECK(kd_grad(tape, a) && kd_grad(tape, a)[3] == 5);
+        size_t nodes = tape->node_count;
+        times(tape, a, &two);
+        CHECK(tape->node_count == nodes);   /* nobody will go back over what follows */
         CHECK(kd_grad(tape, b) == NULL && kd_grad(tape, unused) == NULL && kd_grad(tape, free_leaf) == NULL);
         CHECK(kd_grad(tape, NULL) == NULL);
         CHECK_STATUS(kd_backward(tape, loss), KD_ERR_STATE);
@@ -323,6 +326,9 @@ TEST(strided_leaf)
     const float want[6] = { 0, 0, 1, 1, 1, 1 };
     CHECK(memcmp(kd_grad(tape, t), want, sizeof want) == 0);
     CHECK(kd_grad(tape, x) == NULL);
+    kd_tape_reset(tape);
+    kd_concat(tape, (kd_tensor *[]){ t, t }, 2, 0);
+    CHECK(tape->node_count == 2);   /* one copy serves both */
     kd_tape_free(tape);
     kd_tensor_free(t);
     kd_tensor_free(x);
@@ -496,6 +502,26 @@ static kd_status failing_backward(const kd_tensor *const *in, size_t ins, const 
 {
     (void)in, (void)ins, (void)out, (void)outs, (void)dy, (void)dx, (void)user;
     return KD_ERR_UNSUPPORTED;
+}
+
+/* Calls ops of its own before it fails. */
+static kd_status nesting_forward(const kd_tensor *const *in, size_t ins, kd_tensor *const *out, size_t outs, void *user)
+{
+    (void)in, (void)ins, (void)out, (void)outs;
+    kd_flatten(user, kd_tape_constant(user, SHAPE(2, 3), six));
+    return KD_END;
+}
+
+TEST(custom_calling_ops)
+{
+    kd_tape *tape = tape_of(KD_TAPE_TRAIN);
+    const kd_custom_op op = { sizeof op, "nesting", nesting_forward, NULL };
+    kd_tensor *x = kd_tape_constant(tape, SHAPE(2, 3), six), *y = kd_tape_tensor(tape, KD_F32, 0, NULL);
+    kd_flatten(tape, x);
+    kd_custom(tape, &op, &x, 1, &y, 1, tape);
+    CHECK_STATUS(kd_tape_status(tape), KD_ERR_ARG);
+    CHECK_STR(kd_last_error(), "kd_custom: nesting: forward returned KD_END (op 2)");
+    kd_tape_free(tape);
 }
 
 TEST(custom)
@@ -722,6 +748,22 @@ TEST(release_leaves_others_alone)
     kd_tape_free(other);
 }
 
+TEST(blocks_at_the_end_join)
+{
+    kd_tape *tape = tape_of(KD_TAPE_INFER);
+    size_t a = kd__block_new(tape, 1000), b = kd__block_new(tape, 1000);
+    kd__block_drop(tape, b);
+    b = kd__block_new(tape, 64);   /* the front of what was free; its rest is followed by the next */
+    size_t c = kd__block_new(tape, 2000), blocks = 0;
+    CHECK(tape->used == 1024 + 64 + 2048);
+    kd__block_drop(tape, a);
+    kd__block_drop(tape, c);
+    kd__block_drop(tape, b);
+    for (size_t i = 0; i < tape->block_count; i++) blocks += tape->blocks[i].bytes != 0;
+    CHECK(blocks == 1 && tape->used == 0);
+    kd_tape_free(tape);
+}
+
 /* Blocks never overlap, hold what was written, and free neighbours join: random requests against a shadow. */
 TEST(blocks)
 {
@@ -756,6 +798,7 @@ TEST(blocks)
     for (size_t i = 0; i < tape->block_count; i++) {   /* no two free neighbours are left */
         const kd__block *b = &tape->blocks[i];
         if (b->bytes) CHECK(b->next == KD__NO_BLOCK && b->prev == KD__NO_BLOCK);
+        for (size_t k = 0; b->bytes && k < tape->block_count; k++) CHECK(b->ptr + b->bytes != tape->blocks[k].ptr);
     }
     CHECK_MSG(kd_tape_bytes(tape) < 8 * kd_tape_peak_bytes(tape), "%zu bytes held for a peak of %zu", kd_tape_bytes(tape), kd_tape_peak_bytes(tape));
     kd_tape_free(tape);
