@@ -47,7 +47,8 @@ KD_API KD_MUST_USE kd_status kd_safetensors_save(kd_context *ctx, const char *pa
 KD_API KD_MUST_USE kd_status kd_npy_load(kd_tensor **out, kd_context *ctx, const char *path);
 /* IDX (MNIST): u8, i32, f32, f64, rank 1 to 8.  gzip is refused by name. */
 KD_API KD_MUST_USE kd_status kd_idx_load(kd_tensor **out, kd_context *ctx, const char *path);
-/* Numbers in text: f32 [rows, columns].  Empty lines are passed over; every row has the same columns. */
+/* Numbers in text: f32 [rows, columns].  Empty lines are passed over; every row has the same columns.  `separator` is an ASCII
+ * character; a space stands for any run of spaces and tabs.  KD_ERR_FORMAT, KD_ERR_RANGE (beyond f32) name line and column. */
 KD_API KD_MUST_USE kd_status kd_csv_load(kd_tensor **out, kd_context *ctx, const char *path, uint32_t separator, size_t skip_lines);
 
 /* ---- checkpoint: one file with everything a run needs ------------------------------------------------------------------------ */

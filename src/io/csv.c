@@ -38,14 +38,14 @@ static bool at_end(const reader *r) { return r->base + r->at == r->file->size; }
 
 static bool is_blank(char c) { return c == ' ' || c == '\t'; }
 
-/* One field without the blanks around it, and what comes after it.  A run of blanks is one separator. */
+/* One field without the blanks around it, and what comes after it.  A space as separator is any run of blanks. */
 static kd_status next_field(reader *r, const char **begin, const char **end, after *what)
 {
     if (r->size - r->at < FIELD_LIMIT) KD_TRY(refill(r, r->at));
     r->field = r->base + r->at;
     const char *p = r->piece + r->at, *stop = r->piece + r->size;
     const char *limit = stop - p > FIELD_LIMIT ? p + FIELD_LIMIT : stop;
-    bool blank = is_blank(r->separator);
+    bool blank = r->separator == ' ';
     while (p < limit && is_blank(*p) && (blank || *p != r->separator)) p++;
     *begin = p;
     while (p < limit && *p != '\n' && (blank ? !is_blank(*p) : *p != r->separator)) p++;
@@ -106,7 +106,7 @@ static kd_status walk(reader *r, size_t skip_lines, size_t *rows, size_t *column
         while (what == AFTER_SEPARATOR) {
             r->column = fields + 1;
             KD_TRY(next_field(r, &begin, &end, &what));
-            bool blank_tail = is_blank(r->separator) && begin == end && what != AFTER_SEPARATOR;
+            bool blank_tail = r->separator == ' ' && begin == end && what != AFTER_SEPARATOR;
             if (blank_tail || (fields == 0 && begin == end && what != AFTER_SEPARATOR)) break;
             if (*rows && fields == *columns) return bad(r, KD_ERR_FORMAT, "more columns than in the first row");
             if (out) {

@@ -111,6 +111,8 @@ TEST(bad_text)
         { "1,,2\n", ',', 0, KD_ERR_FORMAT, "line 1, column 2 (offset 2): an empty field" },
         { "1,2,\n", ',', 0, KD_ERR_FORMAT, "line 1, column 3 (offset 4): an empty field" },
         { ",1\n", ',', 0, KD_ERR_FORMAT, "line 1, column 1 (offset 0): an empty field" },
+        { "1\t\t2\n", '\t', 0, KD_ERR_FORMAT, "line 1, column 2 (offset 2): an empty field" },
+        { "1\t2\t\n", '\t', 0, KD_ERR_FORMAT, "line 1, column 3 (offset 4): an empty field" },
         { "1 2\n", ',', 0, KD_ERR_FORMAT, "\"1 2\" is not" },
         { "\"1\",2\n", ',', 0, KD_ERR_FORMAT, "not a number" },
         { "1,nan\n", ',', 0, KD_ERR_FORMAT, "not a number" },
