@@ -50,6 +50,15 @@ bool kd__grad_give(kd_tape *tape, kd_tensor *x, float *grad)
     return true;
 }
 
+float *kd__grad_take(kd_tape *tape, kd_tensor *x, kd_tensor *y)
+{
+    if (y->retain_grad || !kd__grad_give(tape, x, y->grad)) return NULL;
+    x->block = y->block;
+    y->grad = NULL;
+    y->block = KD__NO_BLOCK;
+    return x->grad;
+}
+
 const float *kd__grad_out(const kd_tape *tape, const kd_tensor *y)
 {
     return y->owner == KD__OWNER_TAPE && y->tape == tape ? y->grad : NULL;

@@ -53,6 +53,7 @@ void kd__backward_dropout(kd_tape *tape, kd__node *node)
 {
     drop d = *(const drop *)node->saved;
     d.in = kd__grad_out(tape, node->out[0]);
-    d.out = kd__grad_open(tape, node->in[0], &d.accumulate);
+    d.out = kd__grad_take(tape, node->in[0], node->out[0]);
+    if (!d.out) d.out = kd__grad_open(tape, node->in[0], &d.accumulate);
     if (d.out) kd__parallel_range(tape->ctx, node->in[0]->count, GRAIN, drop_range, &d);
 }

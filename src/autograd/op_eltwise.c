@@ -58,7 +58,9 @@ void kd__unary_backward(kd_tape *tape, kd__node *node, uint32_t f)
     uint32_t needs = kd__unary_saves(f);
     unary_job job = { .kernels = tape->ctx->kernels, .f = f, .a = saved[0], .b = saved[1], .dy = kd__grad_out(tape, y),
                       .in = needs == KD_UNARY_SAVES_IN ? x->data : needs == KD_UNARY_SAVES_OUT ? y->data : NULL };
-    if (!kd__wants_grad(tape, x) || !(job.out = kd__grad_open(tape, x, &job.accumulate))) return;
+    job.out = kd__grad_take(tape, x, y);
+    if (job.out) job.dy = job.out;
+    else if (!(job.out = kd__grad_open(tape, x, &job.accumulate))) return;
     kd__parallel_range(tape->ctx, x->count, KD__GRAIN, unary_backward_task, &job);
 }
 
@@ -136,7 +138,9 @@ static void binary_backward(kd_tape *tape, kd__node *node, uint32_t f)
     const kd__broadcast *plan = node->saved;
     const kd_tensor *a = node->in[0], *b = node->in[1];
     for (int which = 0; which < 2; which++) {
-        kd_tensor *x = node->in[which];
+        kd_tensor *x = node->in[which], *y = node->out[0];
+        const bool last = which == 1 || !kd__wants_grad(tape, b);
+        if (f == KD_BINARY_ADD && last && x->count == y->count && kd__grad_take(tape, x, y)) continue;   /* dx is dy */
         bool accumulate;
         float *grad;
         if (!kd__wants_grad(tape, x) || !(grad = kd__grad_open(tape, x, &accumulate))) continue;
@@ -144,7 +148,7 @@ static void binary_backward(kd_tape *tape, kd__node *node, uint32_t f)
             if (!accumulate && x->count) memset(grad, 0, x->count * sizeof *grad);
             continue;
         }
-        const float *dy = kd__grad_out(tape, node->out[0]);
+        const float *dy = kd__grad_out(tape, y);
         kd_status status = kd__binary_backward(tape->ctx, plan, f, which, dy, a->data, b->data, grad, accumulate);
         if (status != KD_OK) kd__tape_fail(tape, status);
     }

@@ -2,15 +2,15 @@
  * SPDX-License-Identifier: MIT */
 #include "autograd/tape_internal.h"
 
-/* dx (=|+=) dy, n floats. */
-static void pass(kd_tape *tape, kd_tensor *x, const float *dy, size_t n)
+/* dx (=|+=) dy */
+static void pass(kd_tape *tape, kd_tensor *x, kd_tensor *y)
 {
-    bool accumulate;
-    float *dx = kd__grad_open(tape, x, &accumulate);
     const ptrdiff_t one = 1;
-    if (!dx) return;
-    if (accumulate) kd__strided_add(tape->ctx, 1, &n, dx, &one, dy, &one);
-    else kd__strided_copy(tape->ctx, sizeof *dx, 1, &n, dx, &one, dy, &one);
+    bool accumulate;
+    float *dx;
+    if (kd__grad_take(tape, x, y) || !(dx = kd__grad_open(tape, x, &accumulate))) return;
+    if (accumulate) kd__strided_add(tape->ctx, 1, &y->count, dx, &one, kd__grad_out(tape, y), &one);
+    else kd__strided_copy(tape->ctx, sizeof *dx, 1, &y->count, dx, &one, kd__grad_out(tape, y), &one);
 }
 
 /* ---- contiguous: y[i] = x[i], any strides of x ----------------------------------------------------------- */
@@ -30,7 +30,7 @@ kd_tensor *kd__contiguous(kd_tape *tape, kd_tensor *x)
 
 void kd__backward_contiguous(kd_tape *tape, kd__node *node)
 {
-    pass(tape, node->in[0], kd__grad_out(tape, node->out[0]), node->out[0]->count);
+    pass(tape, node->in[0], node->out[0]);
 }
 
 /* ---- reshape, flatten: y shares x's memory ----------------------------------------------------------------- */
@@ -60,7 +60,7 @@ kd_tensor *kd_flatten(kd_tape *tape, kd_tensor *x)
 
 void kd__backward_reshape(kd_tape *tape, kd__node *node)
 {
-    pass(tape, node->in[0], kd__grad_out(tape, node->out[0]), node->out[0]->count);
+    pass(tape, node->in[0], node->out[0]);
 }
 
 /* ---- permute: y[i_0, i_1, ..] = x[..], axis k of y is axis perm[k] of x ------------------------------------------- */

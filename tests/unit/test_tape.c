@@ -662,6 +662,29 @@ TEST(gradients_are_recycled)
     kd_tensor_free(leaf);
 }
 
+/* Ops that pass dy on, or write dx over it, make no gradient of their own; a result whose gradient is kept is left alone. */
+TEST(gradients_are_passed_on)
+{
+    kd_tape *tape = tape_of(KD_TAPE_TRAIN);
+    kd_tensor *leaf = NULL;
+    const size_t size = 2 * 40000 * sizeof(float);
+    CHECK_OK(kd_tensor_create(&leaf, NULL, KD_F32, SHAPE(2, 40000)));
+    CHECK_OK(kd_tensor_fill(leaf, 1));
+    kd_tensor *x = times(tape, kd_requires_grad(tape, leaf), &two), *kept = NULL;
+    for (int i = 0; i < 10; i++) {
+        x = kd_reshape(tape, kd_scale(tape, kd_flatten(tape, kd_relu(tape, x)), 2, 0), SHAPE(2, 40000));
+        x = kd_add(tape, x, kd_tape_constant(tape, SHAPE(1, 1), six));
+        if (i == 5) kept = kd_requires_grad(tape, x);
+    }
+    kd_tensor *loss = total(tape, &x, 1);
+    size_t before = kd_tape_peak_bytes(tape);
+    CHECK_OK(kd_backward(tape, loss));
+    CHECK_MSG(kd_tape_peak_bytes(tape) <= before + 3 * size + 4096, "%zu bytes for gradients", kd_tape_peak_bytes(tape) - before);
+    CHECK(kd_grad(tape, leaf)[79999] == 0x1p11f && kd_grad(tape, kept)[0] == 0x1p4f);
+    kd_tape_free(tape);
+    kd_tensor_free(leaf);
+}
+
 /* A chain of layers the way kd_model_forward runs them. */
 static kd_tensor *infer_chain(kd_tape *tape, kd_tensor *x, const size_t *widths, size_t count, kd_tensor **tapped)
 {
