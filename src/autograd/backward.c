@@ -83,8 +83,8 @@ static kd_status check_constants(const kd_tape *tape)
         for (size_t i = 0; i < node->in_count; i++) {
             const kd_tensor *x = node->in[i];
             if (x && x->tape && x->tape != tape && !kd__tensor_alive(x))
-                return kd__fail(KD_ERR_STATE, "kd_backward: input %zu of %s (op %llu) was made before kd_tape_reset of its tape", i + 1,
-                                kd__op_name(node->id), (unsigned long long)node->number);
+                return kd__fail(KD_ERR_STATE, "kd_backward: input %zu of %s (op %llu) was made before kd_tape_reset of its tape",
+                                i + 1, kd__op_name(node->id), (unsigned long long)node->number);
         }
     }
     return KD_OK;

@@ -15,7 +15,8 @@ static const char *name_of(const kd_custom_op *op) { return op->name ? op->name 
 static const char *output_fault(const kd_tape *tape, const kd__op_scope *scope, kd_tensor *const *outputs, size_t i)
 {
     const kd_tensor *y = outputs[i];
-    if (!kd__tensor_alive(y) || y->owner != KD__OWNER_TAPE || y->tape != tape) return "did not come from kd_tape_tensor on this tape";
+    if (!kd__tensor_alive(y) || y->owner != KD__OWNER_TAPE || y->tape != tape)
+        return "did not come from kd_tape_tensor on this tape";
     if (y->dtype != KD_F32) return "is not f32";
     if (y->requires_grad) return "is already a result or a leaf that asks for its gradient";
     for (size_t k = 0; k < scope->in_count; k++)

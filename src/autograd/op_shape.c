@@ -195,8 +195,8 @@ kd_tensor *kd_concat(kd_tape *tape, kd_tensor *const *parts, size_t count, size_
         bool fits = part->rank == rank;
         for (size_t i = 0; fits && i < rank; i++) fits = i == axis || part->shape[i] == shape[i];
         if (!fits)
-            return kd__op_fail(&op, KD_ERR_SHAPE, "part %zu %S does not follow part 1 %S along axis %zu", k + 1, (size_t)part->rank,
-                               part->shape, rank, first->shape, axis);
+            return kd__op_fail(&op, KD_ERR_SHAPE, "part %zu %S does not follow part 1 %S along axis %zu", k + 1,
+                               (size_t)part->rank, part->shape, rank, first->shape, axis);
         if (!kd__add(shape[axis], part->shape[axis], &shape[axis]))
             return kd__op_fail(&op, KD_ERR_OVERFLOW, "the sizes along axis %zu do not fit", axis);
     }
@@ -225,7 +225,7 @@ void kd__backward_concat(kd_tape *tape, kd__node *node)
     }
 }
 
-/* ---- pad: x with `before` and `after` entries of `value` around it on each axis --------------------------------------------- */
+/* ---- pad: x with `before` and `after` entries of `value` around it on each axis ----------------------------------- */
 typedef struct fill { const kd__kernels *kernels; float *out, value; } fill;
 
 static void fill_range(size_t begin, size_t end, void *arg)
@@ -243,7 +243,8 @@ kd_tensor *kd_pad(kd_tape *tape, kd_tensor *x, const size_t *before, const size_
     for (size_t i = 0; i < x->rank; i++) {
         front[i] = before ? before[i] : 0;
         if (!kd__add(x->shape[i], front[i], &shape[i]) || !kd__add(shape[i], after ? after[i] : 0, &shape[i]))
-            return kd__op_fail(&op, KD_ERR_OVERFLOW, "axis %zu of x %S: the padded size does not fit", i, (size_t)x->rank, x->shape);
+            return kd__op_fail(&op, KD_ERR_OVERFLOW, "axis %zu of x %S: the padded size does not fit", i, (size_t)x->rank,
+                               x->shape);
     }
     kd_tensor *y = kd__op_output(&op, x->rank, shape);
     if (y && y->count > x->count) {
@@ -251,8 +252,8 @@ kd_tensor *kd_pad(kd_tape *tape, kd_tensor *x, const size_t *before, const size_
         kd__parallel_range(tape->ctx, y->count, 65536, fill_range, &f);
     }
     if (y && x->count)
-        kd__strided_copy(tape->ctx, sizeof(float), x->rank, x->shape, (float *)y->data + region_offset(y, front), y->stride, x->data,
-                         x->stride);
+        kd__strided_copy(tape->ctx, sizeof(float), x->rank, x->shape, (float *)y->data + region_offset(y, front), y->stride,
+                         x->data, x->stride);
     if (y && op.recording) {
         region *saved = kd__op_save(&op, sizeof *saved);
         if (saved) memcpy(saved->before, front, sizeof front);
@@ -266,7 +267,7 @@ void kd__backward_pad(kd_tape *tape, kd__node *node)
     take_region(tape, node->in[0], node->out[0], saved->before);
 }
 
-/* ---- detach: x's memory as a constant ------------------------------------------------------------------------------------------ */
+/* ---- detach: x's memory as a constant --------------------------------------------------------------------------- */
 kd_tensor *kd_detach(kd_tape *tape, kd_tensor *x)
 {
     kd__op_scope op;

@@ -80,7 +80,8 @@ kd_tensor *kd__tape_fail(kd_tape *tape, kd_status status)
     const size_t length = strlen(name);
     const bool named = strncmp(why, name, length) == 0 && why[length] == ':';
     char text[sizeof tape->state.text];
-    kd__format(text, sizeof text, "%s%s%s%s", tape->in_backward ? "kd_backward: " : "", named ? "" : name, named ? "" : ": ", why);
+    kd__format(text, sizeof text, "%s%s%s%s", tape->in_backward ? "kd_backward: " : "", named ? "" : name, named ? "" : ": ",
+               why);
     if (tape->op_number) {   /* the number stays even where a long text is cut */
         char number[40];
         size_t n = kd__format(number, sizeof number, " (op %llu)", (unsigned long long)tape->op_number);

@@ -125,8 +125,8 @@ float     *kd__grad_open(kd_tape *tape, kd_tensor *x, bool *accumulate);
 /* Make `grad`, all of it and the tape's until reset, the gradient of x without a copy.  False if x is a parameter or has
  * a gradient already: then add. */
 bool       kd__grad_give(kd_tape *tape, kd_tensor *x, float *grad);
-/* For ops whose dx is dy or can be written over it: make dy, which dies with this node, the gradient of x, as large as y, without a
- * copy.  Its memory, still holding dy; NULL if x has a gradient, or y's is kept or x's lies elsewhere: then kd__grad_open. */
+/* For ops whose dx is dy or can be written over it: make dy, which dies with this node, the gradient of x, as large as y, without
+ * a copy.  Its memory, still holding dy; NULL if x has a gradient, or y's is kept or x's lies elsewhere: then kd__grad_open. */
 float     *kd__grad_take(kd_tape *tape, kd_tensor *x, kd_tensor *y);
 /* The gradient that reached an output; NULL if none did (when that holds for all outputs, backward is not called for the
  * node).  Gone after the node's backward unless kd_requires_grad asked for it. */

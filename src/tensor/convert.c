@@ -150,7 +150,8 @@ kd_status kd_tensor_copy(kd_tensor *dst, const kd_tensor *src)
     KD_TRY(kd__tensor_check(dst, __func__, "dst"));
     KD_TRY(kd__tensor_check(src, __func__, "src"));
     if (!kd__shape_equal(dst, src))
-        return kd__fail(KD_ERR_SHAPE, "%s: dst %S, src %S", __func__, (size_t)dst->rank, dst->shape, (size_t)src->rank, src->shape);
+        return kd__fail(KD_ERR_SHAPE, "%s: dst %S, src %S", __func__, (size_t)dst->rank, dst->shape, (size_t)src->rank,
+                        src->shape);
     if (src->count == 0) return KD_OK;
     for (size_t i = 0; i < dst->rank; i++)
         if (dst->stride[i] == 0 && dst->shape[i] > 1)

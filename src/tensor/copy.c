@@ -50,12 +50,14 @@ static void plane_f32(const move *m, float *dst, const float *src, size_t rows, 
 {
     const bool dense = m->run.dst == 1 && m->run.src == 1, add = m->bytes == 0;
     if (dense && !add && runs >= LONG_RUN)
-        for (size_t r = 0; r < rows; r++) memcpy(dst + (ptrdiff_t)r * m->row.dst, src + (ptrdiff_t)r * m->row.src, runs * sizeof *dst);
+        for (size_t r = 0; r < rows; r++)
+            memcpy(dst + (ptrdiff_t)r * m->row.dst, src + (ptrdiff_t)r * m->row.src, runs * sizeof *dst);
     else m->kernels->copy2d_f32(dst, m->row.dst, m->run.dst, src, m->row.src, m->run.src, rows, runs, add);
 }
 
 /* `size`, of an element, is a constant where this is inlined. */
-static ALWAYS_INLINE void plane(const move *m, size_t size, unsigned char *dst, const unsigned char *src, size_t rows, size_t runs)
+static ALWAYS_INLINE void plane(const move *m, size_t size, unsigned char *dst, const unsigned char *src, size_t rows,
+                                size_t runs)
 {
     const ptrdiff_t step = (ptrdiff_t)size;
     for (size_t r0 = 0; r0 < rows; r0 += TILE) {

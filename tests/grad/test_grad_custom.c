@@ -43,8 +43,8 @@ static void ref(const grad_case *c, const double *const *in, double *out, double
 TEST(custom)
 {
     static const grad_case cases[] = {
-        { GRAD_CASE(custom, "the first result"), build, ref, .n = { 0 }, .units = 1, .in = { { GRAD_IN(3, 4) }, { GRAD_IN(3, 4) } },
-          .out = GRAD_SHAPE(3, 4) },
+        { GRAD_CASE(custom, "the first result"), build, ref, .n = { 0 }, .units = 1,
+          .in = { { GRAD_IN(3, 4) }, { GRAD_IN(3, 4) } }, .out = GRAD_SHAPE(3, 4) },
         { GRAD_CASE(custom, "the second result"), build, ref, .n = { 1 }, .units = 1, .in = { { GRAD_IN(7) }, { GRAD_IN(7) } },
           .out = GRAD_SHAPE(7) },
     };

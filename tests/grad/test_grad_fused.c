@@ -4,7 +4,8 @@
 #include "ref_distill.h"
 #include <math.h>
 
-static kd_loss_distill *loss;   /* of the case under way: p = temperature, hard weight, soft weight; n = direction, reduction, half */
+/* Of the case under way: p = temperature, hard weight, soft weight; n = direction, reduction, half. */
+static kd_loss_distill *loss;
 
 static void loss_begin(const grad_case *c)
 {
@@ -32,7 +33,8 @@ static void ref(const grad_case *c, const double *const *in, double *out, double
     int64_t labels[512];
     double row_loss[512], reach = 0, factor = c->n[2] ? 0.5 : 1;
     ref_distill d = { .rows = rows, .classes = classes, .student = in[0], .teacher = in[1], .labels = labels,
-                      .temperature = (double)(float)c->p[0], .hard_weight = (double)(float)c->p[1], .soft_weight = (double)(float)c->p[2],
+                      .temperature = (double)(float)c->p[0],
+                      .hard_weight = (double)(float)c->p[1], .soft_weight = (double)(float)c->p[2],
                       .js_beta = 0.5, .direction = (int)c->n[0], .teacher_form = 1, .squared = 1, .reduction = (int)c->n[1],
                       .ignore_index = -100, .unlabelled_index = INT64_MIN };
     for (size_t r = 0; r < rows; r++) labels[r] = (int64_t)in[2][r];
@@ -50,15 +52,21 @@ static void ref(const grad_case *c, const double *const *in, double *out, double
 TEST(fused)
 {
     static const grad_case cases[] = {
-        { GRAD_CASE(fused, "mean, both terms"), build, ref, .p = { 4, 0.1, 0.9 }, .n = { KD_DIRECTION_FORWARD, KD_REDUCE_MEAN_ROWS }, .units = 8,
-          .in = { { GRAD_IN(6, 10) }, { GRAD_IN(6, 10), .constant = 1 }, { GRAD_IN(6), .kind = GRAD_I64, .hi = 10 } }, .out = GRAD_SCALAR },
-        { GRAD_CASE(fused, "sum, halved"), build, ref, .p = { 2, 0.5, 0.5 }, .n = { KD_DIRECTION_FORWARD, KD_REDUCE_SUM, 1 }, .units = 8,
-          .in = { { GRAD_IN(5, 7) }, { GRAD_IN(5, 7), .constant = 1 }, { GRAD_IN(5), .kind = GRAD_I32, .hi = 7 } }, .out = GRAD_SCALAR },
-        { GRAD_CASE(fused, "a value per row"), build, ref, .p = { 4, 0.3, 0.7 }, .n = { KD_DIRECTION_FORWARD, KD_REDUCE_NONE }, .units = 8,
-          .in = { { GRAD_IN(5, 17) }, { GRAD_IN(5, 17), .constant = 1 }, { GRAD_IN(5), .kind = GRAD_I32, .hi = 17 } }, .out = GRAD_SHAPE(5) },
-        { GRAD_CASE(fused, "reverse"), build, ref, .p = { 3, 0, 1 }, .n = { KD_DIRECTION_REVERSE, KD_REDUCE_MEAN_ROWS }, .units = 8,
-          .in = { { GRAD_IN(4, 9) }, { GRAD_IN(4, 9), .constant = 1 }, { GRAD_IN(4), .kind = GRAD_I32, .hi = 9 } }, .out = GRAD_SCALAR },
-        { GRAD_CASE(fused, "large"), build, ref, .p = { 4, 0.1, 0.9 }, .n = { KD_DIRECTION_FORWARD, KD_REDUCE_MEAN_ROWS }, .units = 8,
+        { GRAD_CASE(fused, "mean, both terms"), build, ref, .p = { 4, 0.1, 0.9 },
+          .n = { KD_DIRECTION_FORWARD, KD_REDUCE_MEAN_ROWS },
+          .units = 8, .in = { { GRAD_IN(6, 10) }, { GRAD_IN(6, 10), .constant = 1 }, { GRAD_IN(6), .kind = GRAD_I64, .hi = 10 } },
+          .out = GRAD_SCALAR },
+        { GRAD_CASE(fused, "sum, halved"), build, ref, .p = { 2, 0.5, 0.5 }, .n = { KD_DIRECTION_FORWARD, KD_REDUCE_SUM, 1 },
+          .units = 8, .in = { { GRAD_IN(5, 7) }, { GRAD_IN(5, 7), .constant = 1 }, { GRAD_IN(5), .kind = GRAD_I32, .hi = 7 } },
+          .out = GRAD_SCALAR },
+        { GRAD_CASE(fused, "a value per row"), build, ref, .p = { 4, 0.3, 0.7 }, .n = { KD_DIRECTION_FORWARD, KD_REDUCE_NONE },
+          .units = 8, .in = { { GRAD_IN(5, 17) }, { GRAD_IN(5, 17), .constant = 1 }, { GRAD_IN(5), .kind = GRAD_I32, .hi = 17 } },
+          .out = GRAD_SHAPE(5) },
+        { GRAD_CASE(fused, "reverse"), build, ref, .p = { 3, 0, 1 }, .n = { KD_DIRECTION_REVERSE, KD_REDUCE_MEAN_ROWS },
+          .units = 8, .in = { { GRAD_IN(4, 9) }, { GRAD_IN(4, 9), .constant = 1 }, { GRAD_IN(4), .kind = GRAD_I32, .hi = 9 } },
+          .out = GRAD_SCALAR },
+        { GRAD_CASE(fused, "large"), build, ref, .p = { 4, 0.1, 0.9 }, .n = { KD_DIRECTION_FORWARD, KD_REDUCE_MEAN_ROWS },
+          .units = 8,
           .in = { { GRAD_IN(300, 100) }, { GRAD_IN(300, 100), .constant = 1 }, { GRAD_IN(300), .kind = GRAD_I32, .hi = 100 } },
           .out = GRAD_SCALAR },
     };

@@ -29,7 +29,8 @@ TEST(reshape)
           .out = GRAD_SHAPE(6, 4) },
         { GRAD_CASE(reshape, "a size inferred"), build_reshape, ref_same, .n = { 3, 4, SIZE_MAX, 2 },
           .in = { { GRAD_IN(2, 3, 4) } }, .out = GRAD_SHAPE(4, 3, 2) },
-        { GRAD_CASE(reshape, "to a scalar"), build_reshape, ref_same, .n = { 0 }, .in = { { GRAD_IN(1, 1) } }, .out = GRAD_SCALAR },
+        { GRAD_CASE(reshape, "to a scalar"), build_reshape, ref_same, .n = { 0 }, .in = { { GRAD_IN(1, 1) } },
+          .out = GRAD_SCALAR },
         { GRAD_CASE(reshape, "flatten"), build_flatten, ref_same, .in = { { GRAD_IN(3, 4, 5) } }, .out = GRAD_SHAPE(3, 20) },
         { GRAD_CASE(reshape, "large"), build_reshape, ref_same, .n = { 1, SIZE_MAX }, .in = { { GRAD_IN(300, 400) } },
           .out = GRAD_SHAPE(120000) },
@@ -252,9 +253,9 @@ static kd_tensor *build_dropout(kd_tape *tape, kd_tensor *const *in, const grad_
 static void ref_dropout(const grad_case *c, const double *const *in, double *out, double *size)
 {
     kd_rng seed = kd_rng_make(41), stream = kd_rng_split(&seed, 3);
+    const double p = c->mode == KD_TAPE_EVAL ? 0 : (double)(float)c->p[0];
     (void)size;
-    for (size_t i = 0; i < grad_count(&c->out); i++)
-        out[i] = kd_rng_uniform(&stream) < (float)c->p[0] && c->mode != KD_TAPE_EVAL ? 0 : in[0][i] / (c->mode == KD_TAPE_EVAL ? 1 : 1 - (double)(float)c->p[0]);
+    for (size_t i = 0; i < grad_count(&c->out); i++) out[i] = (double)kd_rng_uniform(&stream) < p ? 0 : in[0][i] / (1 - p);
 }
 
 TEST(dropout)
@@ -263,7 +264,8 @@ TEST(dropout)
     static const grad_case cases[] = {
         { GRAD_CASE(dropout, "p 0.3"), build_dropout, ref_dropout, .p = { 0.3 }, .units = 3, .in = { { GRAD_IN(9, 13) } },
           .out = GRAD_SHAPE(9, 13) },
-        { GRAD_CASE(dropout, "p 0"), build_dropout, ref_dropout, .p = { 0 }, .in = { { GRAD_IN(9, 13) } }, .out = GRAD_SHAPE(9, 13) },
+        { GRAD_CASE(dropout, "p 0"), build_dropout, ref_dropout, .p = { 0 }, .in = { { GRAD_IN(9, 13) } },
+          .out = GRAD_SHAPE(9, 13) },
         { GRAD_CASE(dropout, "EVAL"), build_dropout, ref_dropout, .p = { 0.5 }, .mode = KD_TAPE_EVAL, .in = { { GRAD_IN(40) } },
           .out = GRAD_SHAPE(40) },
         { GRAD_CASE(dropout, "large"), build_dropout, ref_dropout, .p = { 0.9 }, .units = 3, .in = { { GRAD_IN(3, 33, 313) } },

@@ -248,8 +248,8 @@ static int same_bits(const setup *s, const result *a, const result *b, uint32_t 
     if (!CHECK_MSG(a->status == KD_OK && b->status == KD_OK, "%s %s: %s: %s, %s: %s", c->op, c->label, what,
                    kd_status_name(a->status), kd_status_name(b->status), kd_last_error()))
         return 0;
-    if (!CHECK_MSG(a->count == b->count && memcmp(a->y, b->y, a->count * sizeof(float)) == 0, "%s %s: %s: other bits in the result",
-                   c->op, c->label, what))
+    if (!CHECK_MSG(a->count == b->count && memcmp(a->y, b->y, a->count * sizeof(float)) == 0,
+                   "%s %s: %s: other bits in the result", c->op, c->label, what))
         return 0;
     for (size_t k = 0; k < s->in_count; k++) {
         if (!(wants >> k & 1)) continue;
@@ -315,7 +315,8 @@ static void check_gradient(const setup *s, const float *grad, size_t k, const fl
     double *direction = room(n, sizeof *direction), *out = room(s->out_count, sizeof *out), *want = room(n, sizeof *want);
     double scale = 0;
     for (size_t i = 0; i < n; i++) {
-        if (!CHECK_MSG(isfinite(grad[i]), "%s %s: %s: d loss / d in[%zu][%zu] is %g", c->op, c->label, what, k, i, (double)grad[i]))
+        if (!CHECK_MSG(isfinite(grad[i]), "%s %s: %s: d loss / d in[%zu][%zu] is %g", c->op, c->label, what, k, i,
+                       (double)grad[i]))
             goto done;
         scale = fmax(scale, fabs(grad[i]));
     }
@@ -327,8 +328,9 @@ static void check_gradient(const setup *s, const float *grad, size_t k, const fl
             scale = fmax(scale, fabs(want[i]));
         }
         for (size_t i = 0; i < n; i++)
-            if (!CHECK_MSG(fabs(grad[i] - want[i]) <= tol * scale, "%s %s: %s: d loss / d in[%zu][%zu] = %.9g, wanted %.9g within %.3g",
-                           c->op, c->label, what, k, i, (double)grad[i], want[i], tol * scale))
+            if (!CHECK_MSG(fabs(grad[i] - want[i]) <= tol * scale,
+                           "%s %s: %s: d loss / d in[%zu][%zu] = %.9g, wanted %.9g within %.3g", c->op, c->label, what, k, i,
+                           (double)grad[i], want[i], tol * scale))
                 goto done;
     }
     /* Along a direction the errors of elements, each up to tol scale, add as a random walk: 4 of its standard deviations. */
@@ -343,8 +345,9 @@ static void check_gradient(const setup *s, const float *grad, size_t k, const fl
         }
         goal += ref_slope(s, k, direction, out);
         double bound = 4 * tol * scale * sqrt(length);
-        if (!CHECK_MSG(fabs(got - goal) <= bound, "%s %s: %s: slope along direction %zu of input %zu is %.9g, wanted %.9g within %.3g",
-                       c->op, c->label, what, d, k, got, goal, bound))
+        if (!CHECK_MSG(fabs(got - goal) <= bound,
+                       "%s %s: %s: slope along direction %zu of input %zu is %.9g, wanted %.9g within %.3g", c->op, c->label,
+                       what, d, k, got, goal, bound))
             break;
     }
 done:
@@ -385,7 +388,8 @@ static void check_memory(const setup *s, const result *plain)
         int failed = a.calls >= a.fail_at;
         a.fail_at = 0;
         if (failed) {
-            CHECK_MSG(r.status == KD_ERR_NOMEM, "%s %s: allocation %zu failing gives %s", op, label, fail, kd_status_name(r.status));
+            CHECK_MSG(r.status == KD_ERR_NOMEM, "%s %s: allocation %zu failing gives %s", op, label, fail,
+                      kd_status_name(r.status));
             CHECK_MSG(strstr(kd_last_error(), "out of memory"), "%s %s: out of memory reads \"%s\"", op, label, kd_last_error());
             result_free(&r);
             r.status = KD_ERR_NOMEM;
@@ -404,7 +408,8 @@ static void check_memory(const setup *s, const result *plain)
                 kd_tape_reset(tape);
                 inputs_refill(s, &in, 0);
                 step(s, tape, &in, TAPE_OWNED, wants, &r);
-                if (k == 1) CHECK_MSG(a.calls == before, "%s %s: the third step allocates %zu times", op, label, a.calls - before);
+                if (k == 1)
+                    CHECK_MSG(a.calls == before, "%s %s: the third step allocates %zu times", op, label, a.calls - before);
             }
             same_bits(s, plain, &r, wants, "third step");
             result_free(&r);
@@ -423,7 +428,8 @@ static void check_case(const grad_case *c, int memory)
     setup_begin(&s, c);
     const uint32_t wants = all_wants(&s);
     run(&s, NULL, TAPE_OWNED, wants, &plain);
-    if (!CHECK_MSG(plain.status == KD_OK, "%s %s: %s: %s", c->op, c->label, kd_status_name(plain.status), kd_last_error())) goto done;
+    if (!CHECK_MSG(plain.status == KD_OK, "%s %s: %s: %s", c->op, c->label, kd_status_name(plain.status), kd_last_error()))
+        goto done;
     check_forward(&s, &plain);
     for (size_t k = 0; k < s.in_count; k++) {
         if (wants >> k & 1) check_gradient(&s, plain.grad[k], k, NULL, "gradient");

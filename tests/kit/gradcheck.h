@@ -23,10 +23,10 @@
  *   forward      shape of the result; |y - ref| <= units 2^-24 size[i], size[i] = |ref[i]| unless the reference fills it
  *                (sum |a b| for a sum of products); units 0: exactly (float)ref
  *   backward     every input, against 4th-order central differences of the double reference, for the loss sum w y with random
- *                w: each element up to 200 of them (2000 with KD_TEST_FULL=1), and along random directions.  Tolerance 1e-5 (or grad_tol) of the largest
- *                gradient of that input: f32 rounds to 6e-8, so 1e-5 leaves room for sums of some hundred terms, and every
- *                formula that is wrong in its third digit or fifth fails.  Differences in double with a step of 1e-3 are good to
- *                about 1e-10.
+ *                w: each element up to 200 of them (2000 with KD_TEST_FULL=1), and along random directions.  Tolerance 1e-5
+ *                (or grad_tol) of the largest gradient of that input: f32 rounds to 6e-8, so 1e-5 leaves room for sums of some
+ *                hundred terms, and a formula that is wrong in its fifth digit fails.  Differences in double with a step
+ *                of 1e-3 are good to about 1e-10.
  *   accumulate   the same when every input already has a gradient from elsewhere
  *   wants        an input that asks for no gradient gets none, and the others' bits do not change
  *   strided      inputs wrapped with the last two axes swapped in memory give the same bits
@@ -76,7 +76,7 @@ struct grad_case {
     double     units;        /* of 2^-24, forward */
     double     grad_tol;     /* 0: 1e-5 */
     uint32_t   mode;         /* 0: KD_TAPE_TRAIN */
-    int        not_strided;  /* build gives an input to several ops: strided, each adds through a copy of its own, in another order */
+    int        not_strided;  /* build gives an input to several ops: strided, each adds through a copy, in another order */
 };
 
 #define GRAD_CASE(op_, label_) .op = #op_, .label = (label_)

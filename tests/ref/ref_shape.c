@@ -58,7 +58,8 @@ void ref_place(const double *part, size_t rank, const size_t *shape, size_t axis
     }
 }
 
-void ref_pad(const double *x, size_t rank, const size_t *shape, const size_t *before, const size_t *after, double value, double *y)
+void ref_pad(const double *x, size_t rank, const size_t *shape, const size_t *before, const size_t *after, double value,
+             double *y)
 {
     size_t i[RANK], to[RANK];
     for (size_t k = 0; k < rank; k++) to[k] = before[k] + shape[k] + after[k];

@@ -15,6 +15,7 @@ void ref_slice(const double *x, size_t rank, const size_t *shape, size_t axis, s
 /* Part of `shape` written into y of `whole` at offset `at` along axis. */
 void ref_place(const double *part, size_t rank, const size_t *shape, size_t axis, size_t at, const size_t *whole, double *y);
 /* y[i] = value outside, x[i - before] inside; sizes are before + shape + after */
-void ref_pad(const double *x, size_t rank, const size_t *shape, const size_t *before, const size_t *after, double value, double *y);
+void ref_pad(const double *x, size_t rank, const size_t *shape, const size_t *before, const size_t *after, double value,
+             double *y);
 void ref_embedding(const double *table, size_t width, const double *ids, size_t count, double *y);
 #endif

@@ -102,7 +102,8 @@ TEST(no_tape)
     CHECK_STATUS(kd_backward(NULL, x), KD_ERR_ARG);
     CHECK(kd_grad(NULL, x) == NULL);
     CHECK_STATUS(kd_tape_status(NULL), KD_ERR_ARG);
-    CHECK(kd_tape_mode(NULL) == 0 && kd_tape_bytes(NULL) == 0 && kd_tape_peak_bytes(NULL) == 0 && kd_tape_multiply_adds(NULL) == 0);
+    CHECK(kd_tape_mode(NULL) == 0 && kd_tape_bytes(NULL) == 0 && kd_tape_peak_bytes(NULL) == 0 &&
+          kd_tape_multiply_adds(NULL) == 0);
     kd_tape_reset(NULL);
     kd_tape_seed(NULL, 1);
     kd_tape_set_rng(NULL, kd_tape_rng(NULL));
@@ -123,7 +124,8 @@ TEST(sticky)
     kd_tensor *bad = kd_reshape(tape, y, SHAPE(4));
     const char *text = "kd_reshape: 6 elements do not fill [4] (op 2)";
     CHECK_STR(kd_last_error(), text);
-    CHECK(bad != NULL && kd_reshape(tape, x, SHAPE(5)) == bad && kd_flatten(tape, NULL) == bad && kd_concat(tape, NULL, 40, 0) == bad);
+    CHECK(bad != NULL && kd_reshape(tape, x, SHAPE(5)) == bad && kd_flatten(tape, NULL) == bad &&
+          kd_concat(tape, NULL, 40, 0) == bad);
     CHECK(kd_tape_tensor(tape, KD_F32, 0, NULL) == bad && kd_requires_grad(tape, x) == bad && times(tape, x, &two) == bad);
     CHECK_STR(kd_last_error(), text);   /* the first error wins */
     CHECK_STATUS(kd_tape_status(tape), KD_ERR_SHAPE);
@@ -180,19 +182,24 @@ TEST(inputs_refused)
     REFUSED(kd_reshape(tape, y, 9, NULL), KD_ERR_LIMIT, "kd_reshape: rank 9 is above 8 (op 1)");
     REFUSED(kd_flatten(tape, y), KD_ERR_SHAPE, "kd_flatten: x [] has no axis to keep (op 1)");
     REFUSED(kd_permute(tape, kd_tape_tensor(tape, KD_F32, SHAPE(2, 2)), NULL), KD_ERR_ARG, "kd_permute: perm is NULL (op 1)");
-    REFUSED(kd_permute(tape, kd_tape_tensor(tape, KD_F32, SHAPE(2, 2)), (size_t[]){ 1, 1 }), KD_ERR_ARG, "[1, 1] is not an order");
+    REFUSED(kd_permute(tape, kd_tape_tensor(tape, KD_F32, SHAPE(2, 2)), (size_t[]){ 1, 1 }), KD_ERR_ARG,
+            "[1, 1] is not an order");
     REFUSED(kd_slice(tape, y, 0, 0, 0), KD_ERR_ARG, "axis 0 of x []");
     REFUSED(kd_slice(tape, kd_tape_tensor(tape, KD_F32, SHAPE(3)), 0, 1, 4), KD_ERR_ARG, "[1, 4) of axis 0 of x [3]");
     REFUSED(kd_slice(tape, kd_tape_tensor(tape, KD_F32, SHAPE(3)), 0, 2, 1), KD_ERR_ARG, "[2, 1)");
     REFUSED(kd_concat(tape, NULL, 2, 0), KD_ERR_ARG, "kd_concat: 2 inputs");
     REFUSED(kd_concat(tape, parts, 0, 0), KD_ERR_ARG, "no parts");
     REFUSED(kd_concat(tape, (kd_tensor *[]){ y, y }, 2, 0), KD_ERR_ARG, "axis 0 of part 1 []");
-    REFUSED(kd_concat(tape, (kd_tensor *[]){ kd_tape_tensor(tape, KD_F32, SHAPE(2, 3)), kd_tape_tensor(tape, KD_F32, SHAPE(3, 3)) }, 2, 1),
+    REFUSED(kd_concat(tape,
+                      (kd_tensor *[]){ kd_tape_tensor(tape, KD_F32, SHAPE(2, 3)), kd_tape_tensor(tape, KD_F32, SHAPE(3, 3)) }, 2,
+                      1),
             KD_ERR_SHAPE, "part 2 [3, 3] does not follow part 1 [2, 3] along axis 1");
     parts[16] = NULL;
     REFUSED(kd_concat(tape, parts, 17, 0), KD_ERR_ARG, "axis 0 of part 1 []");
-    REFUSED(kd_pad(tape, kd_tape_tensor(tape, KD_F32, SHAPE(2)), (size_t[]){ SIZE_MAX }, NULL, 0), KD_ERR_OVERFLOW, "axis 0 of x [2]");
-    REFUSED(kd_pad(tape, kd_tape_tensor(tape, KD_F32, SHAPE(2)), (size_t[]){ SIZE_MAX / 2 }, NULL, 0), KD_ERR_OVERFLOW, "kd_pad: shape");
+    REFUSED(kd_pad(tape, kd_tape_tensor(tape, KD_F32, SHAPE(2)), (size_t[]){ SIZE_MAX }, NULL, 0), KD_ERR_OVERFLOW,
+            "axis 0 of x [2]");
+    REFUSED(kd_pad(tape, kd_tape_tensor(tape, KD_F32, SHAPE(2)), (size_t[]){ SIZE_MAX / 2 }, NULL, 0), KD_ERR_OVERFLOW,
+            "kd_pad: shape");
     REFUSED(kd_dropout(tape, y, 1), KD_ERR_ARG, "kd_dropout: p 1 is outside [0, 1)");
     REFUSED(kd_dropout(tape, y, NAN), KD_ERR_ARG, "p nan");
     REFUSED(kd_embedding(tape, y, labels), KD_ERR_SHAPE, "table [] is not [n, d]");
@@ -204,7 +211,8 @@ TEST(inputs_refused)
     REFUSED(kd_embedding(tape, kd_tape_tensor(tape, KD_F32, SHAPE(2, 2)), labels), KD_ERR_RANGE, "ids[1, 0] is -1");
     REFUSED(kd_tape_tensor(tape, (kd_dtype)9, 0, NULL), KD_ERR_DTYPE, "kd_tape_tensor: dtype 9 is unknown");
     REFUSED(kd_tape_tensor(tape, KD_F32, SHAPE(SIZE_MAX, 9)), KD_ERR_OVERFLOW, "kd_tape_tensor: shape");
-    REFUSED(kd_tape_tensor(tape, KD_F32, SHAPE((size_t)1 << 60)), KD_ERR_NOMEM, "kd_tape_tensor: out of memory for f32 [1152921504606846976]");
+    REFUSED(kd_tape_tensor(tape, KD_F32, SHAPE((size_t)1 << 60)), KD_ERR_NOMEM,
+            "kd_tape_tensor: out of memory for f32 [1152921504606846976]");
     REFUSED(kd_tape_constant(tape, SHAPE(2), NULL), KD_ERR_ARG, "kd_tape_constant: data is NULL for [2]");
     REFUSED(kd_requires_grad(tape, NULL), KD_ERR_ARG, "kd_requires_grad: x is NULL");
     REFUSED(kd_requires_grad(tape, labels), KD_ERR_DTYPE, "kd_requires_grad: x is i32, not f32");
@@ -283,7 +291,8 @@ TEST(gradients)
     for (int round = 0; round < 3; round++) {
         /* a = 2 leaf, b = 3 a, c = 2 a, loss = sum(b + c + leaf): d leaf = 2 (3 + 2) + 1 = 11, d a = 5 */
         kd_requires_grad(tape, leaf);
-        kd_tensor *a = times(tape, leaf, &two), *b = times(tape, a, &three), *c = times(tape, a, &two), *unused = times(tape, a, &two);
+        kd_tensor *a = times(tape, leaf, &two), *b = times(tape, a, &three), *c = times(tape, a, &two),
+                  *unused = times(tape, a, &two);
         kd_requires_grad(tape, a);
         kd_tensor *loss = total(tape, (kd_tensor *[]){ b, c, leaf, free_leaf }, 4);
         CHECK(kd_grad(tape, leaf) == NULL);
@@ -399,7 +408,8 @@ TEST(detach_and_eval)
 TEST(empty_tensors)
 {
     kd_tape *tape = tape_of(KD_TAPE_TRAIN);
-    kd_tensor *x = kd_requires_grad(tape, kd_tape_constant(tape, SHAPE(0, 3), NULL)), *s = kd_tape_constant(tape, SHAPE(2, 3), six);
+    kd_tensor *x = kd_requires_grad(tape, kd_tape_constant(tape, SHAPE(0, 3), NULL)),
+              *s = kd_tape_constant(tape, SHAPE(2, 3), six);
     kd_tensor *y = kd_concat(tape, (kd_tensor *[]){ x, kd_requires_grad(tape, s), x }, 3, 0);
     CHECK(kd_tensor_size(kd_flatten(tape, x), 1) == 3);
     kd_tensor *z = kd_pad(tape, kd_permute(tape, kd_slice(tape, y, 0, 2, 2), (size_t[]){ 1, 0 }), NULL, (size_t[]){ 0, 1 }, 5);
@@ -490,7 +500,7 @@ TEST(dropout_stream)
     kd_tape_free(tape);
 }
 
-/* ---- kd_custom ---------------------------------------------------------------------------------------------------------------- */
+/* ---- kd_custom -------------------------------------------------------------------------------------------------- */
 static kd_status failing_forward(const kd_tensor *const *in, size_t ins, kd_tensor *const *out, size_t outs, void *user)
 {
     (void)in, (void)ins, (void)out, (void)outs;
@@ -548,10 +558,12 @@ TEST(custom)
     CUSTOM_FAILS(kd_custom(tape, &op, &x, 1, NULL, 1, &status), KD_ERR_ARG, "mine: 0 outputs");
     CUSTOM_FAILS(kd_custom(tape, &op, &x, 1, &y, 17, &status), KD_ERR_ARG, "mine: 17 outputs");
     CUSTOM_FAILS(kd_custom(tape, &op, &x, 17, &y, 1, &status), KD_ERR_ARG, "17 inputs; it takes at most 16");
-    CUSTOM_FAILS(kd_custom(tape, &op, &x, 1, (kd_tensor *[]){ NULL }, 1, &status), KD_ERR_ARG, "mine: output 1 did not come from");
+    CUSTOM_FAILS(kd_custom(tape, &op, &x, 1, (kd_tensor *[]){ NULL }, 1, &status), KD_ERR_ARG,
+                 "mine: output 1 did not come from");
     CUSTOM_FAILS(kd_custom(tape, &op, &x, 1, &x, 1, &status), KD_ERR_ARG, "mine: output 1 is already a result or a leaf");
     CUSTOM_FAILS(kd_custom(tape, &op, &y, 1, &y, 1, &status), KD_ERR_ARG, "mine: output 1 is also an input");
-    CUSTOM_FAILS(kd_custom(tape, &op, &x, 1, (both[0] = both[1] = y, both), 2, &status), KD_ERR_ARG, "mine: output 2 is given twice");
+    CUSTOM_FAILS(kd_custom(tape, &op, &x, 1, (both[0] = both[1] = y, both), 2, &status), KD_ERR_ARG,
+                 "mine: output 2 is given twice");
     CUSTOM_FAILS(kd_custom(tape, &op, &x, 1, (both[0] = kd_tape_tensor(tape, KD_I32, 0, NULL), both), 1, &status), KD_ERR_ARG,
                  "mine: output 1 is not f32");
     op.name = NULL;
@@ -603,7 +615,7 @@ TEST(custom_with_two_results)
     kd_tape_free(tape);
 }
 
-/* ---- memory -------------------------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------------------------- */
 /* One training step over more ops than a chunk of headers holds. */
 static kd_status long_step(kd_tape *tape, kd_tensor *leaf)
 {
@@ -823,7 +835,8 @@ TEST(blocks)
         if (b->bytes) CHECK(b->next == KD__NO_BLOCK && b->prev == KD__NO_BLOCK);
         for (size_t k = 0; b->bytes && k < tape->block_count; k++) CHECK(b->ptr + b->bytes != tape->blocks[k].ptr);
     }
-    CHECK_MSG(kd_tape_bytes(tape) < 8 * kd_tape_peak_bytes(tape), "%zu bytes held for a peak of %zu", kd_tape_bytes(tape), kd_tape_peak_bytes(tape));
+    CHECK_MSG(kd_tape_bytes(tape) < 8 * kd_tape_peak_bytes(tape), "%zu bytes held for a peak of %zu", kd_tape_bytes(tape),
+              kd_tape_peak_bytes(tape));
     kd_tape_free(tape);
 }
 

@@ -107,7 +107,8 @@ TEST(wrap)
     CHECK_STATUS(kd_tensor_wrap(&x, NULL, KD_F32, SHAPE(1), NULL, (char *)data + 2), KD_ERR_ARG);
     CHECK_ERROR_HAS("not aligned");
     CHECK_STATUS(kd_tensor_wrap(&x, NULL, KD_F32, SHAPE(3), (const ptrdiff_t[]){ PTRDIFF_MAX / 4 }, data), KD_ERR_OVERFLOW);
-    CHECK_STATUS(kd_tensor_wrap(&x, NULL, KD_F32, SHAPE(2, 2), (const ptrdiff_t[]){ PTRDIFF_MIN / 4, -1 }, data), KD_ERR_OVERFLOW);
+    CHECK_STATUS(kd_tensor_wrap(&x, NULL, KD_F32, SHAPE(2, 2), (const ptrdiff_t[]){ PTRDIFF_MIN / 4, -1 }, data),
+                 KD_ERR_OVERFLOW);
     CHECK(x == NULL);
 }
 
@@ -193,7 +194,8 @@ TEST(copy_layouts)
             ref_index(rank, shape, i, source);
             wrong += at(dst, source) != at(src, source) || at(twin, source) != at(src, source);
         }
-        CHECK_MSG(wrong == 0, "round %d: %s to %s, rank %zu: %zu elements differ", round, kd_dtype_name(from), kd_dtype_name(to), rank, wrong);
+        CHECK_MSG(wrong == 0, "round %d: %s to %s, rank %zu: %zu elements differ", round, kd_dtype_name(from), kd_dtype_name(to),
+                  rank, wrong);
         /* and back into the holes of the larger array */
         CHECK_OK(kd_tensor_fill(dst, 7));
         CHECK_OK(kd_tensor_copy(src, dst));
@@ -257,12 +259,21 @@ TEST(copy_overlap)
 TEST(conversion)
 {
     static const struct { kd_dtype from, to; double in, out; } cases[] = {
-        { KD_F32, KD_I32, 2147483520, 2147483520 }, { KD_F32, KD_I32, -2147483648.0, -2147483648.0 },
-        { KD_F64, KD_I32, 2147483647.9, 2147483647 }, { KD_F64, KD_I32, -2147483648.9, -2147483648.0 },
-        { KD_F64, KD_U8, 255.99, 255 }, { KD_F64, KD_U8, -0.99, 0 }, { KD_F32, KD_I32, -1.9, -1 }, { KD_F32, KD_I64, 1e18, 999999984306749440.0 },
-        { KD_F64, KD_F32, 0.1, 0.1f }, { KD_F64, KD_F32, 1e300, INFINITY }, { KD_F64, KD_F32, 16777217, 16777216 },
-        { KD_I64, KD_I32, -5, -5 }, { KD_I32, KD_U8, 200, 200 },
-        { KD_F64, KD_I64, -9223372036854775808.0, -9223372036854775808.0 }, { KD_F64, KD_F32, -0.0, -0.0 },
+        { KD_F32, KD_I32, 2147483520, 2147483520 },
+        { KD_F32, KD_I32, -2147483648.0, -2147483648.0 },
+        { KD_F64, KD_I32, 2147483647.9, 2147483647 },
+        { KD_F64, KD_I32, -2147483648.9, -2147483648.0 },
+        { KD_F64, KD_U8, 255.99, 255 },
+        { KD_F64, KD_U8, -0.99, 0 },
+        { KD_F32, KD_I32, -1.9, -1 },
+        { KD_F32, KD_I64, 1e18, 999999984306749440.0 },
+        { KD_F64, KD_F32, 0.1, 0.1f },
+        { KD_F64, KD_F32, 1e300, INFINITY },
+        { KD_F64, KD_F32, 16777217, 16777216 },
+        { KD_I64, KD_I32, -5, -5 },
+        { KD_I32, KD_U8, 200, 200 },
+        { KD_F64, KD_I64, -9223372036854775808.0, -9223372036854775808.0 },
+        { KD_F64, KD_F32, -0.0, -0.0 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         kd_tensor *x = NULL, *y = NULL;
@@ -270,7 +281,8 @@ TEST(conversion)
         CHECK_OK(kd_tensor_create(&y, NULL, cases[i].to, 0, NULL));
         CHECK_OK(kd_tensor_set(x, NULL, cases[i].in));
         CHECK_OK(kd_tensor_copy(y, x));
-        CHECK_MSG(kd_tensor_item(y) == cases[i].out && signbit(kd_tensor_item(y)) == signbit(cases[i].out), "case %zu: %.17g", i, kd_tensor_item(y));
+        CHECK_MSG(kd_tensor_item(y) == cases[i].out && signbit(kd_tensor_item(y)) == signbit(cases[i].out), "case %zu: %.17g", i,
+                  kd_tensor_item(y));
         kd_tensor_free(x);
         kd_tensor_free(y);
     }
@@ -288,10 +300,16 @@ TEST(conversion)
 TEST(conversion_refuses)
 {
     static const struct { kd_dtype from, to; double in; const char *text; } cases[] = {
-        { KD_F32, KD_I32, 2147483648.0, "element [1, 2] is 2.14748365e+09, beyond i32" }, { KD_F64, KD_I32, -2147483649.0, "beyond i32" },
-        { KD_F32, KD_I32, NAN, "is nan, beyond i32" }, { KD_F32, KD_I64, INFINITY, "is inf, beyond i64" },
-        { KD_F64, KD_I64, 9223372036854775808.0, "beyond i64" }, { KD_F32, KD_U8, -1, "is -1, beyond u8" }, { KD_F64, KD_U8, 256, "beyond u8" },
-        { KD_I64, KD_I32, 2147483648.0, "element [1, 2] is 2147483648, beyond i32" }, { KD_I32, KD_U8, 256, "beyond u8" }, { KD_I32, KD_U8, -1, "beyond u8" },
+        { KD_F32, KD_I32, 2147483648.0, "element [1, 2] is 2.14748365e+09, beyond i32" },
+        { KD_F64, KD_I32, -2147483649.0, "beyond i32" },
+        { KD_F32, KD_I32, NAN, "is nan, beyond i32" },
+        { KD_F32, KD_I64, INFINITY, "is inf, beyond i64" },
+        { KD_F64, KD_I64, 9223372036854775808.0, "beyond i64" },
+        { KD_F32, KD_U8, -1, "is -1, beyond u8" },
+        { KD_F64, KD_U8, 256, "beyond u8" },
+        { KD_I64, KD_I32, 2147483648.0, "element [1, 2] is 2147483648, beyond i32" },
+        { KD_I32, KD_U8, 256, "beyond u8" },
+        { KD_I32, KD_U8, -1, "beyond u8" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         kd_tensor *x = NULL, *y = NULL;
@@ -334,7 +352,8 @@ TEST(copy_refuses)
     CHECK(isnan(kd_tensor_item(x)));
     CHECK_ERROR_HAS("kd_tensor_item: x [2, 3] has 6 elements, not one");
     CHECK(kd_tensor_f32(NULL) == NULL && kd_tensor_data(NULL) == NULL && kd_tensor_rank(NULL) == 0 && kd_tensor_count(NULL) == 0);
-    CHECK(kd_tensor_dtype(NULL) == 0 && kd_tensor_size(NULL, 0) == 0 && kd_tensor_stride(NULL, 0) == 0 && !kd_tensor_contiguous(NULL));
+    CHECK(kd_tensor_dtype(NULL) == 0 && kd_tensor_size(NULL, 0) == 0 && kd_tensor_stride(NULL, 0) == 0 &&
+          !kd_tensor_contiguous(NULL));
     CHECK(isnan(kd_tensor_item(NULL)));
     kd_tensor_free(x);
     kd_tensor_free(y);
@@ -384,7 +403,8 @@ TEST(format)
     check_format(counting(KD_I64, SHAPE(6)), "i64 [6]\n[0, 1, 2, 3, 4, 5]");
     check_format(counting(KD_U8, SHAPE(7)), "u8 [7]\n[0, 1, 2, ..., 4, 5, 6]");
     check_format(counting(KD_I32, SHAPE(2, 1, 2)), "i32 [2, 1, 2]\n[[[0, 1]],\n [[2, 3]]]");
-    check_format(counting(KD_F64, SHAPE(8, 8)), "f64 [8, 8]\n[[0, 1, 2, ..., 5, 6, 7],\n [8, 9, 10, ..., 13, 14, 15],\n [16, 17, 18, ..., 21, 22, 23],\n"
+    check_format(counting(KD_F64, SHAPE(8, 8)),
+                 "f64 [8, 8]\n[[0, 1, 2, ..., 5, 6, 7],\n [8, 9, 10, ..., 13, 14, 15],\n [16, 17, 18, ..., 21, 22, 23],\n"
                  " ...,\n [40, 41, 42, ..., 45, 46, 47],\n [48, 49, 50, ..., 53, 54, 55],\n [56, 57, 58, ..., 61, 62, 63]]");
     check_format(counting(KD_F32, SHAPE(2, 2, 2)), "f32 [2, 2, 2]\n[[[0, 1],\n  [2, 3]],\n [[4, 5],\n  [6, 7]]]");
     CHECK_OK(kd_tensor_create(&x, NULL, KD_F32, SHAPE(0, 3)));
