@@ -118,8 +118,8 @@ int write_svg(const char *path, const char *title, const char *x_label, double x
         fprintf(f, "<path d='M%d %.1fH%d' stroke='#dddddd'/><text x='%d' y='%.1f' text-anchor='end'>%.0f%%</text>\n", LEFT, Y(v),
                 W - RIGHT, LEFT - 6, Y(v) + 4, v);
     fprintf(f, "<text x='%d' y='%d' text-anchor='end'>%s %.0f</text>\n", W - RIGHT, H - BOTTOM + 20, x_label,
-            x_step * (double)(longest - 1));
-    fprintf(f, "<text x='%d' y='%d'>0</text>\n", LEFT, H - BOTTOM + 20);
+            x_step * (double)longest);
+    fprintf(f, "<text x='%d' y='%d'>%.0f</text>\n", LEFT, H - BOTTOM + 20, x_step);
     for (size_t k = 0; k < count; k++) {
         const char *c = colour[k % (sizeof colour / sizeof *colour)];
         fprintf(f, "<polyline fill='none' stroke='%s' stroke-width='2' points='", c);

@@ -20,7 +20,7 @@ double median(double *x, size_t n);                               /* sorts x */
 /* Mean of x[i] - y[i] and its standard error, over the same seeds. */
 double paired_difference(const double *x, const double *y, size_t n, double *standard_error);
 
-/* Curves over a common x axis.  Each has `count` points; values are percent. */
+/* Curves over a common x axis.  Each has `count` points, at x_step, 2 x_step, ..; values are percent. */
 typedef struct curve { const char *name; const double *y; size_t count; } curve;
 /* 0, or -1 and errno. */
 int write_svg(const char *path, const char *title, const char *x_label, double x_step, const curve *curves, size_t count);
