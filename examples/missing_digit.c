@@ -185,7 +185,8 @@ int main(int argc, char **argv)
     printf("%d seeds; percent right on %d test images, mean +- standard deviation\n\n", SEEDS, TEST);
     printf("teacher, which knows all digits:   all %4.1f +- %3.1f   the 3s %4.1f\n\n", mean(teacher_right[0], SEEDS),
            deviation(teacher_right[0], SEEDS), mean(teacher_right[1], SEEDS));
-    printf("student, taught without a single 3\n          as it is           one bias raised\n  T       all   the 3s       by      all            the 3s\n");
+    printf("student, taught without a single 3\n          as it is           one bias raised\n");
+    printf("  T       all   the 3s       by      all            the 3s\n");
     for (size_t i = 0; i < TEMPERATURES; i++)
         printf("  %g      %4.1f   %4.1f        %4.1f     %4.1f +- %3.1f    %4.1f +- %4.1f\n", (double)temperature[i],
                mean(out[i].all_before, SEEDS), mean(out[i].threes_before, SEEDS), mean(out[i].bias, SEEDS), mean(out[i].all, SEEDS),

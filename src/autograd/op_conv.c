@@ -11,7 +11,8 @@ static bool output_size(kd__op_scope *op, const char *axis, size_t size, size_t 
                         size_t *out)
 {
     size_t padded, span;
-    if (!kd__mul(pad, 2, &padded) || !kd__add(size, padded, &padded) || !kd__mul(dilation, taps - 1, &span) || !kd__add(span, 1, &span) || padded > PTRDIFF_MAX / 2) {
+    if (!kd__mul(pad, 2, &padded) || !kd__add(size, padded, &padded) || !kd__mul(dilation, taps - 1, &span) ||
+        !kd__add(span, 1, &span) || padded > PTRDIFF_MAX / 2) {
         kd__op_fail(op, KD_ERR_OVERFLOW, "%s: size %zu, kernel %zu, padding %zu, dilation %zu do not fit", axis, size, taps, pad, dilation);
         return false;
     }

@@ -42,7 +42,8 @@ typedef struct pool_saved {
 static bool pool_axis(kd__op_scope *op, const char *axis, size_t size, uint32_t window, uint32_t stride, uint32_t padding, size_t *out)
 {
     if (window == 0 || stride == 0 || padding >= window) {
-        kd__op_fail(op, KD_ERR_ARG, "%s: window %u, stride %u, padding %u: window and stride are at least 1, padding is less than the window",
+        kd__op_fail(op, KD_ERR_ARG,
+                    "%s: window %u, stride %u, padding %u: window and stride are at least 1, padding is less than the window",
                     axis, window, stride, padding);
         return false;
     }

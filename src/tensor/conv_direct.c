@@ -172,7 +172,8 @@ kd_status kd__direct_backward_data(kd_context *ctx, const kd__conv_shape *s, con
                        .y_image = s->h * s->w * s->ci, .accumulate = accumulate };
     size_t wide, floats, bytes;
     if (!kd__round_up(c, KD__GEMM_PANEL, &wide) || !kd__mul(wide, s->kh * s->kw * n, &floats) || !kd__mul(floats, s->groups, &floats) ||
-        !kd__mul(floats, sizeof(float), &bytes) || !kd__add(bytes, down * across * sizeof(pass), &bytes) || !kd__add(bytes, KD_ALIGN, &bytes))
+        !kd__mul(floats, sizeof(float), &bytes) || !kd__add(bytes, down * across * sizeof(pass), &bytes) ||
+        !kd__add(bytes, KD_ALIGN, &bytes))
         return kd__fail(KD_ERR_OVERFLOW, "convolution: the weights do not fit");
     pass *passes = job.passes = kd__scratch_get(ctx, bytes);
     if (!passes) return KD_ERR_NOMEM;

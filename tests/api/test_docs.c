@@ -82,7 +82,7 @@ static void run_program(const char *doc, const char *text)
     if (!CHECK(f != NULL)) return;
     fputs(text, f);
     fclose(f);
-    snprintf(command, sizeof command, 
+    snprintf(command, sizeof command,
              "cd %s && %s -std=c11 -Wall -Werror -I%s/include snippet.c %s/%s/libkd.a -lm -pthread -o snippet && ./snippet >/dev/null",
              kdtest_tmp(), cc ? cc : "cc", KD_TEST_ROOT, KD_TEST_ROOT, out ? out : "lib");
     CHECK_MSG(system(command) == 0, "%s: a program in it does not compile or run", doc);

@@ -171,5 +171,5 @@ static const struct golden_schedule {
         0.03125, 0.03125, 0.03125, 0.03125, 0.015625,
         0.015625, 0.015625, 0.015625, 0.015625, 0.015625 } },
 };
-static const double golden_clip_tight[] = { 5.30743361, 0.0395597778, 0.276458442, -0.298078328, 0.0363397971, 0.492197245 };   /* norm before, gradients shown after */
-static const double golden_clip_loose[] = { 5.30743361, 0.083984375, 0.586914062, -0.6328125, 0.0771484375, 1.04492188 };   /* norm before, gradients shown after */
+static const double golden_clip_tight[] = { 5.30743361, 0.0395597778, 0.276458442, -0.298078328, 0.0363397971, 0.492197245 };
+static const double golden_clip_loose[] = { 5.30743361, 0.083984375, 0.586914062, -0.6328125, 0.0771484375, 1.04492188 };

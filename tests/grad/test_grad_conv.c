@@ -109,10 +109,12 @@ TEST(refused)
     CHECK(good.stride[0] == 1 && good.stride[1] == 1 && good.padding[0] == 0 && good.padding[1] == 0 && good.dilation[0] == 1 &&
           good.dilation[1] == 1 && good.groups == 1);
     CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_TRAIN));
-    REFUSED(kd_conv2d(tape, TENSOR(8, 8, 3), TENSOR(3, 3, 3, 4), NULL, NULL), KD_ERR_SHAPE, "kd_conv2d: x [8, 8, 3] must be [n, h, w, channels]");
+    REFUSED(kd_conv2d(tape, TENSOR(8, 8, 3), TENSOR(3, 3, 3, 4), NULL, NULL), KD_ERR_SHAPE,
+            "kd_conv2d: x [8, 8, 3] must be [n, h, w, channels]");
     REFUSED(kd_conv2d(tape, TENSOR(1, 8, 8, 3), TENSOR(3, 3, 4, 4), NULL, NULL), KD_ERR_SHAPE,
             "x [1, 8, 8, 3], weight [3, 3, 4, 4], groups 1: weight must be [.., 3 / groups");
-    REFUSED(kd_conv2d(tape, TENSOR(1, 8, 8, 3), TENSOR(3, 3, 3, 4), TENSOR(3), NULL), KD_ERR_SHAPE, "bias [3] does not fit weight [3, 3, 3, 4]");
+    REFUSED(kd_conv2d(tape, TENSOR(1, 8, 8, 3), TENSOR(3, 3, 3, 4), TENSOR(3), NULL), KD_ERR_SHAPE,
+            "bias [3] does not fit weight [3, 3, 3, 4]");
     REFUSED(kd_conv2d(tape, TENSOR(1, 2, 8, 3), TENSOR(3, 3, 3, 4), NULL, NULL), KD_ERR_SHAPE,
             "height: a kernel of 3 with dilation 1 spans 3, the padded image only 2");
     REFUSED(kd_conv2d(tape, TENSOR(1, 8, 8, 3), TENSOR(0, 3, 3, 4), NULL, NULL), KD_ERR_SHAPE, "of size 0");

@@ -106,8 +106,10 @@ TEST(refused)
     CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_TRAIN));
     REFUSED(kd_max_pool2d(tape, TENSOR(8, 8, 3), PAIR(2, 2), PAIR(2, 2), PAIR(0, 0)), KD_ERR_SHAPE, "kd_max_pool2d: x [8, 8, 3]");
     REFUSED(kd_max_pool2d(tape, TENSOR(1, 8, 8, 3), PAIR(2, 2), PAIR(0, 2), PAIR(0, 0)), KD_ERR_ARG, "height: window 2, stride 0");
-    REFUSED(kd_avg_pool2d(tape, TENSOR(1, 8, 8, 3), PAIR(2, 2), PAIR(2, 2), PAIR(0, 2)), KD_ERR_ARG, "width: window 2, stride 2, padding 2");
-    REFUSED(kd_avg_pool2d(tape, TENSOR(1, 8, 3, 3), PAIR(2, 4), PAIR(2, 2), PAIR(0, 0)), KD_ERR_SHAPE, "width: a window of 4 does not fit size 3");
+    REFUSED(kd_avg_pool2d(tape, TENSOR(1, 8, 8, 3), PAIR(2, 2), PAIR(2, 2), PAIR(0, 2)), KD_ERR_ARG,
+            "width: window 2, stride 2, padding 2");
+    REFUSED(kd_avg_pool2d(tape, TENSOR(1, 8, 3, 3), PAIR(2, 4), PAIR(2, 2), PAIR(0, 0)), KD_ERR_SHAPE,
+            "width: a window of 4 does not fit size 3");
     REFUSED(kd_max_pool2d(tape, TENSOR(1, 0, 3, 3), PAIR(2, 2), PAIR(2, 2), PAIR(1, 1)), KD_ERR_SHAPE, "does not fit size 0");
     REFUSED(kd_max_pool2d(tape, TENSOR(1, 8, 8, 3), NULL, PAIR(2, 2), PAIR(0, 0)), KD_ERR_ARG, "window is NULL");
     REFUSED(kd_max_pool2d(tape, TENSOR(1, 8, 8, 3), PAIR(2, 2), NULL, PAIR(0, 0)), KD_ERR_ARG, "stride is NULL");

@@ -102,7 +102,8 @@ static kd_status backward_weight(kd_context *ctx, const kd__conv_shape *s, const
 
 static void same_float(const char *what, const kd__conv_shape *s, float got, float want)
 {
-    CHECK_MSG(got == want || memcmp(&got, &want, sizeof got) == 0, "%s %s: %a, the chain gives %a", what, describe(s), (double)got, (double)want);
+    CHECK_MSG(got == want || memcmp(&got, &want, sizeof got) == 0, "%s %s: %a, the chain gives %a", what, describe(s), (double)got,
+              (double)want);
 }
 
 /* Winograd's own magnitudes, and some of its outputs exactly: images [h, w, c] to [oh, ow, co].  Adds to `size` what was there

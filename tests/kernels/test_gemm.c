@@ -129,7 +129,8 @@ TEST(long_sums)
     const size_t isas = isa_count();
     for (size_t d = 0; d < sizeof depths / sizeof *depths; d++)
         for (int o = 0; o < 4; o++) {
-            problem p = { .m = 5 + d, .n = 18, .k = depths[d], .ta = o & 1, .tb = o >> 1, .accumulate = d & 1, .bias = o == 2, .relu = o == 1 };
+            problem p = { .m = 5 + d, .n = 18, .k = depths[d], .ta = o & 1, .tb = o >> 1, .accumulate = d & 1,
+                          .bias = o == 2, .relu = o == 1 };
             check(&p, d * 4 + (uint64_t)o, 0, isas, 20);
         }
 }

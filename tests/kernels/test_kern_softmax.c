@@ -102,9 +102,11 @@ TEST(edge_rows)
     const float inf = INFINITY, big = 3e38f;
     const struct { float x[4], t; } cases[] = {
         { { -inf, -inf, -inf, -inf }, 1 }, { { -inf, 2, -inf, -inf }, 4 },   { { 1, NAN, 2, 3 }, 1 },      { { NAN, NAN, NAN, NAN }, 2 },
-        { { 1, inf, 2, 3 }, 1 },           { { inf, inf, 0, -inf }, 0.5f },  { { big, -big, 0, big }, 0.5f }, { { big, -big, 0, 1 }, 1e38f },
+        { { 1, inf, 2, 3 }, 1 },           { { inf, inf, 0, -inf }, 0.5f },  { { big, -big, 0, big }, 0.5f },
+        { { big, -big, 0, 1 }, 1e38f },
         { { 2.5e38f, 1e38f, 0, -inf }, 0.7f }, { { 0, 0, 0, 0 }, 1e-30f },   { { 5, 5, 5, 5 }, 3e38f },    { { 1, 2, -inf, 4 }, 3e38f },
-        { { 1e-40f, 0, -1e-40f, 2e-40f }, 1 }, { { 100, 0, -100, -200 }, 1 }, { { 0.05f, 0, -0.05f, 0.1f }, 0.05f }, { { -big, -big, -inf, -big }, 1 },
+        { { 1e-40f, 0, -1e-40f, 2e-40f }, 1 }, { { 100, 0, -100, -200 }, 1 }, { { 0.05f, 0, -0.05f, 0.1f }, 0.05f },
+        { { -big, -big, -inf, -big }, 1 },
     };
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
         for (size_t pad = 0; pad < 40; pad += 13) {   /* alone, and among masked classes */

@@ -138,7 +138,7 @@ def main():
         for p, g in zip(params, grads):
             p.grad = g.clone()
         norm = torch.nn.utils.clip_grad_norm_(params, max_norm).item()
-        out.append("static const double golden_clip_%s[] = { %.9g, %s };   /* norm before, gradients shown after */" % (
+        out.append("static const double golden_clip_%s[] = { %.9g, %s };" % (
             "tight" if max_norm < 10 else "loose", norm, ", ".join("%.9g" % params[p].grad[i].item() for p, i in SHOWN)))
     print("\n".join(out))
 

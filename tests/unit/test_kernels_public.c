@@ -104,7 +104,8 @@ TEST(kl_divergence_rows)
                 CHECK_NEAR((double)out[k], want, 4 * sum_error(n) * (1 + mass));
                 CHECK(out[k] >= 0);
                 for (size_t i = 0; i < n; i++) {
-                    double near = exp(lp[i]) * (2 * sum_error(n) + 2 * U * fabs(lp[i])) + exp(lq[i]) * (2 * sum_error(n) + 2 * U * fabs(lq[i]));
+                    double near = exp(lp[i]) * (2 * sum_error(n) + 2 * U * fabs(lp[i])) +
+                                  exp(lq[i]) * (2 * sum_error(n) + 2 * U * fabs(lq[i]));
                     CHECK_NEAR((double)g[k * stride + i], grad[i], near / (double)t);
                 }
                 free(wp), free(wq);
