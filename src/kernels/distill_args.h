@@ -34,11 +34,12 @@ typedef struct kd__distill_args {
 
 /* Blocks of the on-line kernel: 256 vectors.  Part of the bits. */
 #define KD_DISTILL_BLOCK 4096u
+#define KD_DISTILL_KEPT  96u   /* floats kept of each block until the row ends */
 /* Up to so many classes sixteen rows are worked on at once, a row a lane.  Part of the bits. */
 #define KD_DISTILL_TRANSPOSED 32u
 
 static inline size_t kd__distill_scratch(size_t classes)
 {
-    return 2 * ((classes + 15) / 16 * 16) + 32 * (classes / KD_DISTILL_BLOCK + 1);
+    return 2 * ((classes + 15) / 16 * 16) + KD_DISTILL_KEPT * (classes / KD_DISTILL_BLOCK + 1);
 }
 #endif

@@ -12,7 +12,7 @@
  * (a mask) is held at the smallest float, so that 0 * (t - s) is 0.
  *
  * Three shapes: to 32 classes sixteen rows at once, a row a lane; to 4096 one row at a time; above, blocks of 4096
- * with a running maximum in every lane (on-line softmax), so that nothing crosses lanes inside a row. */
+ * with a running maximum in every lane (on-line softmax), so that nothing crosses lanes inside a row; blocks add in double. */
 #include "kernels/distill_row.h"
 #include "kernels/kernels.h"
 
@@ -278,17 +278,19 @@ V_FN void block_gradient(float *g, const float *s, size_t n, kd_f32x16 half_s, s
     }
 }
 
-/* Fold a row's sums into lane k of z, and from them the coefficients of its gradient. */
-V_FN void row_sums(const kd__distill_args *a, const row *w, const lanes *l, float ms, float mt, int has_mask, sums *z, size_t k,
+typedef struct totals { float zs, zt, z1, d; } totals;   /* of a row */
+
+/* A row's sums into lane k of z, and from them the coefficients of its gradient. */
+V_FN void row_sums(const kd__distill_args *a, const row *w, totals sum, float ms, float mt, int has_mask, sums *z, size_t k,
                    float coef[3], const int soft)
 {
     z->ce[k] = w->label >= 0 ? ms - w->s[w->label] : 0.0f;
-    z->z1[k] = v_sum(l->z1);
+    z->z1[k] = sum.z1;
     coef[0] = w->hc / z->z1[k], coef[1] = coef[2] = 0.0f;
     if (!soft) return;
-    z->zs[k] = v_sum(l->zs);
-    z->zt[k] = v_sum(l->zt);
-    z->d[k] = v_sum(l->d);
+    z->zs[k] = sum.zs;
+    z->zt[k] = sum.zt;
+    z->d[k] = sum.d;
     if (has_mask && impossible(w->s, w->t, a->classes, mt, a->temperature)) z->d[k] = INF;
     coef[1] = w->sc / a->temperature / z->zs[k];
     coef[2] = w->sc / a->temperature / z->zt[k];
@@ -310,7 +312,9 @@ V_FN void mid_sums(const kd__distill_args *a, const row *w, maxima top, sums *z,
     lanes l = { v_zero(), v_zero(), v_zero(), v_zero() };
     block_sums(&l, w->s, w->t, a->classes, v_set1(0.5f * top.s), v_set1(0.5f * top.t), scale_of(a->temperature), scale_of(1.0f), w->ea,
                w->eb, power, soft, 0);
-    row_sums(a, w, &l, top.s, top.t, top.low == -INF, z, k, coef, soft);
+    totals sum = { 0, 0, v_sum(l.z1), 0 };
+    if (soft) sum.zs = v_sum(l.zs), sum.zt = v_sum(l.zt), sum.d = v_sum(l.d);
+    row_sums(a, w, sum, top.s, top.t, top.low == -INF, z, k, coef, soft);
 }
 
 V_FN void mid_gradient(const kd__distill_args *a, const row *w, maxima top, const float coef[3], const int power, const int soft)
@@ -363,32 +367,54 @@ V_FN void lanes_move(lanes *z, kd_f32x16 ms, kd_f32x16 mt, kd_f32x16 ns, kd_f32x
     z->z1 = v_mul(z->z1, power ? at_one(power, fs, fs, one) : rescale(ms, ns, one));
 }
 
+/* What a row remembers of each block: the tops of its lanes, and their sums relative to these. */
+V_FN void block_keep(float *kept, kd_f32x16 ms, kd_f32x16 mt, const lanes *l)
+{
+    v_store(kept, ms), v_store(kept + 16, mt);
+    v_store(kept + 32, l->zs), v_store(kept + 48, l->zt), v_store(kept + 64, l->z1), v_store(kept + 80, l->d);
+}
+
+/* The sums of a row: blocks in float, brought to the row's tops and added in double, so that however many classes cost no digit. */
+V_FN totals add_blocks(const float *kept, size_t count, kd_f32x16 end_s, kd_f32x16 end_t, scale at_t, scale one, const int power,
+                       const int soft)
+{
+    kd_f64x16 zs = vd_set1(0), zt = zs, z1 = zs, d = zs;
+    for (size_t b = 0; b < count; b++, kept += KD_DISTILL_KEPT) {
+        lanes l = { v_load(kept + 32), v_load(kept + 48), v_load(kept + 64), v_load(kept + 80) };
+        lanes_move(&l, v_load(kept), v_load(kept + 16), end_s, end_t, at_t, one, power, soft);
+        z1 = vd_add(z1, vd_from_f32(l.z1));
+        if (!soft) continue;
+        zs = vd_add(zs, vd_from_f32(l.zs));
+        zt = vd_add(zt, vd_from_f32(l.zt));
+        d = vd_add(d, vd_from_f32(l.d));
+    }
+    return (totals){ (float)vd_sum(zs), (float)vd_sum(zt), (float)vd_sum(z1), (float)vd_sum(d) };
+}
+
 V_FN void row_long(const kd__distill_args *a, const row *w, sums *z, size_t k, const int power, const int soft, const int stream)
 {
     scale at_t = scale_of(a->temperature), one = scale_of(1.0f);
     kd_f32x16 ms = v_set1(-INF), mt = ms, low = v_set1(INF), unused = low;
-    lanes l = { v_zero(), v_zero(), v_zero(), v_zero() };
-    float *tops = w->eb + (a->classes + 15) / 16 * 16, coef[3];
+    float *blocks = w->eb + (a->classes + 15) / 16 * 16, coef[3];
     size_t n = a->classes;
 
     for (size_t o = 0, b = 0; o < n; o += KD_DISTILL_BLOCK, b++) {
         size_t len = n - o < KD_DISTILL_BLOCK ? n - o : KD_DISTILL_BLOCK;
-        kd_f32x16 ns = lane_extremes(ms, &low, w->s + o, len), nt = soft ? lane_extremes(mt, &unused, w->t + o, len) : mt;
-        if (o) lanes_move(&l, ms, mt, ns, nt, at_t, one, power, soft);
-        ms = ns, mt = nt;
-        v_store(tops + 32 * b, ms);
-        v_store(tops + 32 * b + 16, mt);
+        lanes l = { v_zero(), v_zero(), v_zero(), v_zero() };
+        ms = lane_extremes(ms, &low, w->s + o, len);
+        if (soft) mt = lane_extremes(mt, &unused, w->t + o, len);
         block_sums(&l, w->s + o, soft ? w->t + o : NULL, len, half_of(ms), half_of(mt), at_t, one, w->ea + o, w->eb + o, power, soft,
                    1);
+        block_keep(blocks + KD_DISTILL_KEPT * b, ms, mt, &l);
     }
     float top_s = v_hmax(ms), top_t = soft ? v_hmax(mt) : 0.0f;
     kd_f32x16 end_s = v_set1(top_s), end_t = v_set1(top_t);
-    lanes_move(&l, ms, mt, end_s, end_t, at_t, one, power, soft);
-    row_sums(a, w, &l, top_s, top_t, v_hmin(low) == -INF, z, k, coef, soft);
+    totals sum = add_blocks(blocks, (n + KD_DISTILL_BLOCK - 1) / KD_DISTILL_BLOCK, end_s, end_t, at_t, one, power, soft);
+    row_sums(a, w, sum, top_s, top_t, v_hmin(low) == -INF, z, k, coef, soft);
     if (!w->g) return;
     for (size_t o = 0, b = 0; o < n; o += KD_DISTILL_BLOCK, b++) {
         size_t len = n - o < KD_DISTILL_BLOCK ? n - o : KD_DISTILL_BLOCK;
-        kd_f32x16 bs = v_load(tops + 32 * b), bt = v_load(tops + 32 * b + 16);
+        kd_f32x16 bs = v_load(blocks + KD_DISTILL_KEPT * b), bt = v_load(blocks + KD_DISTILL_KEPT * b + 16);
         kd_f32x16 fs = rescale(bs, end_s, soft ? at_t : one), ft = soft ? rescale(bt, end_t, at_t) : v_zero();
         kd_f32x16 f1 = !soft ? fs : power ? at_one(power, fs, fs, one) : rescale(bs, end_s, one);
         if (soft && !power) f1 = v_set1(1.0f);
