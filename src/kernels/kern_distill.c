@@ -238,7 +238,6 @@ V_FN void block_sums(lanes *z, const float *s, const float *t, size_t n, kd_f32x
 {
     kd_f32x16 u = v_zero();
     size_t i = 0;
-    V_UNROLL(2)
     for (; i + 16 <= n; i += 16) {
         if (ahead) v_prefetch((const void *)((uintptr_t)(s + i) + AHEAD));
         if (ahead && soft) v_prefetch((const void *)((uintptr_t)(t + i) + AHEAD));
@@ -266,7 +265,6 @@ V_FN void block_gradient(float *g, const float *s, size_t n, kd_f32x16 half_s, s
                          const int power, const int soft, const int stream)
 {
     size_t i = 0;
-    V_UNROLL(2)
     for (; i + 16 <= n; i += 16) {
         kd_f32x16 w = gradient_step(c, soft && !power ? v_load(s + i) : half_s, half_s, one, ea + i, eb + i, power, soft);
         if (stream) v_stream(g + i, w);
