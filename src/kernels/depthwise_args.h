@@ -2,8 +2,8 @@
  *
  * depthwise_f32          a row of outputs: y(q, c) = the chain from zero over i < kh, j < kw of x(q, i, j, c) * w(i, j, c), added to
  *                        the old y when `add`; then + bias(c); then max(0, .) when `relu`.
- * depthwise_weight_f32   one row of taps: dw(j, c) = the chain from zero over rows r, columns q of x(q, r, j, c) * y(r, q, c), added to the
- *                        old dw when `add`.
+ * depthwise_weight_f32   one row of taps: dw(j, c) = the chain from zero over images m, rows r, columns q of x(m, q, r, j, c) *
+ *                        dy(m, r, q, c), added to the old dw when `add`.
  * SPDX-License-Identifier: MIT */
 #ifndef KD__DEPTHWISE_ARGS_H
 #define KD__DEPTHWISE_ARGS_H
@@ -19,9 +19,10 @@ typedef struct kd__depthwise_args {
     size_t y_step;
     const float *bias;
     int relu, add;
-    /* depthwise_weight_f32: i above is r < rows; y is read, y(r, q, c) = dy[r * dy_row + q * channels + c] */
+    /* depthwise_weight_f32: r < rows for i; x_image apart; dy(m, r, q, c) = dy[m * dy_image + r * dy_row + q * channels + c] */
     const float *dy;
-    size_t rows, dy_row;
+    size_t images, rows, dy_image, dy_row;
+    ptrdiff_t x_image;
     float *dw;                       /* dw(j, c) = dw[j * channels + c] */
 } kd__depthwise_args;
 #endif

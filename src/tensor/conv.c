@@ -122,6 +122,27 @@ kd__cut kd__cut_make(const kd__window *w, size_t n, size_t patch, size_t threads
     }
 }
 
+/* ---- chunks of a weight gradient ------------------------------------------------------------------------------ */
+kd__chunks kd__chunks_of(const kd__conv_shape *s)
+{
+    const size_t pixels = KD_MAX(s->oh * s->ow, 1u);
+    if (!s->n || !s->oh || !s->ow) return (kd__chunks){ 1, 1, 1, 0 };
+    if (pixels <= KD__CHUNK) {
+        const size_t images = KD_MIN(KD__CHUNK / pixels, s->n);
+        return (kd__chunks){ images, s->oh, 1, (s->n + images - 1) / images };
+    }
+    const size_t rows = KD_MAX(KD__CHUNK / s->ow, 1u), down = (s->oh + rows - 1) / rows;
+    return (kd__chunks){ 1, rows, down, s->n * down };
+}
+
+void kd__chunk_at(const kd__conv_shape *s, const kd__chunks *chunks, size_t i, size_t *first, size_t *images, kd__region *region)
+{
+    const size_t r0 = i % chunks->down * chunks->rows;
+    *first = i / chunks->down * chunks->images;
+    *images = KD_MIN(chunks->images, s->n - *first);
+    *region = (kd__region){ r0, KD_MIN(r0 + chunks->rows, s->oh), 0, s->ow };
+}
+
 /* ---- the three passes -------------------------------------------------------------------------------------- */
 static size_t pixels(const kd__conv_shape *s) { return s->n * s->oh * s->ow; }
 

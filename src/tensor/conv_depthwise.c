@@ -96,7 +96,8 @@ typedef struct depth_weight_job {
     kd__window            w;
     const float          *x, *dy;
     float                *copies;
-    size_t                chunk_rows, chunks_down, first_chunk, size, patch;
+    kd__chunks            chunks;
+    size_t                first_chunk, size, patch;   /* patch: floats of one image's */
     _Atomic int           status;
 } depth_weight_job;
 
@@ -105,22 +106,30 @@ static void chunk_task(size_t i, void *arg)
     depth_weight_job *job = arg;
     const kd__conv_shape *s = job->s;
     const kd__window *w = &job->w;
-    const size_t chunk = job->first_chunk + i, image = chunk / job->chunks_down, r0 = chunk % job->chunks_down * job->chunk_rows;
-    const kd__region region = { r0, KD_MIN(r0 + job->chunk_rows, s->oh), 0, s->ow };
-    float *buffer = kd__scratch_get(job->ctx, job->patch * sizeof *buffer);
+    size_t first, images;
+    kd__region region;
+    kd__chunk_at(s, &job->chunks, job->first_chunk + i, &first, &images, &region);
+    float *buffer = kd__scratch_get(job->ctx, job->patch * job->chunks.images * sizeof *buffer);
     if (!buffer) {
         atomic_store_explicit(&job->status, KD_ERR_NOMEM, memory_order_relaxed);
         return;
     }
-    const kd__patch patch = kd__patch_take(w, &region, job->x + image * s->h * s->w * s->ci, buffer);
+    kd__patch patch = { 0 };
+    ptrdiff_t x_image = 0;
+    for (size_t k = 0; k < images; k++) {
+        kd__patch one = kd__patch_take(w, &region, job->x + (first + k) * s->h * s->w * s->ci, buffer + k * job->patch);
+        if (k == 0) patch = one;
+        if (k == 1) x_image = one.data - patch.data;   /* and so on: all in place, or all in the buffer */
+    }
     for (size_t tap = 0; tap < s->kh; tap++) {
         const ptrdiff_t top = w->first_h + (ptrdiff_t)(tap * w->tap_h);
         const size_t a0 = KD_MAX(kd__taps_below(top, w->step_h, 0, s->oh), region.r0);
         const size_t a1 = KD_MIN(kd__taps_below(top, w->step_h, s->h, s->oh), region.r1);
-        kd__depthwise_args d = { .channels = s->ci, .kw = s->kw, .columns = s->ow, .x = patch.data, .x_step = w->step_w * s->ci,
+        kd__depthwise_args d = { .channels = s->ci, .kw = s->kw, .columns = s->ow, .images = images, .x_image = x_image,
+                                 .dy_image = s->oh * s->ow * s->co, .x = patch.data, .x_step = w->step_w * s->ci,
                                  .x_row = w->step_h * patch.row, .x_tap = w->tap_w * s->ci, .rows = a1 > a0 ? a1 - a0 : 0,
                                  .dy_row = s->ow * s->co, .dw = job->copies + i * job->size + tap * s->kw * s->co };
-        d.dy = job->dy + image * s->oh * s->ow * s->co;
+        d.dy = job->dy + first * d.dy_image;
         if (d.rows) {
             d.x += (size_t)(top + (ptrdiff_t)(a0 * w->step_h) - (ptrdiff_t)patch.lo) * patch.row;
             d.dy += a0 * d.dy_row;
@@ -134,12 +143,11 @@ kd_status kd__depthwise_backward_weight(kd_context *ctx, const kd__conv_shape *s
                                         bool accumulate)
 {
     depth_weight_job job = { .ctx = ctx, .s = s, .w = kd__window_forward(s), .x = x, .dy = dy, .size = s->kh * s->kw * s->co };
-    job.chunk_rows = kd__chunk_rows(s);
-    job.chunks_down = (s->oh + job.chunk_rows - 1) / job.chunk_rows;
-    const size_t chunks = s->ow ? s->n * job.chunks_down : 0;
+    job.chunks = kd__chunks_of(s);
+    const size_t chunks = job.chunks.count;
     if (!accumulate && !chunks) memset(dw, 0, job.size * sizeof *dw);
     if (!chunks || !job.size) return KD_OK;
-    if (!kd__patch_size(&job.w, job.chunk_rows, s->ow, &job.patch) || job.patch > SIZE_MAX / sizeof *dw)
+    if (!kd__patch_size(&job.w, job.chunks.rows, s->ow, &job.patch) || job.patch > SIZE_MAX / sizeof *dw / job.chunks.images)
         return kd__fail(KD_ERR_OVERFLOW, "convolution: a padded row does not fit");
     const size_t round = KD_MIN(chunks, KD_MAX(KD_MIN(8 * ctx->threads, COPIES / job.size), 1u));
     job.copies = kd__scratch_get(ctx, round * job.size * sizeof *job.copies);

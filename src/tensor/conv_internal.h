@@ -62,8 +62,13 @@ static inline size_t kd__cut_region(const kd__cut *cut, const kd__window *w, siz
 typedef enum kd__conv_way { KD__CONV_POINTWISE, KD__CONV_DEPTHWISE, KD__CONV_WINOGRAD, KD__CONV_DIRECT } kd__conv_way;
 kd__conv_way kd__conv_choose(const kd__conv_shape *s);
 
-/* Weight gradients sum chunks of an image from zero and add them in order: whole output rows, at most 1024 pixels of them. */
-static inline size_t kd__chunk_rows(const kd__conv_shape *s) { return KD_MAX(KD_MIN(1024 / KD_MAX(s->ow, 1u), s->oh), 1u); }
+/* Weight gradients sum chunks of pixels from zero and add them in order: as many whole images as have KD__CHUNK pixels or fewer;
+ * of a larger image as many whole rows, at least one.  Part of the promised bits. */
+#define KD__CHUNK 1024u
+typedef struct kd__chunks { size_t images, rows, down, count; } kd__chunks;   /* of a chunk; chunks of an image; all */
+kd__chunks kd__chunks_of(const kd__conv_shape *s);
+/* Chunk i: output rows [region->r0, r1) of `*images` images from *first on. */
+void       kd__chunk_at(const kd__conv_shape *s, const kd__chunks *chunks, size_t i, size_t *first, size_t *images, kd__region *region);
 
 kd_status kd__direct_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const float *bias,
                              bool relu, float *y);

@@ -2,7 +2,7 @@
  * x under tap (i, j) times dy.
  *
  * For one tap, or with few channels for a row of taps, this is a matrix product whose A, transposed, is the image itself.
- * Pixels are summed in chunks (kd__chunk_rows), each chain from zero, and chunks are added in order.  Threads share the
+ * Pixels are summed in chunks (kd__chunks), each chain from zero, and chunks are added in order.  Threads share the
  * taps and columns where there are many, each going through all chunks; else they share the chunks, and what these give
  * is added in order afterwards.  The bits are the same.
  * SPDX-License-Identifier: MIT */
@@ -23,8 +23,8 @@ typedef struct weight_job {
     float                *dw;
     bool                  accumulate;
     bool                  merged;        /* all taps of a kernel row at once, from padded patches */
-    size_t                chunk_rows, chunks_down, chunks;
-    size_t                patch;         /* floats */
+    kd__chunks            chunks;
+    size_t                patch;         /* floats of one image's */
     size_t                items, tasks;  /* pieces of dw; they go to tasks in order */
     float                *copies;        /* or: one dw for each chunk of a round */
     size_t                first_chunk, size;
@@ -38,12 +38,18 @@ static void add_chunk(const weight_job *job, size_t chunk, size_t begin, size_t 
 {
     const kd__conv_shape *s = job->s;
     const kd__window *w = &job->w;
-    const size_t image = chunk / job->chunks_down, r0 = chunk % job->chunks_down * job->chunk_rows;
-    const kd__region region = { r0, KD_MIN(r0 + job->chunk_rows, s->oh), 0, s->ow };
-    const float *x = job->x + image * s->h * s->w * s->ci, *dy = job->dy + image * s->oh * s->ow * s->co;
+    size_t first, images;
+    kd__region region;
+    kd__chunk_at(s, &job->chunks, chunk, &first, &images, &region);
+    const float *x = job->x + first * s->h * s->w * s->ci, *dy = job->dy + first * s->oh * s->ow * s->co;
     const size_t c = s->ci / s->groups, n = s->co / s->groups, panels = panels_of(n), taps_across = job->merged ? 1 : s->kw;
     kd__patch patch = { .data = x, .lo = 0, .hi = s->h, .row = s->w * s->ci };
-    if (job->merged) patch = kd__patch_take(w, &region, x, buffer);
+    ptrdiff_t a_image = (ptrdiff_t)(s->h * s->w * s->ci);
+    for (size_t k = 0; job->merged && k < images; k++) {
+        kd__patch one = kd__patch_take(w, &region, x + k * s->h * s->w * s->ci, buffer + k * job->patch);
+        if (k == 0) patch = one;
+        if (k == 1) a_image = one.data - patch.data;   /* and so on: all in place, or all in the buffer */
+    }
     for (size_t item = begin; item < end; item++) {   /* group, tap row, tap, panel of columns */
         const size_t panel = item % panels, j = item / panels % taps_across, i = item / panels / taps_across % s->kh;
         const size_t g = item / panels / taps_across / s->kh;
@@ -54,8 +60,8 @@ static void add_chunk(const weight_job *job, size_t chunk, size_t begin, size_t 
         const size_t b0 = job->merged ? 0 : kd__taps_below(left, w->step_w, 0, s->ow);
         const size_t b1 = job->merged ? s->ow : kd__taps_below(left, w->step_w, s->w, s->ow);
         const bool any = a1 > a0 && b1 > b0;
-        kd__gemm_block block = { .m = job->merged ? s->kw * c : c, .n = KD_MIN(n - panel * KD__GEMM_PANEL, KD__GEMM_PANEL), .outer = 1,
-                                 .inner = any ? a1 - a0 : 0, .length = b1 - b0, .a_row = 1, .a_k = w->step_w * s->ci,
+        kd__gemm_block block = { .m = job->merged ? s->kw * c : c, .n = KD_MIN(n - panel * KD__GEMM_PANEL, KD__GEMM_PANEL),
+                                 .outer = images, .a_outer = a_image, .b_outer = (ptrdiff_t)(s->oh * s->ow * s->co), .inner = any ? a1 - a0 : 0, .length = b1 - b0, .a_row = 1, .a_k = w->step_w * s->ci,
                                  .a_inner = (ptrdiff_t)(w->step_h * patch.row), .b_k = s->co, .b_inner = (ptrdiff_t)(s->ow * s->co),
                                  .c_row = s->co, .add = add };
         const size_t column = g * n + panel * KD__GEMM_PANEL;
@@ -75,7 +81,7 @@ static float *patch_buffer(weight_job *job)
 {
     static float none;   /* a place to point at where no buffer is needed */
     if (!job->patch) return &none;
-    float *buffer = kd__scratch_get(job->ctx, job->patch * sizeof *buffer);
+    float *buffer = kd__scratch_get(job->ctx, job->patch * job->chunks.images * sizeof *buffer);
     if (!buffer) atomic_store_explicit(&job->status, KD_ERR_NOMEM, memory_order_relaxed);
     return buffer;
 }
@@ -91,7 +97,7 @@ static void items_task(size_t task, void *arg)
     float *buffer = patch_buffer(job);
     if (!buffer) return;
     const size_t begin = task * job->items / job->tasks, end = (task + 1) * job->items / job->tasks;
-    for (size_t chunk = 0; chunk < job->chunks; chunk++)
+    for (size_t chunk = 0; chunk < job->chunks.count; chunk++)
         add_chunk(job, chunk, begin, end, buffer, job->dw, chunk || job->accumulate);
     patch_return(job, buffer);
 }
@@ -108,11 +114,11 @@ static void chunk_task(size_t i, void *arg)
 /* Every chunk into a dw of its own, some at a time; then these in order. */
 static kd_status by_chunks(weight_job *job)
 {
-    const size_t round = KD_MIN(job->chunks, KD_MAX(KD_MIN(4 * job->ctx->threads, COPIES / job->size), 1u));
+    const size_t round = KD_MIN(job->chunks.count, KD_MAX(KD_MIN(4 * job->ctx->threads, COPIES / job->size), 1u));
     job->copies = kd__scratch_get(job->ctx, round * job->size * sizeof *job->copies);
     if (!job->copies) return KD_ERR_NOMEM;
-    for (; job->first_chunk < job->chunks; job->first_chunk += round) {
-        const size_t count = KD_MIN(round, job->chunks - job->first_chunk);
+    for (; job->first_chunk < job->chunks.count; job->first_chunk += round) {
+        const size_t count = KD_MIN(round, job->chunks.count - job->first_chunk);
         kd__parallel(job->ctx, count, chunk_task, job);
         if (atomic_load(&job->status) != KD_OK) break;
         for (size_t i = 0; i < count; i++) {
@@ -132,22 +138,22 @@ kd_status kd__direct_backward_weight(kd_context *ctx, const kd__conv_shape *s, c
     weight_job job = { .ctx = ctx, .s = s, .w = kd__window_forward(s), .x = x, .dy = dy, .dw = dw, .accumulate = accumulate,
                        .size = s->kh * s->kw * c * s->co, .tasks = 1 };
     if (!job.size) return KD_OK;
-    job.chunk_rows = kd__chunk_rows(s);
-    job.chunks_down = (s->oh + job.chunk_rows - 1) / job.chunk_rows;
-    job.chunks = s->ow ? s->n * job.chunks_down : 0;
-    if (!job.chunks) {
+    job.chunks = kd__chunks_of(s);
+    if (!job.chunks.count) {
         if (!accumulate) memset(dw, 0, job.size * sizeof *dw);
         return KD_OK;
     }
     job.merged = s->groups == 1 && s->dil_w == 1 && s->kw > 1 && c < FEW_CHANNELS;
-    if (job.merged && (!kd__patch_size(&job.w, job.chunk_rows, s->ow, &job.patch) || job.patch > SIZE_MAX / sizeof *dw))
+    if (job.merged && (!kd__patch_size(&job.w, job.chunks.rows, s->ow, &job.patch) || job.patch > SIZE_MAX / sizeof *dw / job.chunks.images))
         return kd__fail(KD_ERR_OVERFLOW, "convolution: a padded row does not fit");
     job.items = s->groups * s->kh * (job.merged ? 1 : s->kw) * panels_of(n);
     const double work = (double)job.size * (double)s->n * (double)s->oh * (double)s->ow;
     kd_status status = KD_OK;
     if (ctx->threads > 1 && work >= PARALLEL_WORK) {
-        if (job.size <= SMALL_GRADIENT || job.items < 2 * ctx->threads) status = by_chunks(&job);
-        else {
+        const size_t enough = 2 * ctx->threads;
+        if (job.size <= SMALL_GRADIENT ? job.chunks.count >= KD_MIN(enough, job.items) : job.items < KD_MIN(enough, job.chunks.count)) {
+            status = by_chunks(&job);
+        } else {
             job.tasks = KD_MIN(job.items, 2 * ctx->threads);
             kd__parallel(ctx, job.tasks, items_task, &job);
         }

@@ -267,6 +267,10 @@ TEST(large)
         shape_of(6, 16, 16, 32, 32, 3, 3, 1, 1, 1, 1, 1, 1, 32),
         shape_of(3, 21, 50, 50, 50, 7, 7, 2, 1, 3, 3, 1, 1, 50),
         shape_of(1, 1, 1200, 3, 8, 1, 3, 1, 1, 0, 1, 1, 1, 1),      /* a row longer than a chunk */
+        shape_of(70, 4, 4, 20, 24, 3, 3, 1, 1, 1, 1, 1, 1, 1),      /* chunks of 64 images */
+        shape_of(70, 4, 4, 5, 24, 3, 3, 1, 1, 1, 1, 1, 1, 1),
+        shape_of(70, 4, 4, 24, 24, 3, 3, 1, 1, 1, 1, 1, 1, 24),
+        shape_of(70, 6, 6, 5, 9, 3, 3, 1, 1, 0, 0, 1, 1, 1),        /* nothing beside the image */
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) check_shape(&shapes[i], i + 300, first, context_count);
 }

@@ -123,22 +123,21 @@ float ref_conv_chain_data(const ref_conv *s, const float *dy, const float *weigh
 
 float ref_conv_chain_weight(const ref_conv *s, const float *x, const float *dy, size_t i, size_t j, size_t c, size_t o)
 {
-    const size_t cg = s->ci / s->groups, g = o / (s->co / s->groups);
-    size_t rows = s->ow < 1024 ? 1024 / s->ow : 1;
+    const size_t cg = s->ci / s->groups, g = o / (s->co / s->groups), image = s->oh * s->ow;
+    const size_t images = image < 1024 ? 1024 / image : 1, rows = image <= 1024 ? s->oh : s->ow < 1024 ? 1024 / s->ow : 1;
     float total = 0.0f;
-    int first = 1;
-    for (size_t n = 0; n < s->n; n++)
+    for (size_t n0 = 0; n0 < s->n; n0 += images)
         for (size_t r0 = 0; r0 < s->oh; r0 += rows) {
             float sum = 0.0f;
-            for (size_t r = r0; r < s->oh && r < r0 + rows; r++)
-                for (size_t q = 0; q < s->ow; q++) {
-                    const size_t a = r * s->stride_h + i * s->dil_h, b = q * s->stride_w + j * s->dil_w;
-                    if (a < s->pad_h || a - s->pad_h >= s->h || b < s->pad_w || b - s->pad_w >= s->w) continue;
-                    sum = fmaf(x[((n * s->h + a - s->pad_h) * s->w + b - s->pad_w) * s->ci + g * cg + c],
-                               dy[((n * s->oh + r) * s->ow + q) * s->co + o], sum);
-                }
-            total = first ? sum : total + sum;
-            first = 0;
+            for (size_t n = n0; n < s->n && n < n0 + images; n++)
+                for (size_t r = r0; r < s->oh && r < r0 + rows; r++)
+                    for (size_t q = 0; q < s->ow; q++) {
+                        const size_t a = r * s->stride_h + i * s->dil_h, b = q * s->stride_w + j * s->dil_w;
+                        if (a < s->pad_h || a - s->pad_h >= s->h || b < s->pad_w || b - s->pad_w >= s->w) continue;
+                        sum = fmaf(x[((n * s->h + a - s->pad_h) * s->w + b - s->pad_w) * s->ci + g * cg + c],
+                                   dy[((n * s->oh + r) * s->ow + q) * s->co + o], sum);
+                    }
+            total = n0 || r0 ? total + sum : sum;
         }
     return total;
 }
