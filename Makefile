@@ -7,10 +7,14 @@
 # for flags of your choice, as in: make CONFIG=mine CFLAGS='-O2 -march=native' check
 
 CONFIG  ?= release
+SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SAN_tsan := -fsanitize=thread
+SAN_msan := -fsanitize=memory -fno-sanitize-recover=all -fno-omit-frame-pointer
+SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 CC      ?= cc
 AR      ?= ar
 NM      ?= nm
-CFLAGS  ?= $(if $(SAN_$(CONFIG)),-O1 -g,-O3 -g)
+CFLAGS  ?= $(if $(SAN_$(CONFIG)),-O1 -g1,-O3 -g)
 PREFIX  ?= $(or $(prefix),/usr/local)
 LIBDIR  ?= $(or $(libdir),$(PREFIX)/lib)
 INCLUDEDIR ?= $(or $(includedir),$(PREFIX)/include)
@@ -50,10 +54,6 @@ WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wvla -Wstrict-prototypes 
 BASE = -std=c11 $(WARN) -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math \
         -ffile-prefix-map=$(CURDIR)=. -pthread -Iinclude -Isrc -MMD -MP \
         -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE
-SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-SAN_tsan := -fsanitize=thread
-SAN_msan := -fsanitize=memory -fno-sanitize-recover=all -fno-omit-frame-pointer
-SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SAN  := $(SAN_$(CONFIG))
 ISA_DEFS := $(patsubst %,-DKD_BUILD_%=1,$(ISAS))
 

@@ -115,7 +115,8 @@ TEST(refused)
         CHECK_MSG(!parse(texts[i], &out) && out == 77, "\"%s\" is taken", texts[i]);
     }
     double out;
-    CHECK(kd__parse_double("1.5zzz", "1.5zzz" + 3, &out));
+    const char longer[] = "1.5zzz";
+    CHECK(kd__parse_double(longer, longer + 3, &out) && out == 1.5);
     const char zero[] = { '1', 0, '2' };
     CHECK(!kd__parse_double(zero, zero + 3, &out));
 }
