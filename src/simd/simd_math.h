@@ -2,14 +2,13 @@
  *
  * Worst error over all 2^32 floats (tests/kernels/test_simd_math.c measures it), in units of the last place:
  *
- *   v_exp      1.1 ulp  subnormal results rounded too; 0 below -103.98, inf above 88.73
- *   v_log      1 ulp    subnormal x too; 0 -> -inf, x < 0 -> NaN
- *   v_log1p    2 ulp    -1 -> -inf, x < -1 -> NaN
- *   v_tanh     2 ulp
- *   v_sigmoid  3 ulp    subnormal results to 2^-149
- *   v_erf      1 ulp
- *   v_rsqrt    2 ulp    1/sqrt by one square root and one division
- *
+ *   v_exp      1.02    subnormal results rounded too; 0 below -103.98, inf above 88.73
+ *   v_log      0.94    subnormal x too; 0 -> -inf, x < 0 -> NaN
+ *   v_log1p    1.44    -1 -> -inf, x < -1 -> NaN
+ *   v_tanh     1.34
+ *   v_sigmoid  2.41    subnormal results to 2^-149
+ *   v_erf      1.02
+ *   v_rsqrt    1.50    1/sqrt by one square root and one division
  *
  * NaN gives NaN, and the infinities give their limits.  Polynomials are minimax fits with coefficients
  * rounded to float (error of the fit alone below 5e-9 relative).
