@@ -136,6 +136,9 @@ static size_t cut(gemm_job *job, size_t threads)
 
 static kd_status gemm(kd_context *ctx, const kd__gemm_args *g)
 {
+#ifdef KD_BLIS
+    if (kd__gemm_blis(ctx, g)) return KD_OK;
+#endif
     gemm_job job = { .ctx = ctx, .args = g };
     float small[SMALL_PACK];
     float *scratch = NULL;

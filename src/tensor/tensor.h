@@ -90,6 +90,11 @@ kd_status kd__gemm(kd_context *ctx, const kd__gemm_args *args);
  * relu. */
 kd_status kd__gemm_batch(kd_context *ctx, const kd__gemm_args *args, size_t batch, size_t a_step, size_t b_step, size_t c_step);
 
+#ifdef KD_BLIS
+/* gemm_blis.c: the same by BLIS; false if it is too small for that. */
+bool      kd__gemm_blis(kd_context *ctx, const kd__gemm_args *args);
+#endif
+
 /* ---- conv.c: NHWC, weight [kh, kw, ci / groups, co] -------------------------------------------------- */
 typedef struct kd__conv_shape {
     size_t n, h, w, ci, kh, kw, co, oh, ow;
@@ -101,7 +106,7 @@ kd_status kd__conv_forward(kd_context *ctx, const kd__conv_shape *s, const float
                            const float *bias, bool relu, float *y);
 kd_status kd__conv_backward_data(kd_context *ctx, const kd__conv_shape *s, const float *dy, const float *weight,
                                  float *dx, bool accumulate);
-/* Each image summed from zero, images added in order (after the old dw when accumulating). */
+/* Chunks of pixels summed from zero and added in order (after the old dw when accumulating). */
 kd_status kd__conv_backward_weight(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *dy,
                                    float *dw, bool accumulate);
 #endif
