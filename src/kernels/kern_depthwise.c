@@ -72,7 +72,8 @@ V_FN void weights(const kd__depthwise_args *d, size_t j, size_t c, size_t n0, si
     for (size_t t = 0; t < taps; t++) sum[t][0] = sum[t][1] = v_zero();
     for (size_t k = 0; k < d->images * d->rows; k++) {
         const size_t m = k / d->rows, r = k % d->rows;
-        const float *x = d->x + (ptrdiff_t)m * d->x_image + r * d->x_row + j * d->x_tap + c, *dy = d->dy + m * d->dy_image + r * d->dy_row + c;
+        const float *x = d->x + (ptrdiff_t)m * d->x_image + r * d->x_row + j * d->x_tap + c;
+        const float *dy = d->dy + m * d->dy_image + r * d->dy_row + c;
         for (size_t q = 0; q < d->columns; q++, x += d->x_step, dy += d->channels) {
             const kd_f32x16 a = load(dy, n0), b = load(dy + n0, n1);
             V_UNROLL(4)

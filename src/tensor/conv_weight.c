@@ -61,7 +61,8 @@ static void add_chunk(const weight_job *job, size_t chunk, size_t begin, size_t 
         const size_t b1 = job->merged ? s->ow : kd__taps_below(left, w->step_w, s->w, s->ow);
         const bool any = a1 > a0 && b1 > b0;
         kd__gemm_block block = { .m = job->merged ? s->kw * c : c, .n = KD_MIN(n - panel * KD__GEMM_PANEL, KD__GEMM_PANEL),
-                                 .outer = images, .a_outer = a_image, .b_outer = (ptrdiff_t)(s->oh * s->ow * s->co), .inner = any ? a1 - a0 : 0, .length = b1 - b0, .a_row = 1, .a_k = w->step_w * s->ci,
+                                 .outer = images, .a_outer = a_image, .b_outer = (ptrdiff_t)(s->oh * s->ow * s->co),
+                                  .inner = any ? a1 - a0 : 0, .length = b1 - b0, .a_row = 1, .a_k = w->step_w * s->ci,
                                  .a_inner = (ptrdiff_t)(w->step_h * patch.row), .b_k = s->co, .b_inner = (ptrdiff_t)(s->ow * s->co),
                                  .c_row = s->co, .add = add };
         const size_t column = g * n + panel * KD__GEMM_PANEL;
@@ -144,7 +145,8 @@ kd_status kd__direct_backward_weight(kd_context *ctx, const kd__conv_shape *s, c
         return KD_OK;
     }
     job.merged = s->groups == 1 && s->dil_w == 1 && s->kw > 1 && c < FEW_CHANNELS;
-    if (job.merged && (!kd__patch_size(&job.w, job.chunks.rows, s->ow, &job.patch) || job.patch > SIZE_MAX / sizeof *dw / job.chunks.images))
+    if (job.merged && (!kd__patch_size(&job.w, job.chunks.rows, s->ow, &job.patch) ||
+                       job.patch > SIZE_MAX / sizeof *dw / job.chunks.images))
         return kd__fail(KD_ERR_OVERFLOW, "convolution: a padded row does not fit");
     job.items = s->groups * s->kh * (job.merged ? 1 : s->kw) * panels_of(n);
     const double work = (double)job.size * (double)s->n * (double)s->oh * (double)s->ow;
