@@ -152,7 +152,9 @@ $(FASHION_FROM)/%.gz:
 PEERS_PYTHON ?= python3
 $(OBJ)/bench/%: tests/bench/%.c $(A)
 	@mkdir -p $(@D)
-	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(LDFLAGS) $(A) $(LDLIBS) -o $@
+	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -pthread -Iinclude -Isrc $< $(LDFLAGS) $(A) $(LDLIBS) -o $@
+bench: $(OBJ)/bench/bench_products ## matrix products and convolutions in GFLOP/s, one thread
+	@$<
 bench-peers: $(OBJ)/bench/bench_peers ## the same work in PyTorch beside it (PEERS_PYTHON=python with torch; CASES=names)
 	@mkdir -p $(OUT)/bench
 	@$(PEERS_PYTHON) tests/tools/bench_peers.py $< $(CASES) | tee $(OUT)/bench/peers.txt
@@ -205,5 +207,5 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
 -include $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d)
-.PHONY: all tests check check-all ready lint fuzz run-fuzz examples demo fashion bench-peers install uninstall info clean help
+.PHONY: all tests check check-all ready lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall info clean help
 .DELETE_ON_ERROR:

@@ -240,7 +240,7 @@ TEST(random_shapes)
 {
     kdtest_rand r = { 2024 };
     make_contexts();
-    for (int i = 0; i < (kdtest_full() ? 2000 : 150); i++) {
+    for (int i = 0; i < (kdtest_full() ? 10000 : 150); i++) {
         size_t groups = kdtest_size(&r, 0, 3) ? 1 : kdtest_size(&r, 1, 4), kh = kdtest_size(&r, 1, 4), kw = kdtest_size(&r, 1, 4);
         size_t dh = kdtest_size(&r, 1, 3), dw = kdtest_size(&r, 1, 3), ph = kdtest_size(&r, 0, 4), pw = kdtest_size(&r, 0, 4);
         size_t h = kdtest_size(&r, 1, 9), w = kdtest_size(&r, 1, 9), n = kdtest_size(&r, 0, 12) ? kdtest_size(&r, 1, 3) : 0;

@@ -160,6 +160,23 @@ TEST(blocking)
     }
 }
 
+/* Sizes of all magnitudes with everything drawn at random, on every instruction set and number of threads. */
+TEST(random_sizes)
+{
+    make_contexts();
+    kdtest_rand r = { 99 };
+    for (int i = 0; i < (kdtest_full() ? 2000 : 40); i++) {
+        size_t sizes[3];
+        for (int k = 0; k < 3; k++) sizes[k] = (size_t)exp(kdtest_uniform(&r, 0, 6.2));
+        uint64_t bits = kdtest_bits(&r);
+        problem p = { .m = sizes[0], .n = sizes[1], .k = sizes[2], .ta = (int)(bits & 1), .tb = (int)(bits >> 1 & 1),
+                      .accumulate = (int)(bits >> 2 & 1), .bias = (int)(bits >> 3 & 1), .relu = (int)(bits >> 4 & 1),
+                      .gap_a = bits >> 5 & 3, .gap_b = bits >> 7 & 3, .gap_c = bits >> 9 & 3 };
+        const double work = (double)p.m * (double)p.n * (double)p.k;
+        if (work < 3e6) check(&p, bits, strcmp(kd_context_isa(contexts[0]), "scalar") == 0 && work > 1e5 ? 1 : 0, context_count, 10);
+    }
+}
+
 /* NaN and infinities go where arithmetic takes them, and nowhere else. */
 TEST(not_finite)
 {
