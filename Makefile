@@ -109,7 +109,7 @@ $(foreach isa,$(ISAS),$(eval $(call TEST_ISA_RULE,$(isa))))
 
 $(OBJ)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
-	$(call say,CC,$<)$(CC) $(BASE) $(TINC) $(ISA_DEFS) $(CPPFLAGS) $(CFLAGS) $(SAN) -c $< -o $@
+	$(call say,CC,$<)$(CC) $(BASE) $(TINC) $(ISA_DEFS) $(CPPFLAGS) $(CFLAGS:-O3=-O2) -fno-tree-vectorize $(SAN) -c $< -o $@
 $(OBJ)/tests/%: $(OBJ)/tests/%.o $(TKIT) $(A)
 	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $(filter %.o,$^) $(A) $(LDLIBS) -o $@
 FUZZ  := $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(sort $(wildcard tests/fuzz/fuzz_*.c)))

@@ -66,11 +66,15 @@ int kdtest_str(const char *got, const char *want, const char *file, int line, co
 
 void kdtest_skip(const char *why) { case_skip = why; }
 
-int kdtest_full(void)
+static int is_set(const char *variable)
 {
-    const char *text = getenv("KD_TEST_FULL");
+    const char *text = getenv(variable);
     return text && *text && strcmp(text, "0") != 0;
 }
+
+int kdtest_full(void) { return is_set("KD_TEST_FULL"); }
+
+int kdtest_emulated(void) { return is_set("KD_RUN"); }
 
 /* ---- a temporary directory ------------------------------------------------------------------------------- */
 
@@ -180,7 +184,7 @@ enum { PATIENCE = 300 };
 /* Programs end by themselves well before this; one that hangs must not hang the run.  An emulator takes longer. */
 static void watch(void)
 {
-    alarm(kdtest_full() || getenv("KD_RUN") ? 3600 : PATIENCE);
+    alarm(kdtest_full() || kdtest_emulated() ? 3600 : PATIENCE);
     signal(SIGALRM, died);
     signal(SIGABRT, died);
 #ifndef KDTEST_SANITIZED
@@ -204,7 +208,7 @@ int main(int argc, char **argv)
     const char *slash = strrchr(argv[0], '/');
     program = slash ? slash + 1 : argv[0];
     size_t passed = 0, failed = 0, skipped = 0;
-    int verbose = getenv("KD_TEST_VERBOSE") != NULL, list = 0, only = 0;
+    int verbose = is_set("KD_TEST_VERBOSE"), list = 0, only = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "-v") == 0) verbose = 1;
         else if (strcmp(argv[i], "-l") == 0) list = 1;

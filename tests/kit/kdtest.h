@@ -39,6 +39,8 @@ int kdtest_str(const char *got, const char *want, const char *file, int line, co
 void kdtest_skip(const char *why);
 /* True when the long form was asked for (KD_TEST_FULL=1: check-all). */
 int kdtest_full(void);
+/* True under an emulator or valgrind (KD_RUN): no fork while threads run, no true /proc. */
+int kdtest_emulated(void);
 /* A temporary directory for this program, removed at exit. */
 const char *kdtest_tmp(void);
 

@@ -224,6 +224,13 @@ static size_t threads_alive(void)
     return n - 2;
 }
 
+/* A thread that was joined may be listed for a moment more. */
+static int threads_become(size_t n)
+{
+    for (int i = 0; i < 2000 && threads_alive() != n; i++) usleep(1000);
+    return threads_alive() == n;
+}
+
 TEST(threads_come_late_and_go)
 {
     size_t before = threads_alive();
@@ -232,19 +239,19 @@ TEST(threads_come_late_and_go)
         return;
     }
     kd_context *ctx = kdtest_context(5, KD_ISA_AUTO);
-    CHECK(threads_alive() == before);
+    CHECK(threads_become(before));
     check_loop(ctx, 1);
     CHECK(threads_alive() == before);   /* small work needs none */
     check_loop(ctx, 2);
-    CHECK(threads_alive() == before + 4);
+    CHECK(threads_become(before + 4));
     kd_context_free(ctx);
-    CHECK(threads_alive() == before);
+    CHECK(threads_become(before));
     for (int i = 0; i < 50; i++) {
         ctx = kdtest_context(3, KD_ISA_AUTO);
         check_loop(ctx, 10);
         kd_context_free(ctx);
     }
-    CHECK(threads_alive() == before);
+    CHECK(threads_become(before));
 }
 
 /* ---- a host's own loop -------------------------------------------------------------------------------------- */
@@ -308,6 +315,10 @@ TEST(no_threads_to_be_had)
 #ifdef KDTEST_SANITIZED
     kdtest_skip("sanitizers need the address space");
 #else
+    if (kdtest_emulated()) {
+        kdtest_skip("emulators need the address space");
+        return;
+    }
     kd_context *ctx = kdtest_context(64, KD_ISA_AUTO);
     pid_t child = fork();
     if (child == 0) {
@@ -334,7 +345,9 @@ static int can_fork(void)
     kdtest_skip("sanitizers do not survive a fork with threads");
     return 0;
 #else
-    return 1;
+    if (!kdtest_emulated()) return 1;
+    kdtest_skip("emulators do not survive a fork with threads");
+    return 0;
 #endif
 }
 
