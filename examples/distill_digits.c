@@ -5,7 +5,7 @@
  * from the teacher on the same 100 images; from the teacher on all images, of which 100 have a label; and from all
  * labels.  Every student gets the same number of steps.  Repeated over seeds (split, initial weights, order of the data).
  *
- *     distill_digits [--data digits|fashion] [--images DIR] [--labels 100|all] [--seeds 5] [--out lib/demo] */
+ *     distill_digits [--data digits|fashion] [--images DIR] [--labels 100|all] [--seeds N] [--out lib/demo] */
 #include <kd.h>
 #include <errno.h>
 #include <stdio.h>
@@ -27,6 +27,7 @@ typedef struct setting {
     size_t labels, batch, teacher_steps, student_steps;
     float  lr, temperature;
     uint32_t shift;                    /* of the teacher's training images, in pixels */
+    size_t seeds;                      /* unless --seeds says otherwise */
 } setting;
 
 typedef enum row { TEACHER, ALONE, SAME_IMAGES, UNLABELLED, ALL_LABELS, ALL_DISTILLED, ROWS } row;
@@ -48,7 +49,7 @@ static setting digits(void)
     setting s = { .name = "digits", .dir = "examples/data", .train_images = "digits-images.idx",
                   .train_labels = "digits-labels.idx", .scale = 1.0f / 16, .test_count = 360, .student = { 64, 32, 10 },
                   .student_layers = 3, .labels = 100, .batch = 64, .teacher_steps = 60 * 23, .student_steps = 60 * 23,
-                  .lr = 3e-3f, .temperature = 2, .shift = 1 };
+                  .lr = 3e-3f, .temperature = 2, .shift = 1, .seeds = 5 };
     kd_cnn_desc_init(&s.teacher, sizeof s.teacher);
     s.teacher.height = s.teacher.width = 8;
     s.teacher.hidden = 64;
@@ -60,8 +61,8 @@ static setting fashion(void)
     setting s = { .name = "fashion", .dir = "lib/demo/fashion", .train_images = "train-images-idx3-ubyte",
                   .train_labels = "train-labels-idx1-ubyte", .test_images = "t10k-images-idx3-ubyte",
                   .test_labels = "t10k-labels-idx1-ubyte", .scale = 1.0f / 255, .student = { 784, 64, 10 },
-                  .student_layers = 3, .labels = 1000, .batch = 128, .teacher_steps = 6 * 469, .student_steps = 10 * 469,
-                  .lr = 1e-3f, .temperature = 2, .shift = 0 };
+                  .student_layers = 3, .labels = 1000, .batch = 128, .teacher_steps = 6 * 469, .student_steps = 6 * 469,
+                  .lr = 1e-3f, .temperature = 2, .shift = 0, .seeds = 3 };
     kd_cnn_desc_init(&s.teacher, sizeof s.teacher);
     return s;
 }
@@ -340,7 +341,7 @@ int main(int argc, char **argv)
 {
     static outcome out[ROWS];
     setting s = digits();
-    size_t seeds = 5;
+    size_t seeds = 0;
     int all = 0, code = 1;
     const char *dir = "lib/demo", *from = NULL;
     char images[600], labels[600];
@@ -361,6 +362,7 @@ int main(int argc, char **argv)
                                     "[--seeds 1..%d] [--out DIR]\n", MAX_SEEDS), 2;
     }
     if (from) s.dir = from;
+    if (!seeds) seeds = s.seeds;
     if (make_directory(dir) != 0) return fprintf(stderr, "%s: %s\n", dir, strerror(errno)), 1;
 
     snprintf(images, sizeof images, "%s/%s", s.dir, s.train_images);
