@@ -276,7 +276,8 @@ TEST(mixup)
                 if (!(share >= 0.5 - 1e-5 && share <= 1 + 1e-5)) continue;
                 for (int i = 0; i < H * W * 3; i++) {
                     double p = ((double *)a.at)[i], q = ((double *)b.at)[i];
-                    worst = fmax(worst, fabs((double)got[i] - (share * p + (1 - share) * q)));
+                    double off = fabs((double)got[i] - (share * p + (1 - share) * q));
+                    if (off > worst) worst = off;   /* with fmax gcc 12 for AArch64 fails in its vectoriser */
                 }
                 int32_t la = kd_dataset_labels(data)[at[r]], lb = kd_dataset_labels(data)[at[o]];
                 if (worst < 1e-3 && fabs((double)t[la] - (la == lb ? 1 : share)) < 1e-4) found = 1;
