@@ -48,7 +48,10 @@ static float *numbers(size_t n, kd_rng *rng)
     return p;
 }
 
-static void row(const char *what, double work, double seconds) { printf("  %s %8.1f us %6.1f", what, seconds * 1e6, 2e-9 * work / seconds); }
+static void row(const char *what, double work, double seconds)
+{
+    printf("  %s %8.1f us %6.1f", what, seconds * 1e6, 2e-9 * work / seconds);
+}
 
 typedef struct product { kd_context *ctx; kd__gemm_args g; } product;
 static kd_status multiply(void *arg)
@@ -106,7 +109,8 @@ static void convolutions(kd_context *ctx, kd_rng *rng)
                                         { 64, 8, 64, 64, 3, 1, 1, 1 }, { 64, 32, 16, 32, 3, 2, 1, 1 }, { 64, 16, 32, 64, 3, 2, 1, 1 },
                                         { 64, 32, 64, 64, 3, 1, 1, 1 }, { 64, 16, 128, 128, 3, 1, 1, 1 }, { 64, 8, 256, 256, 3, 1, 1, 1 },
                                         { 64, 4, 512, 512, 3, 1, 1, 1 }, { 8, 224, 3, 64, 7, 2, 3, 1 }, { 64, 8, 64, 128, 1, 1, 0, 1 },
-                                        { 64, 32, 32, 32, 3, 1, 1, 32 }, { 64, 16, 256, 256, 3, 1, 1, 256 }, { 64, 16, 128, 128, 3, 1, 1, 32 } };
+                                        { 64, 32, 32, 32, 3, 1, 1, 32 }, { 64, 16, 256, 256, 3, 1, 1, 256 },
+                                        { 64, 16, 128, 128, 3, 1, 1, 32 } };
     printf("convolutions: forward, gradient of the data, of the weights\n");
     for (size_t i = 0; i < KD_COUNT(layers); i++) {
         const size_t *v = layers[i], out = (v[1] + 2 * v[6] - v[4]) / v[5] + 1;
