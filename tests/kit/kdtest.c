@@ -172,10 +172,12 @@ static void died(int sig)
 
 #ifdef KDTEST_SANITIZED
 /* Out of memory is a status that tests ask for, not an error. */
-__attribute__((visibility("default"))) const char *__asan_default_options(void);
-__attribute__((visibility("default"))) const char *__tsan_default_options(void);
-const char *__asan_default_options(void) { return "allocator_may_return_null=1"; }
-const char *__tsan_default_options(void) { return "allocator_may_return_null=1"; }
+#define SANITIZER_OPTIONS(name)                                       \
+    __attribute__((visibility("default"))) const char *name(void); \
+    const char *name(void) { return "allocator_may_return_null=1"; }
+SANITIZER_OPTIONS(__asan_default_options)
+SANITIZER_OPTIONS(__tsan_default_options)
+SANITIZER_OPTIONS(__msan_default_options)
 enum { PATIENCE = 1800 };
 #else
 enum { PATIENCE = 300 };

@@ -56,11 +56,11 @@ void     kdtest_fill(kdtest_rand *r, float *out, size_t n, double scale);   /* s
 double   kdtest_ulp(float got, double want);
 uint64_t kdtest_hash(const void *data, size_t bytes);             /* FNV-1a */
 
-/* Built with AddressSanitizer or ThreadSanitizer: no small address spaces, no fork while threads run. */
+/* Built with AddressSanitizer, ThreadSanitizer or MemorySanitizer: no small address spaces, no fork while threads run. */
 #if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
 #define KDTEST_SANITIZED 1
 #elif defined __has_feature
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
 #define KDTEST_SANITIZED 1
 #endif
 #endif
