@@ -40,9 +40,10 @@ way gcc-O2 $build CONFIG=O2 CFLAGS='-O2 -Werror' check
 if have valgrind; then
     # what touches raw memory, without the long loops
     $build tests >"$logs/valgrind-build.log" 2>&1
-    way valgrind KD_OBJ=lib/obj/release KD_OUT=lib KD_RUN='valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite' \
-        sh tests/tools/run.sh lib/obj/release/tests/unit/test_error lib/obj/release/tests/unit/test_arena \
-        lib/obj/release/tests/unit/test_file lib/obj/release/tests/unit/test_context
+    grind='valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite'
+    units=lib/obj/release/tests/unit
+    way valgrind KD_OBJ=lib/obj/release KD_OUT=lib KD_RUN="$grind" sh tests/tools/run.sh $units/test_error \
+        $units/test_arena $units/test_file $units/test_context
 else
     skip valgrind "no valgrind"
 fi
