@@ -3,61 +3,15 @@
  * SPDX-License-Identifier: MIT */
 #include "autograd/eltwise.h"
 #include "kd/distill.h"
+#include "kernels/distill_run.h"
 #include <math.h>
 
-enum { TASKS = 64 };
-
-typedef struct rows_job {
-    const kd__kernels *kernels;
-    kd__distill_args all;            /* of every row */
-    bool     general;                /* soft labels or smoothing */
-    size_t   rows_per_task, scratch_step;
-    uint32_t masked[TASKS];
-} rows_job;
-
-static void rows_task(size_t i, void *arg)
-{
-    rows_job *job = arg;
-    kd__distill_args a = job->all;
-    size_t first = i * job->rows_per_task;
-    a.rows = KD_MIN(job->rows_per_task, a.rows - first);
-    a.student += first * a.student_stride;
-    if (a.teacher) a.teacher += first * a.teacher_stride;
-    if (a.labels) a.labels += first;
-    if (a.soft_labels) a.soft_labels += first * a.soft_label_stride;
-    a.hard_coef += first;
-    a.soft_coef += first;
-    if (a.grad) a.grad += first * a.grad_stride;
-    a.hard += first;
-    a.soft += first;
-    a.scratch += i * job->scratch_step;
-    a.masked = &job->masked[i];
-    if (job->general) job->kernels->distill_general_f32(&a);
-    else job->kernels->distill_f32(&a);
-}
-
 /* What every row of either loss shares; the terms are the caller's to fill in. */
-static rows_job rows_begin(kd_context *ctx, size_t rows, size_t classes, const float *student, float *grad)
+static kd__distill_args rows_begin(size_t rows, size_t classes, const float *student, float *grad)
 {
-    return (rows_job){ .kernels = ctx->kernels,
-                       .all = { .rows = rows, .classes = classes, .student = student, .student_stride = classes, .grad = grad,
-                                .grad_stride = classes, .temperature = 1.0f, .direction = KD_DIRECTION_FORWARD,
-                                .teacher_form = KD_TEACHER_LOGITS, .stream = rows * classes > (size_t)1 << 22 } };
-}
-
-/* Rows are independent, so any cut gives the same bits. */
-static kd_status rows_run(kd_context *ctx, rows_job *job)
-{
-    size_t rows = job->all.rows, groups = (rows + 15) / 16;
-    size_t tasks = KD_MIN(rows * job->all.classes / 16384 + 1, (size_t)ctx->threads);
-    tasks = KD_MIN(KD_MIN(tasks, KD_MAX(groups, 1)), TASKS);
-    job->rows_per_task = (groups + tasks - 1) / tasks * 16;
-    job->scratch_step = kd__distill_scratch(job->all.classes);
-    job->all.scratch = kd__scratch_get(ctx, tasks * job->scratch_step * sizeof(float));
-    if (!job->all.scratch) return kd__fail(KD_ERR_NOMEM, "out of memory");
-    if (rows) kd__parallel(ctx, (rows + job->rows_per_task - 1) / job->rows_per_task, rows_task, job);
-    kd__scratch_put(ctx, job->all.scratch);
-    return KD_OK;
+    return (kd__distill_args){ .rows = rows, .classes = classes, .student = student, .student_stride = classes, .grad = grad,
+                               .grad_stride = classes, .temperature = 1.0f, .direction = KD_DIRECTION_FORWARD,
+                               .teacher_form = KD_TEACHER_LOGITS };
 }
 
 /* Put `x`, the input that takes a gradient, first. */
@@ -151,17 +105,19 @@ static kd_tensor *cross_entropy(kd__op_scope *op, int64_t ignore_index, float sm
         coef[r] *= (float)(1.0 / by);
         zero[r] = 0.0f;
     }
-    rows_job job = rows_begin(ctx, rows, classes, logits->data, grad);
-    job.general = soft || smoothing > 0.0f;
-    job.all.labels = soft ? NULL : index;
-    job.all.soft_labels = soft ? labels->data : NULL;
-    job.all.soft_label_stride = classes;
-    job.all.smoothing = smoothing;
-    job.all.hard_coef = coef;
-    job.all.soft_coef = zero;
-    job.all.hard = values;
-    job.all.soft = unused;
-    kd_status status = rows_run(ctx, &job);
+    kd__distill_args args = rows_begin(rows, classes, logits->data, grad);
+    args.labels = soft ? NULL : index;
+    args.soft_labels = soft ? labels->data : NULL;
+    args.soft_label_stride = classes;
+    args.smoothing = smoothing;
+    args.hard_coef = coef;
+    args.soft_coef = zero;
+    args.hard = values;
+    args.soft = unused;
+    size_t masked;
+    bool general = soft || smoothing > 0.0f;
+    kd_status status =
+        kd__distill_run(ctx, &args, general ? ctx->kernels->distill_general_f32 : ctx->kernels->distill_f32, &masked);
     if (status != KD_OK) return kd__tape_fail(op->tape, status);
     reduce_rows(y, reduction, values, rows, by);
     return rows_end(op);
@@ -225,16 +181,17 @@ kd_tensor *kd_kl_div(kd_tape *tape, kd_tensor *p_logits, kd_tensor *q_logits, fl
             space[r] = (float)(1.0 / by);
             space[rows + r] = 0.0f;
         }
-        rows_job job = rows_begin(tape->ctx, rows, classes, q->data, grad);
-        job.all.teacher = p->data;
-        job.all.teacher_stride = classes;
-        job.all.temperature = temperature;
-        job.all.soft_coef = space;
-        job.all.hard_coef = space + rows;
-        job.all.soft = space + 2 * rows;
-        job.all.hard = space + 3 * rows;
-        status = rows_run(tape->ctx, &job);
-        if (status == KD_OK) reduce_rows(y, reduction, job.all.soft, rows, by);
+        kd__distill_args args = rows_begin(rows, classes, q->data, grad);
+        args.teacher = p->data;
+        args.teacher_stride = classes;
+        args.temperature = temperature;
+        args.soft_coef = space;
+        args.hard_coef = space + rows;
+        args.soft = space + 2 * rows;
+        args.hard = space + 3 * rows;
+        size_t masked;
+        status = kd__distill_run(tape->ctx, &args, tape->ctx->kernels->distill_f32, &masked);
+        if (status == KD_OK) reduce_rows(y, reduction, args.soft, rows, by);
     }
     kd__scratch_put(tape->ctx, space);
     if (status != KD_OK) return kd__tape_fail(tape, status);

@@ -17,12 +17,12 @@ static double scale(const kd_loss_distill_desc *d)
     return 1;
 }
 
-static void rows(const kd_loss_distill *loss, const kd__kernels *kernels, kd__distill_args *args)
+static kd__distill_fn kernel(const kd_loss_distill *loss, const kd__kernels *kernels, kd__distill_args *args)
 {
     (void)loss;
     args->hard_teacher = true;
     args->temperature = 1;
-    kernels->distill_general_f32(args);
+    return kernels->distill_general_f32;
 }
 
-const kd__method kd__method_HARD = { check, scale, rows };
+const kd__method kd__method_HARD = { check, scale, kernel };

@@ -25,12 +25,12 @@ static double scale(const kd_loss_distill_desc *d)
 }
 
 /* The fused kernel serves the common case; the general one every option. */
-static void rows(const kd_loss_distill *loss, const kd__kernels *kernels, kd__distill_args *args)
+static kd__distill_fn kernel(const kd_loss_distill *loss, const kd__kernels *kernels, kd__distill_args *args)
 {
     const kd_loss_distill_desc *d = &loss->desc;
     bool plain = d->direction == KD_DIRECTION_FORWARD && d->teacher_form == KD_TEACHER_LOGITS;
-    if (plain && !args->soft_labels && !args->class_weights && args->smoothing == 0) kernels->distill_f32(args);
-    else kernels->distill_general_f32(args);
+    if (plain && !args->soft_labels && !args->class_weights && args->smoothing == 0) return kernels->distill_f32;
+    return kernels->distill_general_f32;
 }
 
-const kd__method kd__method_KD = { check, scale, rows };
+const kd__method kd__method_KD = { check, scale, kernel };

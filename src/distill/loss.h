@@ -12,8 +12,8 @@ typedef struct kd__method {
     kd_status (*check)(const kd_loss_distill_desc *desc);
     /* The factor on the soft term: T^2 for softened outputs. */
     double (*scale)(const kd_loss_distill_desc *desc);
-    /* Run the kernel on some rows; may set method fields of *args first. */
-    void (*rows)(const kd_loss_distill *loss, const kd__kernels *kernels, kd__distill_args *args);
+    /* The kernel for a batch; may set method fields of *args. */
+    kd__distill_fn (*kernel)(const kd_loss_distill *loss, const kd__kernels *kernels, kd__distill_args *args);
 } kd__method;
 #define METHOD(id, name, source) extern const kd__method kd__method_##id;
 #include "distill/methods.def"

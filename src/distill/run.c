@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "distill/loss.h"
 #include "kd/kernels.h"
+#include "kernels/distill_run.h"
 
 /* A batch with strides filled in, and what each row gets. */
 typedef struct job {
@@ -12,9 +13,6 @@ typedef struct job {
     bool     hard_on, soft_on;      /* is the term wanted at all */
     int32_t *label;                 /* [rows]: the class; meaningful where hard_coef is not 0 */
     float   *hard_coef, *soft_coef, *hard, *soft;   /* [rows] */
-    float   *scratch;
-    size_t   scratch_step, rows_per_task;
-    uint32_t masked[256];           /* per task */
 } job;
 
 /* ---- arguments ----------------------------------------------------------------------------------------- */
@@ -120,51 +118,38 @@ static kd_status classify(job *j, kd_distill_terms *t, double *hard_total, doubl
 }
 
 /* ---- the rows ------------------------------------------------------------------------------------------------ */
-static void run_task(size_t i, void *arg)
+static kd_status run_rows(job *j, size_t *masked)
 {
-    job *j = arg;
     const kd_loss_distill_desc *d = &j->loss->desc;
     const kd_distill_batch *b = &j->b;
-    size_t first = i * j->rows_per_task, rows = KD_MIN(j->rows_per_task, b->rows - first);
-    bool index_labels = j->hard_on && !b->soft_labels;
     kd__distill_args a = {
-        .rows = rows, .classes = b->classes,
-        .student = b->student + first * b->student_stride, .student_stride = b->student_stride,
-        .teacher = j->soft_on ? b->teacher + first * b->teacher_stride : NULL, .teacher_stride = b->teacher_stride,
-        .labels = index_labels ? j->label + first : NULL,
-        .soft_labels = j->hard_on && b->soft_labels ? b->soft_labels + first * b->soft_label_stride : NULL,
-        .soft_label_stride = b->soft_label_stride,
+        .rows = b->rows, .classes = b->classes,
+        .student = b->student, .student_stride = b->student_stride,
+        .teacher = j->soft_on ? b->teacher : NULL, .teacher_stride = b->teacher_stride,
+        .labels = j->hard_on && !b->soft_labels ? j->label : NULL,
+        .soft_labels = j->hard_on ? b->soft_labels : NULL, .soft_label_stride = b->soft_label_stride,
         .class_weights = d->class_weights,
-        .hard_coef = j->hard_coef + first, .soft_coef = j->soft_coef + first,
-        .grad = b->grad ? b->grad + first * b->grad_stride : NULL, .grad_stride = b->grad_stride,
-        .hard = j->hard + first, .soft = j->soft + first,
-        .scratch = j->scratch + i * j->scratch_step, .masked = &j->masked[i],
+        .hard_coef = j->hard_coef, .soft_coef = j->soft_coef,
+        .grad = b->grad, .grad_stride = b->grad_stride,
+        .hard = j->hard, .soft = j->soft,
         .temperature = d->temperature, .js_beta = d->js_beta, .smoothing = d->label_smoothing, .direction = d->direction,
         .teacher_form = d->teacher_form,
-        .stream = b->rows * b->classes > (size_t)1 << 20,   /* 4 MB of gradient, as much of each input */
     };
-    j->loss->method->rows(j->loss, j->ctx->kernels, &a);
-}
-
-/* Rows are independent, so any cut gives the same bits: one task for each thread, none for small work. */
-static size_t cut(job *j)
-{
-    size_t logits = j->b.rows * j->b.classes, tasks = KD_MIN(logits / 16384 + 1, (size_t)j->ctx->threads);
-    size_t groups = (j->b.rows + 15) / 16;
-    tasks = KD_MIN(KD_MAX(KD_MIN(tasks, groups), 1), KD_COUNT(j->masked));
-    j->rows_per_task = (groups + tasks - 1) / tasks * 16;
-    return j->rows_per_task ? (j->b.rows + j->rows_per_task - 1) / j->rows_per_task : 0;
+    kd__distill_fn kernel = j->loss->method->kernel(j->loss, j->ctx->kernels, &a);
+    kd_status status = kd__distill_run(j->ctx, &a, kernel, masked);
+    return status == KD_OK ? KD_OK : kd__fail_prefix(status, "%s: ", j->function);
 }
 
 static kd_status compute(job *j, kd_distill_terms *t)
 {
     const kd_loss_distill_desc *d = &j->loss->desc;
-    size_t rows = j->b.rows, tasks = cut(j);
+    size_t rows = j->b.rows, floats, bytes;
     double hard_total, soft_total, hard_sum = 0, soft_sum = 0, scale = j->loss->method->scale(d);
-    j->scratch_step = kd__distill_scratch(j->b.classes);
-    j->scratch = kd__scratch_get(j->ctx, (tasks * j->scratch_step + 5 * rows) * sizeof(float));
-    if (!j->scratch) return kd__fail(KD_ERR_NOMEM, "%s: out of memory for %zu rows", j->function, rows);
-    j->hard_coef = j->scratch + tasks * j->scratch_step;
+    if (!kd__mul(rows, 5, &floats) || !kd__mul(floats, sizeof(float), &bytes))
+        return kd__fail(KD_ERR_OVERFLOW, "%s: %zu rows do not fit in memory", j->function, rows);
+    float *space = kd__scratch_get(j->ctx, bytes);
+    if (!space) return kd__fail(KD_ERR_NOMEM, "%s: out of memory for %zu rows", j->function, rows);
+    j->hard_coef = space;
     j->soft_coef = j->hard_coef + rows;
     j->hard = j->soft_coef + rows;
     j->soft = j->hard + rows;
@@ -181,9 +166,9 @@ static kd_status compute(job *j, kd_distill_terms *t)
         j->hard_coef[r] = (float)(hard_unit * (double)j->hard_coef[r]);
         j->soft_coef[r] = (float)(soft_unit * (double)j->soft_coef[r]);
     }
-    kd__parallel(j->ctx, tasks, run_task, j);
+    status = run_rows(j, &t->masked_rows);
+    if (status != KD_OK) goto done;
 
-    for (size_t i = 0; i < tasks; i++) t->masked_rows += j->masked[i];
     for (size_t r = 0; r < rows; r++) {
         double weight = j->b.row_weights ? (double)j->b.row_weights[r] : 1;
         double hard = weight > 0 ? weight * (double)j->hard[r] : 0, soft = weight > 0 ? weight * scale * (double)j->soft[r] : 0;
@@ -198,7 +183,7 @@ static kd_status compute(job *j, kd_distill_terms *t)
     bool nothing = (j->hard_on && !t->hard_rows) || (j->soft_on && !t->soft_rows);
     if (d->all_masked_nan && (t->masked_rows || (nothing && rows))) t->loss = (double)__builtin_nanf("");
 done:
-    kd__scratch_put(j->ctx, j->scratch);
+    kd__scratch_put(j->ctx, space);
     return status;
 }
 

@@ -22,15 +22,17 @@ typedef struct kd__distill_args {
     const float   *hard_coef, *soft_coef;                /* [rows] */
     float         *grad;        size_t grad_stride;      /* NULL: values only; may be student itself */
     float         *hard, *soft;                          /* [rows] */
-    float         *scratch;                              /* kd__distill_scratch(classes) floats, 64-byte aligned */
-    uint32_t      *masked;                               /* += rows -inf throughout on a side that was looked at */
+    float         *scratch;                              /* kd__distill_scratch(classes) floats, 64-byte aligned; from _run */
+    uint32_t      *masked;                               /* += rows -inf throughout on a side that was looked at; from _run */
     float    temperature;
     float    js_beta, smoothing;                         /* general kernel only, as all below */
     uint32_t direction;                                  /* KD_DIRECTION_* */
     uint32_t teacher_form;                               /* KD_TEACHER_* */
     bool     hard_teacher;                               /* D = CE(student, argmax teacher) at temperature 1 */
-    bool     stream;                                     /* the gradient is larger than the cache: write past it */
+    bool     stream;                                     /* the gradient is larger than the cache: write past it; from _run */
 } kd__distill_args;
+
+typedef void (*kd__distill_fn)(const kd__distill_args *args);   /* a line of kernels.def that takes these */
 
 /* Blocks of the on-line kernel: 256 vectors.  Part of the bits. */
 #define KD_DISTILL_BLOCK 4096u

@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "kd/kernels.h"
 #include "base/base.h"
-#include "kernels/kernels.h"
+#include "kernels/distill_run.h"
 #include <math.h>
 
 /* ---- checks ---------------------------------------------------------------------------------------------------- */
@@ -102,60 +102,26 @@ kd_status kd_log_softmax_rows(kd_context *ctx, size_t rows, size_t classes, cons
 
 /* ---- the losses: the distillation kernel with one of its terms ------------------------------------------------------ */
 
-enum { TASKS = 64 };
-
-typedef struct loss_job {
-    const kd__kernels *kernels;
-    kd__distill_args all;   /* of every row */
-    size_t rows_per_task, scratch_step;
-    uint32_t masked[TASKS];
-} loss_job;
-
-static void loss_task(size_t i, void *arg)
-{
-    loss_job *j = arg;
-    kd__distill_args a = j->all;
-    size_t first = i * j->rows_per_task;
-    a.rows = KD_MIN(j->rows_per_task, a.rows - first);
-    a.student += first * a.student_stride;
-    if (a.teacher) a.teacher += first * a.teacher_stride;
-    if (a.labels) a.labels += first;
-    a.hard_coef += first;
-    a.soft_coef += first;
-    if (a.grad) a.grad += first * a.grad_stride;
-    a.hard += first;
-    a.soft += first;
-    a.scratch += i * j->scratch_step;
-    a.masked = &j->masked[i];
-    j->kernels->distill_f32(&a);
-}
-
-/* Rows are independent, so any cut gives the same bits.  Each row counts 1 in its term, but ignored ones. */
+/* Each row counts 1 in its term, but ignored ones. */
 static kd_status loss_rows(const char *function, kd_context *ctx, kd__distill_args args, int32_t ignore_index, float *out)
 {
     ctx = kd__context(ctx);
-    loss_job j = { .kernels = ctx->kernels, .all = args };
-    size_t rows = args.rows, groups = (rows + 15) / 16, step = kd__distill_scratch(args.classes), floats, more;
-    size_t tasks = KD_MIN(KD_MIN(groups, ctx->threads), KD_MIN(rows / (16384 / args.classes + 1) + 1, (size_t)TASKS));
-    if (!kd__mul(tasks, step, &floats) || !kd__mul(rows, 3, &more) || !kd__add(floats, more, &floats) || floats > SIZE_MAX / 8)
-        return kd__fail(KD_ERR_OVERFLOW, "%s: %zu rows of %zu classes do not fit in memory", function, rows, args.classes);
-    float *scratch = kd__scratch_get(ctx, floats * sizeof *scratch);
-    if (!scratch) return kd__fail(KD_ERR_NOMEM, "%s: out of memory for %zu rows of %zu classes", function, rows, args.classes);
-    float *in = scratch + tasks * step, *off = in + rows, *unused = off + rows;
+    size_t rows = args.rows, floats, bytes, masked;
+    if (!kd__mul(rows, 3, &floats) || !kd__mul(floats, sizeof(float), &bytes))
+        return kd__fail(KD_ERR_OVERFLOW, "%s: %zu rows do not fit in memory", function, rows);
+    float *in = kd__scratch_get(ctx, bytes), *off = in ? in + rows : NULL, *unused = in ? off + rows : NULL;
+    if (!in) return kd__fail(KD_ERR_NOMEM, "%s: out of memory for %zu rows", function, rows);
     for (size_t r = 0; r < rows; r++) {
         in[r] = !args.labels || args.labels[r] != ignore_index ? 1.0f : 0.0f;
         off[r] = 0;
     }
-    j.all.hard_coef = args.labels ? in : off;
-    j.all.soft_coef = args.labels ? off : in;
-    j.all.hard = args.labels ? out : unused;
-    j.all.soft = args.labels ? unused : out;
-    j.all.scratch = scratch;
-    j.scratch_step = step;
-    j.rows_per_task = (groups + tasks - 1) / tasks * 16;
-    kd__parallel(ctx, (rows + j.rows_per_task - 1) / j.rows_per_task, loss_task, &j);
-    kd__scratch_put(ctx, scratch);
-    return KD_OK;
+    args.hard_coef = args.labels ? in : off;
+    args.soft_coef = args.labels ? off : in;
+    args.hard = args.labels ? out : unused;
+    args.soft = args.labels ? unused : out;
+    kd_status status = kd__distill_run(ctx, &args, ctx->kernels->distill_f32, &masked);
+    kd__scratch_put(ctx, in);
+    return status == KD_OK ? KD_OK : kd__fail_prefix(status, "%s: ", function);
 }
 
 kd_status kd_kl_divergence_rows(kd_context *ctx, size_t rows, size_t classes, const float *p_logits, size_t p_stride,

@@ -542,6 +542,8 @@ TEST(bad_batches)
     CHECK_STATUS(kd_loss_distill_eval(loss, &b, &terms), KD_ERR_SHAPE);
     b = good, b.rows = SIZE_MAX / 8, b.student_stride = b.teacher_stride = b.grad_stride = 64;
     CHECK_STATUS(kd_loss_distill_eval(loss, &b, &terms), KD_ERR_OVERFLOW);
+    b = good, b.rows = SIZE_MAX / 8, b.classes = b.student_stride = b.teacher_stride = 1, b.grad = b.row_loss = NULL;
+    CHECK_STATUS(kd_loss_distill_eval(loss, &b, &terms), KD_ERR_OVERFLOW);   /* five floats a row would wrap */
     b = good, b.grad = p.ft;
     CHECK_STATUS(kd_loss_distill_eval(loss, &b, &terms), KD_ERR_ARG);
     b = good, b.grad = p.fs + 1;
