@@ -61,8 +61,8 @@ static setting fashion(void)
     setting s = { .name = "fashion", .dir = "lib/demo/fashion", .train_images = "train-images-idx3-ubyte",
                   .train_labels = "train-labels-idx1-ubyte", .test_images = "t10k-images-idx3-ubyte",
                   .test_labels = "t10k-labels-idx1-ubyte", .scale = 1.0f / 255, .student = { 784, 64, 10 },
-                  .student_layers = 3, .labels = 1000, .batch = 128, .teacher_steps = 6 * 469, .student_steps = 6 * 469,
-                  .lr = 1e-3f, .temperature = 2, .shift = 0, .seeds = 3 };
+                  .student_layers = 3, .labels = 1000, .batch = 64, .teacher_steps = 6 * 938, .student_steps = 15 * 938,
+                  .lr = 3e-3f, .temperature = 2, .shift = 0, .seeds = 3 };
     kd_cnn_desc_init(&s.teacher, sizeof s.teacher);
     return s;
 }
