@@ -93,7 +93,7 @@ static kd_tensor *conv(kd_tape *tape, kd__op_id id, bool one, kd_tensor *x, kd_t
     bias = op.in[2];
     kd_tensor *y = one ? kd__op_output(&op, 3, (size_t[]){ s.n, s.ow, s.co }) : kd__op_output(&op, 4, (size_t[]){ s.n, s.oh, s.ow, s.co });
     if (!y) return kd__op_end(&op);
-    kd_status status = kd__conv_forward(tape->ctx, &s, x->data, weight->data, bias ? bias->data : NULL, false, y->data);
+    kd_status status = kd__conv_forward(tape->ctx, &s, x->data, weight->data, &(kd__epilogue){ .bias = bias ? bias->data : NULL }, y->data);
     if (status != KD_OK) return kd__tape_fail(tape, status);
     tape->multiply_adds += (uint64_t)y->count * (weight->count / s.co);
     if (op.recording) {

@@ -149,7 +149,7 @@ kd_tensor *kd_linear(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *
 
     kd_status status = kd__gemm(tape->ctx, &(kd__gemm_args){
         .m = rows, .n = out, .k = in, .a = x->data, .a_stride = in, .b = weight->data, .b_stride = out,
-        .c = y->data, .c_stride = out, .bias = bias ? bias->data : NULL });
+        .c = y->data, .c_stride = out, .after = { .bias = bias ? bias->data : NULL } });
     if (status != KD_OK) return kd__tape_fail(tape, status);
     tape->multiply_adds += (uint64_t)rows * in * out;
     return kd__op_end(&op);

@@ -1,11 +1,12 @@
 /* gemm_block.h - what the matrix kernel is asked to do.
  *
  * gemm_block_f32       one sum of products for each element of a block of C, below.
+ * epilogue_f32         the epilogue alone, in place, on c [rows, n], rows c_row apart.
  * pack_panels_f32      B [k, n] (transposed: stored [n, k]) to panels of KD__GEMM_PANEL columns, each [k][32] and
  *                      filled up with zeros, `panel` floats apart in `out`.
  *
  *     s = the chain   s = 0;  for o < outer, p < inner, k < length:  s = fma(a(i, o, p, k), b(o, p, k, j), s)
- *     C(i, j) = s, or C(i, j) + s when `add`;  then + bias(j);  then max(0, .) when `relu`
+ *     C(i, j) = s, or C(i, j) + s when `add`;  then the epilogue
  *
  * One chain for each element, in this order, whatever the tile: this is the contract of every product and
  * convolution.  The two loops around k let a convolution name its taps, and a weight gradient its rows of
@@ -14,6 +15,7 @@
 #ifndef KD__GEMM_BLOCK_H
 #define KD__GEMM_BLOCK_H
 #include <stddef.h>
+#include "kernels/epilogue.h"
 
 #define KD__GEMM_K     256u   /* a matrix product is cut along k into blocks of this many: part of its bits */
 #define KD__GEMM_PANEL 32u    /* columns of a packed panel of B, on every instruction set */
@@ -37,8 +39,8 @@ typedef struct kd__gemm_block {
     ptrdiff_t    b_outer, b_inner;
     float       *c;
     size_t       c_row;
-    const float *bias;            /* NULL or [n] */
-    int          add, relu;
+    kd__epilogue after;
+    int          add;
     int          prefetch;        /* KD__GEMM_FETCH_*: what comes from memory and will be wanted soon */
 } kd__gemm_block;
 #endif

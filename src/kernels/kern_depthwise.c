@@ -1,20 +1,13 @@
 /* kern_depthwise.c - depthwise convolution: channels in lanes, a few neighbouring outputs at a time.
  * SPDX-License-Identifier: MIT */
 #include "kernels/kernels.h"
-#include "simd/simd.h"
+#include "kernels/epilogue_vector.h"
 
 #if defined KD_ISA_avx512
 enum { PIXELS = 8 };
 #else
 enum { PIXELS = 4 };
 #endif
-
-V_FN kd_f32x16 load(const float *p, size_t n) { return n == 16 ? v_load(p) : v_load_n(p, n, 0.0f); }
-V_FN void store(float *p, kd_f32x16 a, size_t n)
-{
-    if (n == 16) v_store(p, a);
-    else v_store_n(p, a, n);
-}
 
 /* `pixels` outputs from q on, channels [c, c + n). */
 V_FN void outputs(const kd__depthwise_args *d, size_t q, size_t c, size_t n, const size_t pixels)
@@ -26,20 +19,19 @@ V_FN void outputs(const kd__depthwise_args *d, size_t q, size_t c, size_t n, con
     for (size_t i = 0; i < d->kh; i++) {
         const float *x = d->x + i * d->x_row + q * d->x_step + c, *w = d->w + (ptrdiff_t)i * d->w_row + c;
         for (size_t j = 0; j < d->kw; j++, x += d->x_tap, w += d->w_tap) {
-            const kd_f32x16 tap = load(w, n);
+            const kd_f32x16 tap = load_part(w, n);
             V_UNROLL(8)
-            for (size_t p = 0; p < pixels; p++) sum[p] = v_fma(load(x + p * d->x_step, n), tap, sum[p]);
+            for (size_t p = 0; p < pixels; p++) sum[p] = v_fma(load_part(x + p * d->x_step, n), tap, sum[p]);
         }
     }
-    const kd_f32x16 bias = d->bias ? load(d->bias + c, n) : zero;
+    const epilogue_columns columns = epilogue_begin(&d->after, c, n);
     float *y = d->y + q * d->y_step + c;
     V_UNROLL(8)
     for (size_t p = 0; p < pixels; p++) {
         kd_f32x16 s = sum[p];
-        if (d->add) s = v_add(load(y + p * d->y_step, n), s);
-        if (d->bias) s = v_add(s, bias);
-        if (d->relu) s = v_max(zero, s);
-        store(y + p * d->y_step, s, n);
+        if (d->add) s = v_add(load_part(y + p * d->y_step, n), s);
+        const float *residual = d->after.residual ? d->after.residual + (q + p) * d->after.residual_row + c : NULL;
+        store_part(y + p * d->y_step, epilogue_apply(&columns, s, residual, n), n);
     }
 }
 
@@ -75,22 +67,22 @@ V_FN void weights(const kd__depthwise_args *d, size_t j, size_t c, size_t n0, si
         const float *x = d->x + (ptrdiff_t)m * d->x_image + r * d->x_row + j * d->x_tap + c;
         const float *dy = d->dy + m * d->dy_image + r * d->dy_row + c;
         for (size_t q = 0; q < d->columns; q++, x += d->x_step, dy += d->channels) {
-            const kd_f32x16 a = load(dy, n0), b = load(dy + n0, n1);
+            const kd_f32x16 a = load_part(dy, n0), b = load_part(dy + n0, n1);
             V_UNROLL(4)
             for (size_t t = 0; t < taps; t++) {
-                sum[t][0] = v_fma(load(x + t * d->x_tap, n0), a, sum[t][0]);
-                sum[t][1] = v_fma(load(x + t * d->x_tap + n0, n1), b, sum[t][1]);
+                sum[t][0] = v_fma(load_part(x + t * d->x_tap, n0), a, sum[t][0]);
+                sum[t][1] = v_fma(load_part(x + t * d->x_tap + n0, n1), b, sum[t][1]);
             }
         }
     }
     for (size_t t = 0; t < taps; t++) {
         float *dw = d->dw + (j + t) * d->channels + c;
         if (d->add) {
-            sum[t][0] = v_add(load(dw, n0), sum[t][0]);
-            sum[t][1] = v_add(load(dw + n0, n1), sum[t][1]);
+            sum[t][0] = v_add(load_part(dw, n0), sum[t][0]);
+            sum[t][1] = v_add(load_part(dw + n0, n1), sum[t][1]);
         }
-        store(dw, sum[t][0], n0);
-        store(dw + n0, sum[t][1], n1);
+        store_part(dw, sum[t][0], n0);
+        store_part(dw + n0, sum[t][1], n1);
     }
 }
 

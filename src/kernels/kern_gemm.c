@@ -6,7 +6,7 @@
  * columns (a_row = 1).
  * SPDX-License-Identifier: MIT */
 #include "kernels/kernels.h"
-#include "simd/simd.h"
+#include "kernels/epilogue_vector.h"
 
 /* Registers: accumulators, VECS of B, one broadcast.  MASKS: loads of part of a vector cost nothing, so the
  * last columns need no tile of their own. */
@@ -108,22 +108,6 @@ V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, cons
                 acc[r][v] = v_add(v + 1 == vecs && width < 16 ? v_load_n(at, width, 0.0f) : v_load(at), acc[r][v]);
             }
     }
-    if (g->bias) {
-        V_UNROLL(2)
-        for (size_t v = 0; v < vecs; v++) {
-            const float *at = g->bias + j + 16 * v;
-            const kd_f32x16 bias = v + 1 == vecs && width < 16 ? v_load_n(at, width, 0.0f) : v_load(at);
-            V_UNROLL(16)
-            for (size_t r = 0; r < rows; r++) acc[r][v] = v_add(acc[r][v], bias);
-        }
-    }
-    if (g->relu) {
-        const kd_f32x16 zero = v_zero();
-        V_UNROLL(16)
-        for (size_t r = 0; r < rows; r++)
-            V_UNROLL(2)
-            for (size_t v = 0; v < vecs; v++) acc[r][v] = v_max(zero, acc[r][v]);
-    }
     V_UNROLL(16)
     for (size_t r = 0; r < rows; r++)
         V_UNROLL(2)
@@ -132,6 +116,21 @@ V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, cons
             if (v + 1 == vecs && width < 16) v_store_n(at, acc[r][v], width);
             else v_store(at, acc[r][v]);
         }
+}
+
+/* The tile is in the first cache still, so that taking it up again costs less than a copy of this in every tile. */
+void KD_K(epilogue_f32)(const kd__epilogue *after, float *c, size_t c_row, size_t rows, size_t n)
+{
+    for (size_t j = 0; j < n; j += 16) {
+        const size_t width = n - j < 16 ? n - j : 16;
+        const epilogue_columns columns = epilogue_begin(after, j, width);
+        const float *residual = after->residual ? after->residual + j : NULL;
+        for (size_t r = 0; r < rows; r++) {
+            float *at = c + r * c_row + j;
+            store_part(at, epilogue_apply(&columns, load_part(at, width), residual, width), width);
+            if (residual) residual += after->residual_row;
+        }
+    }
 }
 
 typedef void (*tile_fn)(const kd__gemm_block *g, const float *b, size_t i, size_t j);
@@ -180,6 +179,7 @@ static const tile_fn *choose(const kd__gemm_block *g, size_t left, size_t *colum
 void KD_K(gemm_block_f32)(const kd__gemm_block *g)
 {
     if (!g->m) return;
+    const int finish = kd__epilogue_any(&g->after);
     size_t columns, most;
     for (size_t j = 0; j < g->n; j += columns) {
         const tile_fn *tiles = choose(g, g->n - j, &columns, &most);
@@ -189,6 +189,10 @@ void KD_K(gemm_block_f32)(const kd__gemm_block *g)
         for (size_t t = 0, i = 0; t < count; t++) {
             size_t rows = height + (t < higher);
             tiles[rows](g, b, i, j);
+            if (finish) {
+                const kd__epilogue after = kd__epilogue_at(&g->after, i, j);
+                KD_K(epilogue_f32)(&after, g->c + i * g->c_row + j, g->c_row, rows, g->n - j < columns ? g->n - j : columns);
+            }
             i += rows;
         }
     }

@@ -13,12 +13,14 @@
  * winograd_weights_f32    u[q * u_plane + i] = element q of G g G^T, g = taps[0 .. 8][i], i < n; tap_plane apart.
  * winograd_input_f32      v[q * plane + t * c + i] = element q of B^T d B for tiles first + t, t < count; pixels
  *                         outside the image are `zeros` (c of them).
- * winograd_output_f32     y (=|+=) A^T m A (+ bias) (max 0), m in v's place with co for c; outputs outside are left out.
+ * winograd_output_f32     y (=|+=) A^T m A, then the epilogue, its rows the pixels of y; m in v's place with co for c; outputs outside
+ *                         are left out.
  * Tiles are numbered image by image, row by row.
  * SPDX-License-Identifier: MIT */
 #ifndef KD__WINOGRAD_ARGS_H
 #define KD__WINOGRAD_ARGS_H
 #include <stddef.h>
+#include "kernels/epilogue.h"
 
 typedef struct kd__winograd_args {
     size_t h, w, c, pad_h, pad_w;          /* of x */
@@ -29,7 +31,7 @@ typedef struct kd__winograd_args {
     float       *v;
     const float *m;
     float       *y;
-    const float *bias;
-    int          relu, add;
+    kd__epilogue after;
+    int          add;
 } kd__winograd_args;
 #endif

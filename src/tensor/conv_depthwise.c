@@ -15,21 +15,24 @@ typedef struct depth_job {
     kd_context   *ctx;
     kd__window    w;
     kd__cut       cut;
-    const float  *x, *weight, *bias;
+    const float  *x, *weight;
+    kd__epilogue  after;
     ptrdiff_t     w_row, w_tap;
     float        *y;
     size_t        y_image;
-    bool          relu, add;
+    bool          add;
 } depth_job;
 
-static void output_row(const depth_job *job, const float *x, size_t r, const kd__region *region, float *y)
+static void output_row(const depth_job *job, size_t image, size_t r, const kd__region *region)
 {
     const kd__window *w = &job->w;
+    const float *x = job->x + image * w->h * w->w * w->c;
     const ptrdiff_t top = w->first_h + (ptrdiff_t)(r * w->step_h);
     const size_t i0 = kd__taps_below(top, w->tap_h, 0, w->kh), i1 = kd__taps_below(top, w->tap_h, w->h, w->kh);
     kd__depthwise_args d = { .channels = w->c, .kh = i1 - i0, .x_step = w->step_w * w->c, .x_row = w->tap_h * w->w * w->c,
-                             .x_tap = w->tap_w * w->c, .w_row = job->w_row, .w_tap = job->w_tap, .y_step = w->y_step, .bias = job->bias,
-                             .relu = job->relu, .add = job->add };
+                             .x_tap = w->tap_w * w->c, .w_row = job->w_row, .w_tap = job->w_tap, .y_step = w->y_step,
+                             .add = job->add };
+    const bool finish = kd__epilogue_any(&job->after);
     for (size_t q = region->c0; q < region->c1; q += d.columns) {
         const ptrdiff_t left = w->first_w + (ptrdiff_t)(q * w->step_w);
         const size_t j0 = kd__taps_below(left, w->tap_w, 0, w->kw), j1 = kd__taps_below(left, w->tap_w, w->w, w->kw);
@@ -43,7 +46,8 @@ static void output_row(const depth_job *job, const float *x, size_t r, const kd_
         if (d.kh && d.kw)
             d.x += ((size_t)(top + (ptrdiff_t)(i0 * w->tap_h)) * w->w + (size_t)(left + (ptrdiff_t)(j0 * w->tap_w))) * w->c;
         d.w = job->weight + (ptrdiff_t)i0 * job->w_row + (ptrdiff_t)j0 * job->w_tap;
-        d.y = y + w->y_first + (ptrdiff_t)(r * w->y_row + q * w->y_step);
+        d.y = job->y + image * job->y_image + w->y_first + (ptrdiff_t)(r * w->y_row + q * w->y_step);
+        if (finish) d.after = kd__epilogue_at(&job->after, (image * w->oh + r) * w->ow + q, 0);
         job->ctx->kernels->depthwise_f32(&d);
     }
 }
@@ -54,7 +58,7 @@ static void region_task(size_t task, void *arg)
     kd__region region;
     const size_t image = kd__cut_region(&job->cut, &job->w, task, &region);
     for (size_t r = region.r0; r < region.r1; r++)
-        output_row(job, job->x + image * job->w.h * job->w.w * job->w.c, r, &region, job->y + image * job->y_image);
+        output_row(job, image, r, &region);
 }
 
 static void run(depth_job *job, size_t images)
@@ -67,11 +71,11 @@ static void run(depth_job *job, size_t images)
         for (size_t i = 0; i < job->cut.count; i++) region_task(i, job);
 }
 
-void kd__depthwise_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const float *bias, bool relu,
+void kd__depthwise_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const kd__epilogue *after,
                            float *y)
 {
-    depth_job job = { .ctx = ctx, .w = kd__window_forward(s), .x = x, .weight = weight, .bias = bias, .w_row = (ptrdiff_t)(s->kw * s->co),
-                      .w_tap = (ptrdiff_t)s->co, .y = y, .y_image = s->oh * s->ow * s->co, .relu = relu };
+    depth_job job = { .ctx = ctx, .w = kd__window_forward(s), .x = x, .weight = weight, .after = *after, .w_row = (ptrdiff_t)(s->kw * s->co),
+                      .w_tap = (ptrdiff_t)s->co, .y = y, .y_image = s->oh * s->ow * s->co };
     run(&job, s->n);
 }
 

@@ -25,11 +25,12 @@ typedef struct pass {
 
 typedef struct direct_job {
     kd_context   *ctx;
-    const float  *x, *bias;
+    const float  *x;
+    kd__epilogue  after;
     float        *y;
     size_t        groups, c, n;        /* channels of x and of y in a group */
     size_t        x_image, y_image;
-    bool          relu, accumulate;
+    bool          accumulate;
     pass         *passes;
     size_t        pass_count, patch;   /* the largest patch */
     kd__cut       cut;                 /* of the first pass, which has the most outputs */
@@ -37,8 +38,8 @@ typedef struct direct_job {
 } direct_job;
 
 /* Columns [j, j + n) of one group, one row of outputs. */
-static void output_row(const direct_job *job, const pass *p, const kd__region *region, const kd__patch *patch, size_t r, size_t group,
-                       size_t j, size_t n, float *y)
+static void output_row(const direct_job *job, const pass *p, const kd__region *region, const kd__patch *patch, size_t image, size_t r,
+                       size_t group, size_t j, size_t n)
 {
     const kd__window *w = &p->w;
     const ptrdiff_t top = w->first_h + (ptrdiff_t)(r * w->step_h);
@@ -47,8 +48,8 @@ static void output_row(const direct_job *job, const pass *p, const kd__region *r
     const size_t taps = w->kw * job->c;                       /* rows of B for one row of the kernel */
     kd__gemm_block block = { .m = region->c1 - region->c0, .n = n, .outer = i1 - i0, .a_row = w->step_w * w->c, .a_k = 1,
                              .a_outer = (ptrdiff_t)(w->tap_h * patch->row), .b_k = p->b_k, .b_panel = p->b_panel,
-                             .b_outer = (ptrdiff_t)(taps * p->b_k), .add = job->accumulate, .relu = job->relu,
-                             .bias = job->bias ? job->bias + column : NULL, .c_row = w->y_step };
+                             .b_outer = (ptrdiff_t)(taps * p->b_k), .add = job->accumulate, .c_row = w->y_step,
+                             .after = kd__epilogue_at(&job->after, (image * w->oh + r) * w->ow + region->c0, column) };
     if (job->groups == 1 && w->tap_w == 1) {
         block.inner = 1;
         block.length = taps;
@@ -61,7 +62,7 @@ static void output_row(const direct_job *job, const pass *p, const kd__region *r
     block.a = patch->data + group * job->c;
     if (i1 > i0) block.a += (size_t)(top + (ptrdiff_t)(i0 * w->tap_h) - (ptrdiff_t)patch->lo) * patch->row;
     block.b = p->b + group * p->b_group + i0 * taps * p->b_k + (p->b_panel ? j / KD__GEMM_PANEL * p->b_panel : j);
-    block.c = y + w->y_first + (ptrdiff_t)(r * w->y_row + region->c0 * w->y_step + column);
+    block.c = job->y + image * job->y_image + w->y_first + (ptrdiff_t)(r * w->y_row + region->c0 * w->y_step + column);
     job->ctx->kernels->gemm_block_f32(&block);
 }
 
@@ -79,13 +80,12 @@ static void direct_task(size_t task, void *arg)
         const size_t image = kd__cut_region(&job->cut, &p->w, task, &region);
         if (region.r0 == region.r1 || region.c0 == region.c1) continue;
         const kd__patch patch = kd__patch_take(&p->w, &region, job->x + image * job->x_image, buffer);
-        float *y = job->y + image * job->y_image;
         size_t rows = KD_MAX(p->w.kh * p->w.kw * job->c, 1u);
         size_t step = KD_MAX(PANEL_FLOATS / rows / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL;
         for (size_t g = 0; g < job->groups; g++)
             for (size_t j = 0; j < job->n; j += step)
                 for (size_t r = region.r0; r < region.r1; r++)
-                    output_row(job, p, &region, &patch, r, g, j, KD_MIN(job->n - j, step), y);
+                    output_row(job, p, &region, &patch, image, r, g, j, KD_MIN(job->n - j, step));
     }
     kd__scratch_put(job->ctx, buffer);
 }
@@ -120,13 +120,13 @@ static double work_of(const kd__conv_shape *s)
     return (double)s->n * (double)s->oh * (double)s->ow * (double)s->co * (double)s->kh * (double)s->kw * (double)(s->ci / s->groups);
 }
 
-kd_status kd__direct_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const float *bias,
-                             bool relu, float *y)
+kd_status kd__direct_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const kd__epilogue *after,
+                             float *y)
 {
     const size_t c = s->ci / s->groups, n = s->co / s->groups, rows = s->kh * s->kw * c;
     pass p = { .w = kd__window_forward(s), .b = weight, .b_k = s->co, .b_group = n };
-    direct_job job = { .ctx = ctx, .x = x, .bias = bias, .y = y, .groups = s->groups, .c = c, .n = n, .passes = &p, .pass_count = 1,
-                       .x_image = s->h * s->w * s->ci, .y_image = s->oh * s->ow * s->co, .relu = relu };
+    direct_job job = { .ctx = ctx, .x = x, .after = *after, .y = y, .groups = s->groups, .c = c, .n = n, .passes = &p, .pass_count = 1,
+                       .x_image = s->h * s->w * s->ci, .y_image = s->oh * s->ow * s->co };
     float *packed = NULL;
     /* Weights are read in place where panels would look the same, or would not pay. */
     const bool same = n == KD__GEMM_PANEL && s->groups == 1, tail = n % 16 && ctx->isa != KD_ISA_AVX512;

@@ -95,13 +95,7 @@ static void multiply(const gemm_job *job, size_t i0, size_t i1, size_t j0, size_
             }
             block.b = b + k * block.b_k;
             block.add = k || g->accumulate;
-            if (k + block.length == g->k) {
-                block.bias = g->bias ? g->bias + j0 : NULL;
-                block.relu = g->relu;
-            } else {
-                block.bias = NULL;
-                block.relu = 0;
-            }
+            block.after = k + block.length == g->k ? kd__epilogue_at(&g->after, i, j0) : (kd__epilogue){ 0 };
             job->ctx->kernels->gemm_block_f32(&block);
             k += block.length;
         } while (k < g->k);

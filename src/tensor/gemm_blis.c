@@ -29,12 +29,8 @@ static void band(size_t begin, size_t end, void *arg)
     cblas_sgemm(CblasRowMajor, g->a_transposed ? CblasTrans : CblasNoTrans, g->b_transposed ? CblasTrans : CblasNoTrans,
                 (f77_int)(end - begin), (f77_int)g->n, (f77_int)g->k, 1.0f, g->a + begin * (g->a_transposed ? 1 : g->a_stride),
                 (f77_int)g->a_stride, g->b, (f77_int)g->b_stride, g->accumulate ? 1.0f : 0.0f, c, (f77_int)g->c_stride);
-    const kd__kernels *kernels = job->ctx->kernels;
-    if (g->bias)
-        kernels->binary_f32(KD_BINARY_ADD, c, g->c_stride, (kd__operand){ c, g->c_stride, 1 }, (kd__operand){ g->bias, 0, 1 },
-                            end - begin, g->n);
-    for (size_t i = 0; g->relu && i < end - begin; i++)
-        kernels->unary_f32(KD_UNARY_RELU, c + i * g->c_stride, c + i * g->c_stride, g->n, 0.0f, 0.0f);
+    const kd__epilogue after = kd__epilogue_at(&g->after, begin, 0);
+    if (kd__epilogue_any(&after)) job->ctx->kernels->epilogue_f32(&after, c, g->c_stride, end - begin, g->n);
 }
 
 bool kd__gemm_blis(kd_context *ctx, const kd__gemm_args *g)

@@ -73,7 +73,7 @@ void      kd__strided_add(kd_context *ctx, size_t rank, const size_t *shape, flo
 void      kd__tensor_gather(const kd_tensor *x, void *out);
 
 /* ---- gemm.c -------------------------------------------------------------------------------------
- * C [m, n] (=|+=) op(A) op(B) (+ bias [n]) (then activation), row-major, any leading strides.
+ * C [m, n] (=|+=) op(A) op(B), then the epilogue, row-major, any leading strides.
  * Along k: blocks of 256, each one fma chain from zero, added in order (to the old C first when accumulating);
  * the epilogue rounds as the separate ops would.  Same bits for any ISA, tile, blocking and thread count. */
 typedef struct kd__gemm_args {
@@ -82,12 +82,11 @@ typedef struct kd__gemm_args {
     const float *b; size_t b_stride; bool b_transposed;   /* b_transposed: B is stored [n, k] */
     float       *c; size_t c_stride;
     bool         accumulate;
-    const float *bias;                                     /* NULL or [n] */
-    bool         relu;                                     /* max(0, .) after the bias */
+    kd__epilogue after;                                    /* of the finished sums */
 } kd__gemm_args;
 kd_status kd__gemm(kd_context *ctx, const kd__gemm_args *args);
-/* `batch` products with fixed distances between their matrices (0: shared).  c_step 0: their sum, in order; without bias and
- * relu. */
+/* `batch` products with fixed distances between their matrices (0: shared).  c_step 0: their sum, in order; without an
+ * epilogue. */
 kd_status kd__gemm_batch(kd_context *ctx, const kd__gemm_args *args, size_t batch, size_t a_step, size_t b_step, size_t c_step);
 
 #ifdef KD_BLIS
@@ -100,10 +99,10 @@ typedef struct kd__conv_shape {
     size_t n, h, w, ci, kh, kw, co, oh, ow;
     size_t stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups;
 } kd__conv_shape;
-/* y = conv(x, weight) + bias, then max(0, .) if relu.  Chain over kh, kw, ci; the rule which shapes go through Winograd
+/* y = conv(x, weight), then the epilogue (NULL: none) on its pixels [n oh ow, co].  Chain over kh, kw, ci; the rule which shapes go through Winograd
  * F(2x2,3x3) is part of the same-bits contract (docs/design/numerics.md). */
 kd_status kd__conv_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight,
-                           const float *bias, bool relu, float *y);
+                           const kd__epilogue *after, float *y);
 kd_status kd__conv_backward_data(kd_context *ctx, const kd__conv_shape *s, const float *dy, const float *weight,
                                  float *dx, bool accumulate);
 /* Chunks of pixels summed from zero and added in order (after the old dw when accumulating). */

@@ -93,11 +93,11 @@ static kd_status run(kd_context *ctx, kd__winograd_args *args, size_t n, const f
     return atomic_load(&job.status) == KD_OK ? KD_OK : kd__fail(KD_ERR_NOMEM, "out of memory");
 }
 
-kd_status kd__winograd_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const float *bias,
-                               bool relu, float *y)
+kd_status kd__winograd_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const kd__epilogue *after,
+                               float *y)
 {
     kd__winograd_args a = { .h = s->h, .w = s->w, .c = s->ci, .pad_h = s->pad_h, .pad_w = s->pad_w, .oh = s->oh, .ow = s->ow,
-                            .co = s->co, .x = x, .y = y, .bias = bias, .relu = relu };
+                            .co = s->co, .x = x, .y = y, .after = *after };
     return run(ctx, &a, s->n, weight, false);
 }
 

@@ -74,7 +74,7 @@ static void products(kd_context *ctx, kd_rng *rng)
         for (int v = 0; v < 4; v++) {
             product p = { ctx, { .m = m, .n = n, .k = k, .a = a, .a_stride = v == 2 ? m : k, .a_transposed = v == 2, .b = b,
                                  .b_stride = v == 1 ? k : n, .b_transposed = v == 1, .c = c, .c_stride = n,
-                                 .bias = v == 3 ? bias : NULL, .relu = v == 3 } };
+                                 .after = { .bias = v == 3 ? bias : NULL, .relu = v == 3 } } };
             row(names[v], (double)m * (double)n * (double)k, measure(multiply, &p));
         }
         printf("\n");
@@ -89,7 +89,7 @@ typedef struct layer { kd_context *ctx; kd__conv_shape s; float *x, *w, *y, *dx,
 static kd_status forward(void *arg)
 {
     const layer *l = arg;
-    return kd__conv_forward(l->ctx, &l->s, l->x, l->w, NULL, false, l->dx);
+    return kd__conv_forward(l->ctx, &l->s, l->x, l->w, NULL, l->dx);
 }
 static kd_status data(void *arg)
 {

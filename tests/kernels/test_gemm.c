@@ -49,7 +49,7 @@ static void check(const problem *p, uint64_t seed, size_t first, size_t last, si
                      .relu = p->relu };
     kd__gemm_args g = { .m = p->m, .n = p->n, .k = p->k, .a = a, .a_stride = sa, .a_transposed = p->ta != 0, .b = b,
                         .b_stride = sb, .b_transposed = p->tb != 0, .c = c, .c_stride = sc, .accumulate = p->accumulate != 0,
-                        .bias = p->bias ? bias : NULL, .relu = p->relu != 0 };
+                        .after = { .bias = p->bias ? bias : NULL, .relu = p->relu } };
     uint64_t hash = 0;
     for (size_t x = first; x < last; x++) {
         if (!contexts[x]) continue;
@@ -186,7 +186,7 @@ TEST(not_finite)
     for (size_t i = 0; i < 100; i++) b[i] = 2.0f;
     a[1 * 5 + 2] = NAN;
     b[3 * 20 + 17] = INFINITY;
-    kd__gemm_args g = { .m = 4, .n = 20, .k = 5, .a = a, .a_stride = 5, .b = b, .b_stride = 20, .c = c, .c_stride = 20, .relu = true };
+    kd__gemm_args g = { .m = 4, .n = 20, .k = 5, .a = a, .a_stride = 5, .b = b, .b_stride = 20, .c = c, .c_stride = 20, .after = { .relu = 1 } };
     for (size_t x = 0; x < isas; x++) {
         CHECK_OK(kd__gemm(contexts[x], &g));
         for (size_t i = 0; i < 4; i++)
@@ -246,11 +246,10 @@ TEST(empty)
 {
     make_contexts();
     float c[6] = { 1, 2, 3, 4, 5, 6 }, bias[3] = { 1, -1, 2 };
-    kd__gemm_args g = { .m = 2, .n = 3, .k = 0, .a_stride = 1, .b_stride = 3, .c = c, .c_stride = 3, .bias = bias, .relu = true };
+    kd__gemm_args g = { .m = 2, .n = 3, .k = 0, .a_stride = 1, .b_stride = 3, .c = c, .c_stride = 3, .after = { .bias = bias, .relu = 1 } };
     CHECK_OK(kd__gemm(contexts[0], &g));
     for (size_t i = 0; i < 6; i++) CHECK(c[i] == (i % 3 == 1 ? 0.0f : bias[i % 3]));
-    g.bias = NULL;
-    g.relu = false;
+    g.after = (kd__epilogue){ 0 };
     CHECK_OK(kd__gemm_batch(contexts[0], &g, 0, 0, 0, 0));
     for (size_t i = 0; i < 6; i++) CHECK(c[i] == 0.0f);
 }
