@@ -3,7 +3,7 @@
  * The gradient of an intermediate result is made when the first consumer writes it and its memory is used again once its
  * own op has been undone, unless kd_requires_grad asked to keep it.
  * SPDX-License-Identifier: MIT */
-#include "autograd/tape_internal.h"
+#include "autograd/after.h"
 
 bool kd__wants_grad(const kd_tape *tape, const kd_tensor *x)
 {
@@ -57,6 +57,13 @@ float *kd__grad_take(kd_tape *tape, kd_tensor *x, kd_tensor *y)
     y->grad = NULL;
     y->block = KD__NO_BLOCK;
     return x->grad;
+}
+
+float *kd__grad_own(kd_tape *tape, kd_tensor *y)
+{
+    if (!y->retain_grad) return y->grad;
+    float *own = kd__tape_alloc(tape, y->count * sizeof *own);
+    return own ? memcpy(own, y->grad, y->count * sizeof *own) : NULL;
 }
 
 const float *kd__grad_out(const kd_tape *tape, const kd_tensor *y)

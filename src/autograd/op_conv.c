@@ -1,5 +1,6 @@
 /* op_conv.c - conv2d, conv1d: convolutions by kd__conv_*.
  * SPDX-License-Identifier: MIT */
+#include "autograd/after.h"
 #include "autograd/eltwise.h"
 
 static const kd_conv_desc defaults = { .struct_size = sizeof(kd_conv_desc), .stride = { 1, 1 }, .dilation = { 1, 1 }, .groups = 1 };
@@ -82,7 +83,13 @@ static bool conv_shape(kd__op_scope *op, const kd_conv_desc *desc, bool one, kd_
            output_size(op, one ? "time" : "width", s->w, s->kw, s->stride_w, s->pad_w, s->dil_w, &s->ow);
 }
 
-static kd_tensor *conv(kd_tape *tape, kd__op_id id, bool one, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, const kd_conv_desc *desc)
+typedef struct conv_saved {
+    kd__conv_shape shape;
+    bool           relu;
+} conv_saved;
+
+static kd_tensor *conv(kd_tape *tape, kd__op_id id, bool one, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, const kd_conv_desc *desc,
+                       const kd__after *after, kd__packed *packed)
 {
     kd__op_scope op;
     kd__conv_shape s;
@@ -93,12 +100,13 @@ static kd_tensor *conv(kd_tape *tape, kd__op_id id, bool one, kd_tensor *x, kd_t
     bias = op.in[2];
     kd_tensor *y = one ? kd__op_output(&op, 3, (size_t[]){ s.n, s.ow, s.co }) : kd__op_output(&op, 4, (size_t[]){ s.n, s.oh, s.ow, s.co });
     if (!y) return kd__op_end(&op);
-    kd_status status = kd__conv_forward(tape->ctx, &s, x->data, weight->data, &(kd__epilogue){ .bias = bias ? bias->data : NULL }, y->data);
+    const kd__epilogue e = kd__after_epilogue(after, bias, s.co);
+    kd_status status = kd__conv_forward(tape->ctx, &s, x->data, weight->data, packed, &e, y->data);
     if (status != KD_OK) return kd__tape_fail(tape, status);
     tape->multiply_adds += (uint64_t)y->count * (weight->count / s.co);
     if (op.recording) {
-        kd__conv_shape *saved = kd__op_save(&op, sizeof *saved);
-        if (saved) *saved = s;
+        conv_saved *saved = kd__op_save(&op, sizeof *saved);
+        if (saved) *saved = (conv_saved){ s, after && after->relu };
     }
     return kd__op_end(&op);
 }
@@ -106,9 +114,11 @@ static kd_tensor *conv(kd_tape *tape, kd__op_id id, bool one, kd_tensor *x, kd_t
 /* y = conv(x, weight) + bias: each gradient is a sum of the same products. */
 static void conv_backward(kd_tape *tape, kd__node *node)
 {
-    const kd__conv_shape *s = node->saved;
+    const conv_saved *saved = node->saved;
+    const kd__conv_shape *s = &saved->shape;
     kd_tensor *x = node->in[0], *weight = node->in[1], *bias = node->in[2];
-    const float *dy = kd__grad_out(tape, node->out[0]);
+    const float *dy = saved->relu ? kd__relu_undo(tape, node->out[0]) : kd__grad_out(tape, node->out[0]);
+    if (!dy) return;
     kd_status status = KD_OK;
     bool accumulate;
     float *dx = kd__grad_open(tape, x, &accumulate);
@@ -120,14 +130,26 @@ static void conv_backward(kd_tape *tape, kd__node *node)
     if (status != KD_OK) kd__tape_fail(tape, status);
 }
 
+kd_tensor *kd__conv2d(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, const kd_conv_desc *desc,
+                      const kd__after *after, kd__packed *packed)
+{
+    return conv(tape, KD__OP_conv2d, false, x, weight, bias, desc, after, packed);
+}
+
 kd_tensor *kd_conv2d(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, const kd_conv_desc *desc)
 {
-    return conv(tape, KD__OP_conv2d, false, x, weight, bias, desc);
+    return kd__conv2d(tape, x, weight, bias, desc, NULL, NULL);
+}
+
+kd_tensor *kd__conv1d(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, const kd_conv_desc *desc,
+                      const kd__after *after, kd__packed *packed)
+{
+    return conv(tape, KD__OP_conv1d, true, x, weight, bias, desc, after, packed);
 }
 
 kd_tensor *kd_conv1d(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, const kd_conv_desc *desc)
 {
-    return conv(tape, KD__OP_conv1d, true, x, weight, bias, desc);
+    return kd__conv1d(tape, x, weight, bias, desc, NULL, NULL);
 }
 
 void kd__backward_conv2d(kd_tape *tape, kd__node *node) { conv_backward(tape, node); }

@@ -1,5 +1,6 @@
 /* op_eltwise.c - elementwise arithmetic.
  * SPDX-License-Identifier: MIT */
+#include "autograd/after.h"
 #include "autograd/eltwise.h"
 #include <math.h>
 
@@ -62,6 +63,22 @@ void kd__unary_backward(kd_tape *tape, kd__node *node, uint32_t f)
     if (job.out) job.dy = job.out;
     else if (!(job.out = kd__grad_open(tape, x, &job.accumulate))) return;
     kd__parallel_range(tape->ctx, x->count, KD__GRAIN, unary_backward_task, &job);
+}
+
+/* y = max(0, .) */
+const float *kd__relu_undo(kd_tape *tape, kd_tensor *y)
+{
+    float *g = kd__grad_own(tape, y);
+    unary_job job = { .kernels = tape->ctx->kernels, .f = KD_UNARY_RELU, .dy = g, .in = y->data, .out = g };
+    if (g) kd__parallel_range(tape->ctx, y->count, KD__GRAIN, unary_backward_task, &job);
+    return g;
+}
+
+void kd__add_into(kd_tape *tape, kd_tensor *x, const float *g)
+{
+    unary_job job = { .kernels = tape->ctx->kernels, .f = KD_UNARY_SCALE_ADD, .a = 1.0f, .dy = g };
+    if ((job.out = kd__grad_open(tape, x, &job.accumulate)) != NULL)
+        kd__parallel_range(tape->ctx, x->count, KD__GRAIN, unary_backward_task, &job);
 }
 
 kd_tensor *kd_scale(kd_tape *tape, kd_tensor *x, float scale, float shift)

@@ -1,5 +1,6 @@
 /* op_matmul.c - matmul, linear: products by kd__gemm.
  * SPDX-License-Identifier: MIT */
+#include "autograd/after.h"
 #include "autograd/eltwise.h"
 
 /* ---- matmul: c = op(a) op(b) --------------------------------------------------------------------------- */
@@ -127,6 +128,13 @@ static size_t row_count(const kd_tensor *x)
 
 kd_tensor *kd_linear(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias)
 {
+    return kd__linear(tape, x, weight, bias, NULL, NULL);
+}
+
+typedef struct linear_saved { bool relu; } linear_saved;
+
+kd_tensor *kd__linear(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, const kd__after *after, kd__packed *packed)
+{
     kd__op_scope op;
     if (!kd__op_begin_masks(&op, tape, KD__OP_linear, (kd_tensor *[]){ x, weight, bias }, 3, 1u << 2, 0)) return kd__poison(tape);
     x = op.in[0];
@@ -147,11 +155,15 @@ kd_tensor *kd_linear(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *
     kd_tensor *y = kd__op_output(&op, x->rank, shape);
     if (!y) return kd__op_end(&op);
 
-    kd_status status = kd__gemm(tape->ctx, &(kd__gemm_args){
+    kd_status status = kd__gemm_kept(tape->ctx, &(kd__gemm_args){
         .m = rows, .n = out, .k = in, .a = x->data, .a_stride = in, .b = weight->data, .b_stride = out,
-        .c = y->data, .c_stride = out, .after = { .bias = bias ? bias->data : NULL } });
+        .c = y->data, .c_stride = out, .after = kd__after_epilogue(after, bias, out) }, packed);
     if (status != KD_OK) return kd__tape_fail(tape, status);
     tape->multiply_adds += (uint64_t)rows * in * out;
+    if (op.recording && after && after->relu) {
+        linear_saved *saved = kd__op_save(&op, sizeof *saved);
+        if (saved) saved->relu = true;
+    }
     return kd__op_end(&op);
 }
 
@@ -159,7 +171,9 @@ kd_tensor *kd_linear(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *
 void kd__backward_linear(kd_tape *tape, kd__node *node)
 {
     kd_tensor *x = node->in[0], *weight = node->in[1], *bias = node->in[2];
-    const float *dy = kd__grad_out(tape, node->out[0]);
+    const linear_saved *saved = node->saved;
+    const float *dy = saved && saved->relu ? kd__relu_undo(tape, node->out[0]) : kd__grad_out(tape, node->out[0]);
+    if (!dy) return;
     const size_t in = weight->shape[0], out = weight->shape[1];
     const size_t rows = row_count(x);
     kd_status status = KD_OK;

@@ -4,8 +4,9 @@
  * x is [samples, rows, c], one sample for batch norm.  A set is what shares a mean: `width` neighbouring columns of
  * one sample.  Each chunk of 256 rows gives sums per column in single precision, while it is in the cache; the chunks
  * join in double, in order (Chan, Golub and LeVeque 1979), so the result knows nothing of threads. */
-#include "autograd/norm.h"
+#include "autograd/after.h"
 #include "autograd/eltwise.h"
+#include "autograd/norm.h"
 #include <math.h>
 
 #define CHUNK 256u
@@ -17,6 +18,9 @@ typedef struct columns {
     const float *x, *dy;
     const float *mean, *scale, *shift;   /* [samples, c]; mean NULL: zeros */
     const float *k, *m;
+    const float *residual, *y;           /* of a fused sum and ReLU: added to y; backward, y itself */
+    float *g;                            /* backward: the gradient before the ReLU, where it is kept */
+    bool relu;
     float *out, *partial;
     double *set_mean, *set_m2;
     bool accumulate;
@@ -54,7 +58,7 @@ static void apply_task(size_t begin, size_t end, void *arg)
     for (size_t t = begin; t < end; t++) {
         size_t s = t / g->chunks * g->c, at = chunk_start(g, t);
         g->ctx->kernels->norm_columns_apply_f32(chunk_rows(g, t), g->c, g->x + at, g->mean ? g->mean + s : NULL, g->scale + s,
-                                            g->shift + s, g->out + at);
+                                            g->shift + s, g->residual ? g->residual + at : NULL, g->relu, g->out + at);
     }
 }
 
@@ -64,8 +68,10 @@ static void dots_task(size_t begin, size_t end, void *arg)
     for (size_t t = begin; t < end; t++) {
         float *p = g->partial + 2 * t * g->c;
         size_t at = chunk_start(g, t);
+        kd__norm_relu relu = { .scale = g->scale, .shift = g->shift };
+        if (g->y) relu.y = g->y + at, relu.g = g->g + at;
         g->ctx->kernels->norm_columns_dots_f32(chunk_rows(g, t), g->c, g->dy + at, g->x + at, g->mean + t / g->chunks * g->c, p,
-                                           p + g->c);
+                                           p + g->c, g->relu ? &relu : NULL);
     }
 }
 
@@ -75,7 +81,8 @@ static void backward_task(size_t begin, size_t end, void *arg)
     for (size_t t = begin; t < end; t++) {
         size_t s = t / g->chunks * g->c, at = chunk_start(g, t);
         g->ctx->kernels->norm_columns_backward_f32(chunk_rows(g, t), g->c, g->dy + at, g->x ? g->x + at : NULL, g->mean + s,
-                                               g->scale + s, g->k + s, g->m + s, g->out + at, g->accumulate);
+                                               g->scale + s, g->k + s, g->m + s, g->relu && !g->y ? g->shift : NULL, g->out + at,
+                                               g->accumulate);
     }
 }
 
@@ -128,6 +135,7 @@ static bool column_statistics(columns *g, double *mean, double *m2)
 typedef struct norm_saved {
     size_t samples, rows, width;
     bool   constant;                     /* statistics that were given, not computed from x */
+    bool   relu;                         /* behind it; with node->in[3], what is added before the ReLU */
 } norm_saved;
 static float *saved_mean(norm_saved *s) { return (float *)(void *)(s + 1); }
 
@@ -136,7 +144,7 @@ static bool save_statistics(kd__op_scope *op, const columns *g, bool constant, c
     size_t sets = column_sets(g);
     norm_saved *saved = kd__op_save(op, sizeof *saved + 2 * sets * sizeof(float));
     if (!saved) return false;
-    *saved = (norm_saved){ g->samples, g->rows, g->width, constant };
+    *saved = (norm_saved){ g->samples, g->rows, g->width, constant, g->relu };
     for (size_t s = 0; s < sets; s++) {
         saved_mean(saved)[s] = (float)mean[s];
         saved_mean(saved)[sets + s] = (float)rstd[s];
@@ -194,19 +202,37 @@ static void column_backward(kd_tape *tape, kd__node *node)
     bool want_weight = kd__wants_grad(tape, weight), want_bias = kd__wants_grad(tape, bias);
     bool sums = want_weight || want_bias || !saved->constant;
 
-    size_t floats = 4 * n + (sums ? 2 * tasks * c : 0), doubles = 2 * n + 2 * sets;
+    kd_tensor *residual = node->in_count > 3 ? node->in[3] : NULL;
+    size_t floats = 5 * n + (sums ? 2 * tasks * c : 0), doubles = 2 * n + 2 * sets;
     double *s_dy = kd__scratch_get(g.ctx, doubles * sizeof(double) + floats * sizeof(float));
     if (!s_dy) {
         kd__tape_fail(tape, KD_ERR_NOMEM);
         return;
     }
     double *s_dyx = s_dy + n, *set_g = s_dyx + n, *set_ghat = set_g + sets;
-    float *space = (float *)(void *)(set_ghat + sets), *scale = space + n, *k = scale + n, *m = k + n;
+    float *space = (float *)(void *)(set_ghat + sets), *scale = space + n, *k = scale + n, *m = k + n, *shift = m + n;
     memset(s_dy, 0, doubles * sizeof(double));
     EACH_COLUMN(i, set, sets, g.width) space[i] = mean[set];
     g.mean = space;
+    if (saved->relu) {
+        g.relu = true;
+        g.scale = scale;
+        g.shift = shift;
+        EACH_COLUMN(i, set, sets, g.width) {   /* as they were in the forward pass */
+            scale[i] = rstd[set] * (weight ? ((const float *)weight->data)[i % c] : 1.0f);
+            shift[i] = bias ? ((const float *)bias->data)[i % c] : 0.0f;
+        }
+    }
+    if (residual) {   /* its gradient is what is before the ReLU */
+        g.y = node->out[0]->data;
+        g.g = kd__grad_own(tape, node->out[0]);
+        if (!g.g) {
+            kd__scratch_put(g.ctx, s_dy);
+            return;
+        }
+    }
     if (sums) {   /* sum dy and sum dy (x - mean), per sample and column */
-        g.partial = m + n;
+        g.partial = shift + n;
         run_chunks(&g, dots_task);
         for (size_t t = 0; t < tasks; t++) {
             const float *p = g.partial + 2 * t * c;
@@ -216,6 +242,10 @@ static void column_backward(kd_tape *tape, kd__node *node)
                 s_dyx[at + j] += (double)p[c + j];
             }
         }
+    }
+    if (residual) {
+        g.dy = g.g;
+        if (!kd__grad_take(tape, residual, node->out[0])) kd__add_into(tape, residual, g.g);
     }
     size_t channel = 0;
     EACH_COLUMN(i, set, sets, g.width) {
@@ -308,7 +338,7 @@ static bool batch_norm_running(kd__op_scope *op, columns *g, const float *mean, 
     if (!op->recording) return true;
     norm_saved *saved = kd__op_save(op, sizeof *saved + 2 * c * sizeof(float));
     if (!saved) return false;
-    *saved = (norm_saved){ 1, g->rows, 1, true };
+    *saved = (norm_saved){ 1, g->rows, 1, true, false };
     for (size_t j = 0; j < c; j++) {
         saved_mean(saved)[j] = mean[j];
         saved_mean(saved)[c + j] = (float)(1.0 / sqrt((double)var[j] + (double)eps));
@@ -317,11 +347,14 @@ static bool batch_norm_running(kd__op_scope *op, columns *g, const float *mean, 
 }
 
 kd_tensor *kd__batch_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, kd_tensor *running_mean,
-                          kd_tensor *running_var, float momentum, float eps, bool use_running)
+                          kd_tensor *running_var, float momentum, float eps, bool use_running, const kd__after *after)
 {
     kd__op_scope op;
-    if (!kd__op_begin_masks(&op, tape, KD__OP_batch_norm, (kd_tensor *[]){ x, weight, bias }, 3, 6u, 0)) return kd__poison(tape);
+    kd_tensor *residual = after ? after->residual : NULL;
+    if (!kd__op_begin_masks(&op, tape, KD__OP_batch_norm, (kd_tensor *[]){ x, weight, bias, residual }, residual ? 4 : 3, 6u, 0))
+        return kd__poison(tape);
     x = op.in[0];
+    residual = residual ? op.in[3] : NULL;
     if (x->rank == 0) return kd__op_fail(&op, KD_ERR_SHAPE, "x is a scalar: want [.., channels]");
     size_t c = x->shape[x->rank - 1];
     if (!affine_fits(&op, c, x)) return kd__poison(tape);
@@ -341,7 +374,8 @@ kd_tensor *kd__batch_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_ten
                            (size_t)x->rank, x->shape, rows);
     kd_tensor *y = kd__op_output(&op, x->rank, x->shape);
     if (!y) return kd__poison(tape);
-    columns g = { .ctx = tape->ctx, .samples = 1, .rows = rows, .c = c, .width = 1, .chunks = column_chunks(rows), .x = x->data };
+    columns g = { .ctx = tape->ctx, .samples = 1, .rows = rows, .c = c, .width = 1, .chunks = column_chunks(rows), .x = x->data,
+                  .residual = residual ? residual->data : NULL, .relu = after && after->relu };
     if (!use_batch) {
         if (!batch_norm_running(&op, &g, running_mean->data, running_var->data, eps, y->data))
             return kd__tape_fail(tape, KD_ERR_NOMEM);
@@ -363,7 +397,7 @@ kd_tensor *kd__batch_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_ten
 kd_tensor *kd_batch_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, kd_tensor *running_mean,
                          kd_tensor *running_var, float momentum, float eps)
 {
-    return kd__batch_norm(tape, x, weight, bias, running_mean, running_var, momentum, eps, false);
+    return kd__batch_norm(tape, x, weight, bias, running_mean, running_var, momentum, eps, false, NULL);
 }
 
 /* y = (x - mean) rstd weight + bias over the rows of each column */

@@ -33,7 +33,7 @@ V_FN void put(float *p, kd_f32x16 a, size_t n)
 
 V_FN void stats_block(size_t rows, size_t c, const float *x, float *shift, float *s1, float *s2, int width, size_t n)
 {
-    kd_f32x16 sum[2] = { v_zero(), v_zero() }, mean[2], dev[2], square[2];
+    kd_f32x16 sum[2] = { v_zero(), v_zero() }, mean[2] = { v_zero(), v_zero() }, dev[2], square[2];
     const float *row = x;
     size_t r = 0;
     for (; r + 4 <= rows; r += 4, row += 4 * c)
@@ -73,67 +73,108 @@ void KD_K(norm_columns_stats_f32)(size_t rows, size_t c, const float *x, float *
     if (j < c) stats_block(rows, c, x + j, shift + j, s1 + j, s2 + j, 1, c - j);
 }
 
+/* What comes through a ReLU behind the norm: nothing does where y, as it was computed, is not above 0. */
+enum { NO_RELU, RELU_AGAIN, RELU_FROM_Y };
+
 V_FN void dots_block(size_t rows, size_t c, const float *dy, const float *x, const float *mean, float *s_dy, float *s_dyx,
-                     int width, size_t n)
+                     const kd__norm_relu *relu, size_t j, const int how, int width, size_t n)
 {
-    kd_f32x16 sum[2] = { v_zero(), v_zero() }, dot[2] = { v_zero(), v_zero() }, m[2];
+    kd_f32x16 sum[2] = { v_zero(), v_zero() }, dot[2] = { v_zero(), v_zero() };
+    kd_f32x16 m[2] = { v_zero(), v_zero() }, scale[2], shift[2];
+    const float *y = how == RELU_FROM_Y ? relu->y + j : NULL;
+    float *g = how == RELU_FROM_Y ? relu->g + j : NULL;
+    EACH {
+        m[v] = LOAD(mean);
+        scale[v] = how == RELU_AGAIN ? LOAD(relu->scale + j) : v_zero();
+        shift[v] = how == RELU_AGAIN ? LOAD(relu->shift + j) : v_zero();
+    }
     size_t r = 0;
-    EACH m[v] = LOAD(mean);
-    for (; r + 4 <= rows; r += 4, dy += 4 * c, x += 4 * c)
+#define ROW(k, gk, dk)                                                                                                      \
+    kd_f32x16 gk = LOAD(dy + (k) * c), dk = v_sub(LOAD(x + (k) * c), m[v]);                                                 \
+    if (how == RELU_AGAIN) gk = v_select(v_le(v_fma(dk, scale[v], shift[v]), v_zero()), v_zero(), gk);                      \
+    if (how == RELU_FROM_Y) {                                                                                               \
+        gk = v_select(v_le(LOAD(y + (k) * c), v_zero()), v_zero(), gk);                                                     \
+        STORE(g + (k) * c, gk);                                                                                             \
+    }
+    for (; r + 4 <= rows; r += 4) {
         EACH {
-            kd_f32x16 g0 = LOAD(dy), g1 = LOAD(dy + c), g2 = LOAD(dy + 2 * c), g3 = LOAD(dy + 3 * c);
+            ROW(0, g0, d0) ROW(1, g1, d1) ROW(2, g2, d2) ROW(3, g3, d3)
             sum[v] = v_add(sum[v], v_add(v_add(g0, g1), v_add(g2, g3)));
-            g0 = v_mul(g0, v_sub(LOAD(x), m[v]));
-            g0 = v_fma(g1, v_sub(LOAD(x + c), m[v]), g0);
-            g2 = v_mul(g2, v_sub(LOAD(x + 2 * c), m[v]));
-            g2 = v_fma(g3, v_sub(LOAD(x + 3 * c), m[v]), g2);
+            g0 = v_fma(g1, d1, v_mul(g0, d0));
+            g2 = v_fma(g3, d3, v_mul(g2, d2));
             dot[v] = v_add(dot[v], v_add(g0, g2));
         }
-    for (; r < rows; r++, dy += c, x += c)
+        dy += 4 * c, x += 4 * c;
+        if (how == RELU_FROM_Y) y += 4 * c, g += 4 * c;
+    }
+    for (; r < rows; r++) {
         EACH {
-            kd_f32x16 g = LOAD(dy);
-            sum[v] = v_add(sum[v], g);
-            dot[v] = v_fma(g, v_sub(LOAD(x), m[v]), dot[v]);
+            ROW(0, g0, d0)
+            sum[v] = v_add(sum[v], g0);
+            dot[v] = v_fma(g0, d0, dot[v]);
         }
+        dy += c, x += c;
+        if (how == RELU_FROM_Y) y += c, g += c;
+    }
+#undef ROW
     EACH {
         STORE(s_dy, sum[v]);
         STORE(s_dyx, dot[v]);
     }
 }
 
-void KD_K(norm_columns_dots_f32)(size_t rows, size_t c, const float *dy, const float *x, const float *mean, float *s_dy,
-                             float *s_dyx)
+V_FN void dots_columns(size_t rows, size_t c, const float *dy, const float *x, const float *mean, float *s_dy, float *s_dyx,
+                       const kd__norm_relu *relu, const int how)
 {
     size_t j = 0;
-    for (; j + 32 <= c; j += 32) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, 2, 16);
-    for (; j + 16 <= c; j += 16) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, 1, 16);
-    if (j < c) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, 1, c - j);
+    for (; j + 32 <= c; j += 32) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 2, 16);
+    for (; j + 16 <= c; j += 16) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 1, 16);
+    if (j < c) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 1, c - j);
+}
+
+void KD_K(norm_columns_dots_f32)(size_t rows, size_t c, const float *dy, const float *x, const float *mean, float *s_dy,
+                             float *s_dyx, const kd__norm_relu *relu)
+{
+    if (!relu) dots_columns(rows, c, dy, x, mean, s_dy, s_dyx, relu, NO_RELU);
+    else if (relu->y) dots_columns(rows, c, dy, x, mean, s_dy, s_dyx, relu, RELU_FROM_Y);
+    else dots_columns(rows, c, dy, x, mean, s_dy, s_dyx, relu, RELU_AGAIN);
 }
 #undef EACH
 #undef LOAD
 #undef STORE
 
 void KD_K(norm_columns_apply_f32)(size_t rows, size_t c, const float *x, const float *mean, const float *scale,
-                              const float *shift, float *y)
+                              const float *shift, const float *residual, int relu, float *y)
 {
-#define FROM_MEAN(j, n) put(y + j, v_fma(v_sub(get(x + j, n), get(mean + j, n)), get(scale + j, n), get(shift + j, n)), n)
-#define FROM_ZERO(j, n) put(y + j, v_fma(get(x + j, n), get(scale + j, n), get(shift + j, n)), n)
+    const kd_f32x16 zero = v_zero();
+#define STEP(j, n, from)                                                                                         \
+    do {                                                                                                         \
+        kd_f32x16 a = v_fma(from, get(scale + j, n), get(shift + j, n));                                         \
+        if (residual) a = v_add(a, get(residual + j, n));                                                        \
+        put(y + j, relu ? v_max(zero, a) : a, n);                                                                \
+    } while (0)
+#define FROM_MEAN(j, n) STEP(j, n, v_sub(get(x + j, n), get(mean + j, n)))
+#define FROM_ZERO(j, n) STEP(j, n, get(x + j, n))
     for (size_t r = 0; r < rows; r++, x += c, y += c) {
         if (mean) FOR_ROW(FROM_MEAN);
         else FOR_ROW(FROM_ZERO);
+        if (residual) residual += c;
     }
 #undef FROM_MEAN
 #undef FROM_ZERO
+#undef STEP
 }
 
 void KD_K(norm_columns_backward_f32)(size_t rows, size_t c, const float *dy, const float *x, const float *mean,
-                                 const float *scale, const float *k, const float *m, float *dx, int accumulate)
+                                 const float *scale, const float *k, const float *m, const float *shift, float *dx,
+                                 int accumulate)
 {
 #define ADD(j, n, g) put(dx + j, accumulate ? v_add(get(dx + j, n), g) : g, n)
 #define WITH_X(j, n)                                                                                             \
     do {                                                                                                        \
-        kd_f32x16 line = v_fma(v_sub(get(x + j, n), get(mean + j, n)), get(k + j, n), get(m + j, n));           \
-        kd_f32x16 g = v_fms(get(scale + j, n), get(dy + j, n), line);                                           \
+        kd_f32x16 d = v_sub(get(x + j, n), get(mean + j, n)), w = get(scale + j, n), g = get(dy + j, n);        \
+        if (shift) g = v_select(v_le(v_fma(d, w, get(shift + j, n)), v_zero()), v_zero(), g);                   \
+        g = v_fms(w, g, v_fma(d, get(k + j, n), get(m + j, n)));                                                \
         ADD(j, n, g);                                                                                           \
     } while (0)
 #define WITHOUT(j, n)                                                                                           \

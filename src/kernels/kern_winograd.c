@@ -145,7 +145,8 @@ V_FN void output_tile(const kd__winograd_args *p, const float *m, size_t first, 
             const size_t pixel = first + a * p->ow + b;
             float *to = p->y + pixel * p->co + i;
             kd_f32x16 e = p->add ? v_add(load_part(to, n), out[b]) : out[b];
-            store_part(to, epilogue_apply(&after, e, p->after.residual ? p->after.residual + pixel * p->after.residual_row + i : NULL, n), n);
+            const float *residual = p->after.residual ? p->after.residual + pixel * p->after.residual_row + i : NULL;
+            store_part(to, epilogue_apply(&after, e, residual, n), n);
         }
     }
 }

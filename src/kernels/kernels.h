@@ -115,13 +115,21 @@ typedef struct kd__adam_step {
  * logsumexp_f32         out[r] = log sum_c exp(in[r][c] / t). */
 
 /* ---- normalisation ------------------------------------------------------------------------------- */
+/* A ReLU behind the norm.  Its gradient is 0 where y is not above 0. */
+typedef struct kd__norm_relu {
+    const float *scale, *shift;   /* [c]: y is fma(x - mean, scale, shift), computed again */
+    const float *y;               /* or y [rows, c] is given; then g [rows, c], dy itself if you like, gets the gradient before */
+    float       *g;               /*    the ReLU */
+} kd__norm_relu;
 /* Columns: matrices [rows, c], contiguous, a statistic per column.  Rows are added four at a time, ((r0 + r1) + (r2 + r3)),
  * the groups in order, the last rows % 4 one by one: at most 256 rows a call keeps the error of a sum below
  * 67 * 2^-24 of the sum of magnitudes.
  * norm_columns_stats      shift near the mean; s1 = sum (x - shift), s2 = sum (x - shift)^2
- * norm_columns_dots       s_dy = sum dy, s_dyx = sum dy (x - mean)
- * norm_columns_apply      y = fma(x - mean, scale, shift); mean NULL: fma(x, scale, shift); in place
- * norm_columns_backward   dx (=, +=) scale dy - ((x - mean) k + m); x NULL: scale dy
+ * norm_columns_dots       s_dy = sum g, s_dyx = sum g (x - mean), g = dy, or with `relu` what of dy comes through it
+ * norm_columns_apply      y = fma(x - mean, scale, shift), + residual [rows, c], max(0, .) with relu; mean NULL: fma(x, scale,
+ *                         shift); residual NULL: none; in place
+ * norm_columns_backward   dx (=, +=) scale g - ((x - mean) k + m); x NULL: scale dy; g = dy, or with shift what of dy comes
+ *                         through max(0, fma(x - mean, scale, shift))
  * Rows: sums of blocks of 4096 in single precision, the blocks added in double.
  * layer_norm_rows         y = (x - mean) rstd weight + bias; weight, bias NULL: 1, 0; mean, rstd [rows] are outputs
  * layer_norm_backward_rows  dx (=, +=) rstd (g - mean g - hat mean(g hat)), g = dy weight; dx NULL: not wanted;

@@ -315,20 +315,22 @@ void kd__tap_store(kd_tape *tape, const bool *flag, kd_tensor *y)
     kd__tape_set_tag(tape, flag, y);
 }
 
-kd_tensor *kd__forward_children(kd_layer *self, kd_tape *tape, kd_tensor *x)
+kd_tensor *kd__forward_children(kd_layer *self, kd_tape *tape, kd_tensor *x, kd__join *join)
 {
     kd_tensor *y = x;
     for (kd_layer *child = self->first; child; child = child->next) {
         if (child->is_shortcut) continue;
-        kd_tensor *next = kd_layer_forward(child, tape, y);
+        kd_tensor *next;
+        kd_layer *last = kd__chain_forward(child, tape, y, join, &next);
+        if (last) child = last;
+        else next = kd_layer_forward(child, tape, y);
         kd__release_unless(tape, y, x, next);
         y = next;
     }
     return y;
 }
 
-/* KD_OK if `layer` may run on x; else the tape is poisoned. */
-static bool may_run(const kd_layer *layer, kd_tape *tape, const kd_tensor *x)
+bool kd__layer_may_run(const kd_layer *layer, kd_tape *tape, const kd_tensor *x)
 {
     static const char function[] = "kd_layer_forward";
     kd_status status = KD_OK;
@@ -351,7 +353,7 @@ kd_tensor *kd_layer_forward(kd_layer *layer, kd_tape *tape, kd_tensor *x)
 {
     if (!tape) kd__fail(KD_ERR_ARG, "%s: tape is NULL", __func__);
     if (!kd__tape_ok(tape)) return kd__poison(tape);
-    if (may_run(layer, tape, x)) {
+    if (kd__layer_may_run(layer, tape, x)) {
         const size_t mark = kd__tape_block_mark(tape);
         const uint64_t before = tape->multiply_adds;
         kd_tensor *y = layer_kinds[layer->type].run(layer, tape, x);

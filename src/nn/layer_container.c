@@ -9,7 +9,7 @@ kd_layer *kd_layer_sequence(kd_layer *parent, const char *name)
 
 kd_tensor *kd__layer_run_sequence(kd_layer *self, kd_tape *tape, kd_tensor *x)
 {
-    return kd__forward_children(self, tape, x);
+    return kd__forward_children(self, tape, x, NULL);
 }
 
 /* ---- residual ------------------------------------------------------------------------------------------------- */
@@ -47,7 +47,9 @@ kd_layer *kd_layer_shortcut(kd_layer *residual, const char *name)
 kd_tensor *kd__layer_run_residual(kd_layer *self, kd_tape *tape, kd_tensor *x)
 {
     kd_layer *shortcut = shortcut_of(self);
-    kd_tensor *branch = kd__forward_children(self, tape, x);
+    kd__join join = { .residual = self, .shortcut = shortcut, .x = x };
+    kd_tensor *branch = kd__forward_children(self, tape, x, &join);
+    if (join.done) return branch;
     kd_tensor *direct = shortcut ? kd_layer_forward(shortcut, tape, x) : x;
     kd_tensor *sum = kd_add(tape, branch, direct);
     kd__release_unless(tape, branch, x, direct);

@@ -1,5 +1,6 @@
 /* layer_conv.c - convolutions, features innermost.
  * SPDX-License-Identifier: MIT */
+#include "autograd/after.h"
 #include "nn/nn.h"
 
 /* What both builders share: `axes` kernel sizes (2 or 1). */
@@ -42,7 +43,7 @@ kd_layer *kd_layer_conv2d(kd_layer *parent, const char *name, size_t in, size_t 
 
 kd_tensor *kd__layer_run_conv2d(kd_layer *self, kd_tape *tape, kd_tensor *x)
 {
-    return kd_conv2d(tape, x, kd__slot(self, 0), kd__slot(self, 1), &self->u.conv);
+    return kd__conv2d(tape, x, kd__slot(self, 0), kd__slot(self, 1), &self->u.conv, NULL, kd__layer_packed(self, tape));
 }
 
 kd_layer *kd_layer_conv1d(kd_layer *parent, const char *name, size_t in, size_t out, size_t k, int32_t bias,
@@ -55,5 +56,5 @@ kd_layer *kd_layer_conv1d(kd_layer *parent, const char *name, size_t in, size_t 
 
 kd_tensor *kd__layer_run_conv1d(kd_layer *self, kd_tape *tape, kd_tensor *x)
 {
-    return kd_conv1d(tape, x, kd__slot(self, 0), kd__slot(self, 1), &self->u.conv);
+    return kd__conv1d(tape, x, kd__slot(self, 0), kd__slot(self, 1), &self->u.conv, NULL, kd__layer_packed(self, tape));
 }

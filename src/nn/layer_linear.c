@@ -1,5 +1,6 @@
 /* layer_linear.c - y = x weight + bias.
  * SPDX-License-Identifier: MIT */
+#include "autograd/after.h"
 #include "nn/nn.h"
 
 kd_layer *kd_layer_linear(kd_layer *parent, const char *name, size_t in, size_t out, int32_t bias)
@@ -15,5 +16,5 @@ kd_layer *kd_layer_linear(kd_layer *parent, const char *name, size_t in, size_t 
 
 kd_tensor *kd__layer_run_linear(kd_layer *self, kd_tape *tape, kd_tensor *x)
 {
-    return kd_linear(tape, x, kd__slot(self, 0), kd__slot(self, 1));
+    return kd__linear(tape, x, kd__slot(self, 0), kd__slot(self, 1), NULL, kd__layer_packed(self, tape));
 }

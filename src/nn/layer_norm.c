@@ -35,7 +35,7 @@ kd_layer *kd_layer_batch_norm(kd_layer *parent, const char *name, size_t channel
 kd_tensor *kd__layer_run_batch_norm(kd_layer *self, kd_tape *tape, kd_tensor *x)
 {
     return kd__batch_norm(tape, x, kd__slot(self, 0), kd__slot(self, 1), kd__slot(self, 2), kd__slot(self, 3),
-                          self->u.norm.momentum, self->u.norm.eps, self->model->frozen);
+                          self->u.norm.momentum, self->u.norm.eps, self->model->frozen, NULL);
 }
 
 kd_layer *kd_layer_layer_norm(kd_layer *parent, const char *name, size_t features, float eps)

@@ -33,8 +33,11 @@ void kd_model_free(kd_model *model)
 {
     if (!model) return;
     kd_context *ctx = model->ctx;
-    for (kd_layer *l = model->root; l; l = kd__layer_next(model->root, l))
+    for (kd_layer *l = model->root; l; l = kd__layer_next(model->root, l)) {
         if (l->type == KD__LAYER_block) kd__user_block_release(ctx, l->u.block);
+        kd__free(ctx, l->packed.data);
+    }
+    kd__monitor_free(model->lock);
     kd__free(ctx, model->weights);
     kd__free(ctx, model->grads);
     kd__free(ctx, model->buffers);
@@ -70,6 +73,8 @@ static void unfinish(kd_model *model)
     kd__free(model->ctx, model->weights);
     kd__free(model->ctx, model->grads);
     kd__free(model->ctx, model->buffers);
+    kd__monitor_free(model->lock);
+    model->lock = NULL;
     model->weights = model->grads = model->buffers = NULL;
     model->size = model->entry_count = model->parameter_count = 0;
 }
@@ -94,6 +99,11 @@ static kd_status allocate(kd_model *model)
     model->grads = kd__alloc_array(model->ctx, model->weight_floats, sizeof(float));
     model->buffers = kd__alloc_array(model->ctx, model->buffer_floats, sizeof(float));
     if (!model->weights || !model->grads || !model->buffers) return KD_ERR_NOMEM;
+    KD_TRY(kd__monitor_create(model->ctx, &model->lock));
+    for (kd_layer *l = model->root; l; l = kd__layer_next(model->root, l)) {
+        l->packed.lock = model->lock;
+        l->packed.version = &model->version;
+    }
     for (size_t i = 0; i < model->entry_count; i++) {
         kd__param *p = model->entries[i];
         bool trained = i < model->parameter_count;

@@ -120,6 +120,7 @@ void kd_model_touch(kd_model *model)
 void kd_model_freeze(kd_model *model, int32_t frozen)
 {
     if (not_ready(model, __func__)) return;
+    if (model->frozen != (frozen != 0)) kd__model_touch(model);   /* batch norm may have moved meanwhile */
     model->frozen = frozen != 0;
     for (size_t i = 0; i < model->parameter_count; i++) model->entries[i]->tensor.requires_grad = !model->frozen;
 }

@@ -65,6 +65,7 @@ struct kd_layer {
     bool        is_shortcut;       /* of its parent, a residual */
     bool        tap_out, tap_pre;  /* asked for; their addresses are the tape's keys for the tensors */
     kd__param  *first_param, *last_param;
+    kd__packed  packed;            /* weights of a frozen model, as the kernels read them */
     kd__param  *slot[4];           /* the first parameters, in the order they were added */
     union {
         kd_conv_desc    conv;
@@ -85,6 +86,7 @@ struct kd_model {
     kd_status   status;           /* sticky, of the builders */
     char        text[512];
     bool        finished, frozen;
+    kd__monitor *lock;            /* of the layers' packed weights */
     uint64_t    version;          /* grows whenever weights were written */
     size_t      layer_count;
     kd__param **entries;          /* parameters in tree order, then buffers */
@@ -96,6 +98,14 @@ struct kd_model {
     float      *norm;             /* mean [channels], std [channels] */
     kd_tensor   norm_mean, norm_std;
 };
+
+/* The sum at the end of a residual, which the last op of its branch may do. */
+typedef struct kd__join {
+    kd_layer  *residual;
+    kd_layer  *shortcut;        /* NULL: x itself */
+    kd_tensor *x;
+    bool       done;            /* it was done, and the residual's activation too */
+} kd__join;
 
 /* ---- layer.c ----------------------------------------------------------------------------------------------- */
 /* A new layer under `parent`; the poison of its model when that cannot be (the model then has the error, text led by
@@ -120,8 +130,21 @@ void *kd__model_alloc(kd_model *model, size_t bytes);
 kd_layer *kd__layer_at(kd_layer *layer, const char *path, size_t length);
 /* The tree in order: the layer after `layer` within `top`; NULL after the last. */
 kd_layer *kd__layer_next(const kd_layer *top, kd_layer *layer);
+/* The layer's packed weights for this forward: NULL unless the model is frozen and nothing is recorded. */
+static inline kd__packed *kd__layer_packed(kd_layer *layer, const kd_tape *tape)
+{
+    return layer->model->frozen && tape->mode == KD_TAPE_INFER ? &layer->packed : NULL;
+}
+/* May `layer` run on x?  False: the tape is poisoned. */
+bool kd__layer_may_run(const kd_layer *layer, kd_tape *tape, const kd_tensor *x);
 /* Children one after the other, without the shortcut.  On an INFER tape each result goes back once the next is there. */
-kd_tensor *kd__forward_children(kd_layer *self, kd_tape *tape, kd_tensor *x);
+kd_tensor *kd__forward_children(kd_layer *self, kd_tape *tape, kd_tensor *x, kd__join *join);
+
+/* ---- layer_chain.c: neighbours that run as one op --------------------------------------------------------------- */
+/* The layers from `first` on that one op can do, with the bits of each by itself: a convolution or linear layer, batch norm, ReLU;
+ * and, behind the last child of a residual, its sum and ReLU.  Returns the last of them and their result in *y; NULL when
+ * `first` must run alone. */
+kd_layer *kd__chain_forward(kd_layer *first, kd_tape *tape, kd_tensor *x, kd__join *join, kd_tensor **y);
 /* Give x back on an INFER tape unless it is one of the two that stay. */
 void kd__release_unless(kd_tape *tape, kd_tensor *x, const kd_tensor *stays, const kd_tensor *stays_too);
 /* Keep y until reset under `key` (the address of a tap flag), if that flag is set. */

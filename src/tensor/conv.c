@@ -146,21 +146,21 @@ void kd__chunk_at(const kd__conv_shape *s, const kd__chunks *chunks, size_t i, s
 /* ---- the three passes -------------------------------------------------------------------------------------- */
 static size_t pixels(const kd__conv_shape *s) { return s->n * s->oh * s->ow; }
 
-kd_status kd__conv_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const kd__epilogue *after,
-                           float *y)
+kd_status kd__conv_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, kd__packed *packed,
+                           const kd__epilogue *after, float *y)
 {
     static const kd__epilogue nothing;
     ctx = kd__context(ctx);
     if (!after) after = &nothing;
     switch (kd__conv_choose(s)) {
     case KD__CONV_POINTWISE:   /* pixels are the rows of a matrix */
-        return kd__gemm(ctx, &(kd__gemm_args){ .m = pixels(s), .n = s->co, .k = s->ci, .a = x, .a_stride = s->ci, .b = weight,
-                                               .b_stride = s->co, .c = y, .c_stride = s->co, .after = *after });
+        return kd__gemm_kept(ctx, &(kd__gemm_args){ .m = pixels(s), .n = s->co, .k = s->ci, .a = x, .a_stride = s->ci, .b = weight,
+                                                    .b_stride = s->co, .c = y, .c_stride = s->co, .after = *after }, packed);
     case KD__CONV_DEPTHWISE:
         kd__depthwise_forward(ctx, s, x, weight, after, y);
         return KD_OK;
-    case KD__CONV_WINOGRAD: return kd__winograd_forward(ctx, s, x, weight, after, y);
-    default: return kd__direct_forward(ctx, s, x, weight, after, y);
+    case KD__CONV_WINOGRAD: return kd__winograd_forward(ctx, s, x, weight, packed, after, y);
+    default: return kd__direct_forward(ctx, s, x, weight, packed, after, y);
     }
 }
 

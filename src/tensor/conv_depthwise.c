@@ -74,8 +74,8 @@ static void run(depth_job *job, size_t images)
 void kd__depthwise_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const kd__epilogue *after,
                            float *y)
 {
-    depth_job job = { .ctx = ctx, .w = kd__window_forward(s), .x = x, .weight = weight, .after = *after, .w_row = (ptrdiff_t)(s->kw * s->co),
-                      .w_tap = (ptrdiff_t)s->co, .y = y, .y_image = s->oh * s->ow * s->co };
+    depth_job job = { .ctx = ctx, .w = kd__window_forward(s), .x = x, .weight = weight, .after = *after,
+                      .w_row = (ptrdiff_t)(s->kw * s->co), .w_tap = (ptrdiff_t)s->co, .y = y, .y_image = s->oh * s->ow * s->co };
     run(&job, s->n);
 }
 

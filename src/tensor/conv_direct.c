@@ -120,32 +120,49 @@ static double work_of(const kd__conv_shape *s)
     return (double)s->n * (double)s->oh * (double)s->ow * (double)s->co * (double)s->kh * (double)s->kw * (double)(s->ci / s->groups);
 }
 
-kd_status kd__direct_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const kd__epilogue *after,
-                             float *y)
+typedef struct taps_job { kd_context *ctx; const kd__conv_shape *s; const float *weight; } taps_job;
+
+/* For each group panels of [kh kw ci / groups] rows. */
+static bool pack_taps(void *arg, float *out)
+{
+    const taps_job *t = arg;
+    const size_t n = t->s->co / t->s->groups, rows = t->s->kh * t->s->kw * (t->s->ci / t->s->groups);
+    const size_t group = (n + KD__GEMM_PANEL - 1) / KD__GEMM_PANEL * KD__GEMM_PANEL * rows;
+    for (size_t g = 0; g < t->s->groups; g++)
+        t->ctx->kernels->pack_panels_f32(t->weight + g * n, t->s->co, 0, rows, n, out + g * group, rows * KD__GEMM_PANEL);
+    return true;
+}
+
+kd_status kd__direct_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, kd__packed *packed,
+                             const kd__epilogue *after, float *y)
 {
     const size_t c = s->ci / s->groups, n = s->co / s->groups, rows = s->kh * s->kw * c;
     pass p = { .w = kd__window_forward(s), .b = weight, .b_k = s->co, .b_group = n };
     direct_job job = { .ctx = ctx, .x = x, .after = *after, .y = y, .groups = s->groups, .c = c, .n = n, .passes = &p, .pass_count = 1,
                        .x_image = s->h * s->w * s->ci, .y_image = s->oh * s->ow * s->co };
-    float *packed = NULL;
+    float *own = NULL;
     /* Weights are read in place where panels would look the same, or would not pay. */
     const bool same = n == KD__GEMM_PANEL && s->groups == 1, tail = n % 16 && ctx->isa != KD_ISA_AVX512;
-    if (!same && (tail || (n > 16 && s->n * s->oh * s->ow >= 512))) {
+    const bool few = s->n * s->oh * s->ow < 512 && !packed;
+    if (!same && (tail || (n > 16 && !few))) {
         size_t wide, floats;
         if (!kd__round_up(n, KD__GEMM_PANEL, &wide) || !kd__mul(wide, rows, &floats) || !kd__mul(floats, s->groups, &floats) ||
-            floats > SIZE_MAX / sizeof *packed)
+            floats > SIZE_MAX / sizeof *own)
             return kd__fail(KD_ERR_OVERFLOW, "convolution: %zu weights do not fit", rows);
-        packed = kd__scratch_get(ctx, floats * sizeof *packed);
-        if (!packed) return KD_ERR_NOMEM;
-        p.b = packed;
+        taps_job taps = { ctx, s, weight };
+        const float *b = packed ? kd__packed_get(ctx, packed, KD__PACKED_TAPS, floats, pack_taps, &taps) : NULL;
+        if (!b) {
+            b = own = kd__scratch_get(ctx, floats * sizeof *own);
+            if (!own) return KD_ERR_NOMEM;
+            pack_taps(&taps, own);
+        }
+        p.b = b;
         p.b_k = KD__GEMM_PANEL;
         p.b_panel = rows * KD__GEMM_PANEL;
         p.b_group = wide * rows;
-        for (size_t g = 0; g < s->groups; g++)
-            ctx->kernels->pack_panels_f32(weight + g * n, s->co, 0, rows, n, packed + g * p.b_group, p.b_panel);
     }
     kd_status status = run(&job, s->n, work_of(s));
-    kd__scratch_put(ctx, packed);
+    kd__scratch_put(ctx, own);
     return status;
 }
 

@@ -70,14 +70,14 @@ kd__chunks kd__chunks_of(const kd__conv_shape *s);
 /* Chunk i: output rows [region->r0, r1) of `*images` images from *first on. */
 void       kd__chunk_at(const kd__conv_shape *s, const kd__chunks *chunks, size_t i, size_t *first, size_t *images, kd__region *region);
 
-kd_status kd__direct_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const kd__epilogue *after,
-                             float *y);
+kd_status kd__direct_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, kd__packed *packed,
+                             const kd__epilogue *after, float *y);
 kd_status kd__direct_backward_data(kd_context *ctx, const kd__conv_shape *s, const float *dy, const float *weight, float *dx,
                                    bool accumulate);
 kd_status kd__direct_backward_weight(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *dy, float *dw,
                                      bool accumulate);
-kd_status kd__winograd_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const kd__epilogue *after,
-                               float *y);
+kd_status kd__winograd_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, kd__packed *packed,
+                               const kd__epilogue *after, float *y);
 kd_status kd__winograd_backward_data(kd_context *ctx, const kd__conv_shape *s, const float *dy, const float *weight, float *dx,
                                      bool accumulate);
 void      kd__depthwise_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const kd__epilogue *after,

@@ -26,7 +26,8 @@ typedef struct gemm_job {
     kd_context          *ctx;
     const kd__gemm_args *args;
     size_t       j0, j1;           /* the columns worked on */
-    float       *packed;           /* their panels; NULL: B in place */
+    float       *own;              /* where their panels go, if they are packed here */
+    const float *packed;           /* the panels; NULL: B in place */
     size_t       panel;            /* floats from panel to panel */
     size_t       task_rows, task_columns, tasks_across;
 } gemm_job;
@@ -54,7 +55,7 @@ static void pack(const gemm_job *job, size_t j, size_t n)
     const kd__gemm_args *g = job->args;
     const float *from = g->b + (g->b_transposed ? j * g->b_stride : j);
     job->ctx->kernels->pack_panels_f32(from, g->b_stride, g->b_transposed, g->k, n,
-                                  job->packed + (j - job->j0) / KD__GEMM_PANEL * job->panel, job->panel);
+                                  job->own + (j - job->j0) / KD__GEMM_PANEL * job->panel, job->panel);
 }
 
 static void pack_range(size_t begin, size_t end, void *arg)
@@ -139,30 +140,42 @@ static kd_status gemm(kd_context *ctx, const kd__gemm_args *g)
     const bool parallel = ctx->threads > 1 && (double)g->m * (double)g->n * (double)g->k >= SERIAL_WORK;
     size_t chunk = KD_MAX(CHUNK / KD_MAX(g->k, 1u) / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL;
     if (chunk > g->n) chunk = g->n;
-    if (must_pack(ctx, g)) {
+    if (g->b_packed) {
+        job.panel = g->k * KD__GEMM_PANEL;
+    } else if (must_pack(ctx, g)) {
         size_t floats, bytes;
         if (!packed_size(g->k, chunk, &floats) || !kd__mul(floats, sizeof(float), &bytes))
             return kd__fail(KD_ERR_OVERFLOW, "gemm: packing %zu x %zu", g->k, chunk);
-        job.packed = small;
+        job.own = small;
         if (floats > SMALL_PACK) {
             scratch = kd__scratch_get(ctx, bytes);
             if (!scratch) return KD_ERR_NOMEM;
-            job.packed = scratch;
+            job.own = scratch;
         }
+        job.packed = job.own;
         job.panel = g->k * KD__GEMM_PANEL;
     }
     for (job.j0 = 0; job.j0 < g->n; job.j0 = job.j1) {
         job.j1 = g->n - job.j0 < chunk ? g->n : job.j0 + chunk;
-        if (job.packed && parallel)
+        if (g->b_packed) job.packed = g->b_packed + job.j0 / KD__GEMM_PANEL * job.panel;
+        else if (job.own && parallel)
             kd__parallel_range(ctx, job.j1 - job.j0, KD_MAX(LARGE_B / KD_MAX(g->k, 1u) / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL,
                                pack_range, &job);
-        else if (job.packed)
+        else if (job.own)
             pack(&job, job.j0, job.j1 - job.j0);
         if (parallel) kd__parallel(ctx, cut(&job, ctx->threads), multiply_task, &job);
         else multiply(&job, 0, g->m, job.j0, job.j1);
     }
     kd__scratch_put(ctx, scratch);
     return KD_OK;
+}
+
+bool kd__gemm_packed_floats(const kd__gemm_args *args, size_t *floats) { return packed_size(args->k, args->n, floats); }
+
+void kd__gemm_pack(kd_context *ctx, const kd__gemm_args *args, float *out)
+{
+    gemm_job job = { .ctx = kd__context(ctx), .args = args, .own = out, .panel = args->k * KD__GEMM_PANEL };
+    kd__parallel_range(job.ctx, args->n, KD_MAX(LARGE_B / KD_MAX(args->k, 1u) / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL, pack_range, &job);
 }
 
 kd_status kd__gemm(kd_context *ctx, const kd__gemm_args *args)

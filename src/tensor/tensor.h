@@ -80,11 +80,16 @@ typedef struct kd__gemm_args {
     size_t m, n, k;
     const float *a; size_t a_stride; bool a_transposed;   /* a_transposed: A is stored [k, m] */
     const float *b; size_t b_stride; bool b_transposed;   /* b_transposed: B is stored [n, k] */
+    const float *b_packed;                                 /* op(B) from kd__gemm_pack, or NULL */
     float       *c; size_t c_stride;
     bool         accumulate;
     kd__epilogue after;                                    /* of the finished sums */
 } kd__gemm_args;
 kd_status kd__gemm(kd_context *ctx, const kd__gemm_args *args);
+/* op(B) of n, k, b, b_stride and b_transposed in the order that the kernel reads it, for products that share it: floats needed
+ * (false: they do not fit), and into `out`. */
+bool      kd__gemm_packed_floats(const kd__gemm_args *args, size_t *floats);
+void      kd__gemm_pack(kd_context *ctx, const kd__gemm_args *args, float *out);
 /* `batch` products with fixed distances between their matrices (0: shared).  c_step 0: their sum, in order; without an
  * epilogue. */
 kd_status kd__gemm_batch(kd_context *ctx, const kd__gemm_args *args, size_t batch, size_t a_step, size_t b_step, size_t c_step);
@@ -94,15 +99,34 @@ kd_status kd__gemm_batch(kd_context *ctx, const kd__gemm_args *args, size_t batc
 bool      kd__gemm_blis(kd_context *ctx, const kd__gemm_args *args);
 #endif
 
+/* ---- packed.c: weights that stay as they are, kept in the order that the kernels read --------------------- */
+typedef enum kd__packed_form { KD__PACKED_NOTHING, KD__PACKED_PANELS, KD__PACKED_TAPS, KD__PACKED_WINOGRAD,
+                              KD__PACKED_NORM } kd__packed_form;
+typedef struct kd__packed {
+    kd__monitor    *lock;        /* forwards of one model may run on several threads */
+    const uint64_t *version;     /* of the weights; what was packed from another one is packed again */
+    uint64_t        made_of;
+    kd__packed_form form;        /* of a matrix, a direct convolution, Winograd's; scale and shift of batch norm */
+    size_t          floats;
+    float          *data;
+} kd__packed;
+/* The data in this form, made by fill(arg, out) (false: no memory) when it is not there; NULL when there is no memory: do
+ * without. */
+const float *kd__packed_get(kd_context *ctx, kd__packed *packed, kd__packed_form form, size_t floats,
+                            bool (*fill)(void *arg, float *out), void *arg);
+
+/* kd__gemm with a B that is kept packed; packed NULL: with B as it is. */
+kd_status kd__gemm_kept(kd_context *ctx, const kd__gemm_args *args, kd__packed *packed);
+
 /* ---- conv.c: NHWC, weight [kh, kw, ci / groups, co] -------------------------------------------------- */
 typedef struct kd__conv_shape {
     size_t n, h, w, ci, kh, kw, co, oh, ow;
     size_t stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups;
 } kd__conv_shape;
-/* y = conv(x, weight), then the epilogue (NULL: none) on its pixels [n oh ow, co].  Chain over kh, kw, ci; the rule which shapes go through Winograd
- * F(2x2,3x3) is part of the same-bits contract (docs/design/numerics.md). */
+/* y = conv(x, weight), then the epilogue (NULL: none) on its pixels [n oh ow, co].  packed: the weight's, or NULL.  Chain over kh, kw,
+ * ci; the rule which shapes go through Winograd F(2x2,3x3) is part of the same-bits contract (docs/design/numerics.md). */
 kd_status kd__conv_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight,
-                           const kd__epilogue *after, float *y);
+                           kd__packed *packed, const kd__epilogue *after, float *y);
 kd_status kd__conv_backward_data(kd_context *ctx, const kd__conv_shape *s, const float *dy, const float *weight,
                                  float *dx, bool accumulate);
 /* Chunks of pixels summed from zero and added in order (after the old dw when accumulating). */

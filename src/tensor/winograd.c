@@ -54,8 +54,35 @@ static void block_task(size_t task, void *arg)
     kd__scratch_put(job->ctx, v);
 }
 
-/* Images [n, h, w, c] to [n, oh, ow, co]; weight in memory is [3, 3, ci, co] of the layer, turned round for the gradient. */
-static kd_status run(kd_context *ctx, kd__winograd_args *args, size_t n, const float *weight, bool backward)
+typedef struct weights_job {
+    kd_context  *ctx;
+    const float *weight;          /* [3, 3, ci, co] of the layer, turned round for the gradient */
+    size_t       c, co, u_plane;
+    bool         backward;
+} weights_job;
+
+/* A panel of 32 columns after the other: its nine taps packed, then transformed. */
+static bool transform_weights(void *arg, float *u)
+{
+    const weights_job *w = arg;
+    const kd__kernels *kernels = w->ctx->kernels;
+    const size_t panel = w->c * KD__GEMM_PANEL;
+    float *taps = kd__scratch_get(w->ctx, 9 * panel * sizeof *taps);
+    if (!taps) return false;
+    for (size_t j = 0; j < w->co; j += KD__GEMM_PANEL) {
+        const size_t n = KD_MIN(w->co - j, KD__GEMM_PANEL);
+        for (size_t t = 0; t < 9; t++) {
+            const float *tap = w->weight + (w->backward ? 8 - t : t) * w->c * w->co + (w->backward ? j * w->c : j);
+            kernels->pack_panels_f32(tap, w->backward ? w->c : w->co, w->backward, w->c, n, taps + t * panel, panel);
+        }
+        kernels->winograd_weights_f32(taps, panel, u + j * w->c, w->u_plane, panel);
+    }
+    kd__scratch_put(w->ctx, taps);
+    return true;
+}
+
+/* Images [n, h, w, c] to [n, oh, ow, co]. */
+static kd_status run(kd_context *ctx, kd__winograd_args *args, size_t n, const float *weight, kd__packed *packed, bool backward)
 {
     const size_t c = args->c, co = args->co;
     args->tiles_h = (args->oh + 1) / 2;
@@ -63,19 +90,23 @@ static kd_status run(kd_context *ctx, kd__winograd_args *args, size_t n, const f
     winograd_job job = { .ctx = ctx, .tiles = n * args->tiles_h * args->tiles_w };
     if (!job.tiles) return KD_OK;
     size_t wide, floats;
-    if (!kd__round_up(co, KD__GEMM_PANEL, &wide) || !kd__mul(wide, c, &job.u_plane) || !kd__mul(job.u_plane, PLANES + 9, &floats) ||
-        !kd__add(floats, c, &floats) || floats > SIZE_MAX / sizeof(float))
+    if (!kd__round_up(co, KD__GEMM_PANEL, &wide) || !kd__mul(wide, c, &job.u_plane) || !kd__mul(job.u_plane, PLANES, &floats) ||
+        floats > SIZE_MAX / sizeof(float))
         return kd__fail(KD_ERR_OVERFLOW, "convolution: the weights do not fit");
-    float *u = kd__scratch_get(ctx, floats * sizeof *u);
-    if (!u) return KD_ERR_NOMEM;
-    float *taps = u + PLANES * job.u_plane, *zeros = taps + 9 * job.u_plane;
+    float *zeros = kd__scratch_get(ctx, c * sizeof *zeros), *u = NULL;
+    if (!zeros) return KD_ERR_NOMEM;
     memset(zeros, 0, c * sizeof *zeros);
-    for (size_t t = 0; t < 9; t++) {
-        const float *tap = weight + (backward ? 8 - t : t) * c * co;
-        ctx->kernels->pack_panels_f32(tap, backward ? c : co, backward, c, co, taps + t * job.u_plane, c * KD__GEMM_PANEL);
+    weights_job w = { ctx, weight, c, co, job.u_plane, backward };
+    if (packed) job.u = kd__packed_get(ctx, packed, KD__PACKED_WINOGRAD, floats, transform_weights, &w);
+    if (!job.u) {
+        u = kd__scratch_get(ctx, floats * sizeof *u);
+        if (!u || !transform_weights(&w, u)) {
+            kd__scratch_put(ctx, u);
+            kd__scratch_put(ctx, zeros);
+            return KD_ERR_NOMEM;
+        }
+        job.u = u;
     }
-    ctx->kernels->winograd_weights_f32(taps, job.u_plane, u, job.u_plane, job.u_plane);
-    job.u = u;
     args->zeros = zeros;
     job.args = *args;
 
@@ -90,15 +121,16 @@ static kd_status run(kd_context *ctx, kd__winograd_args *args, size_t n, const f
     else
         for (size_t i = 0; i < tasks; i++) block_task(i, &job);
     kd__scratch_put(ctx, u);
+    kd__scratch_put(ctx, zeros);
     return atomic_load(&job.status) == KD_OK ? KD_OK : kd__fail(KD_ERR_NOMEM, "out of memory");
 }
 
-kd_status kd__winograd_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const kd__epilogue *after,
-                               float *y)
+kd_status kd__winograd_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, kd__packed *packed,
+                               const kd__epilogue *after, float *y)
 {
     kd__winograd_args a = { .h = s->h, .w = s->w, .c = s->ci, .pad_h = s->pad_h, .pad_w = s->pad_w, .oh = s->oh, .ow = s->ow,
                             .co = s->co, .x = x, .y = y, .after = *after };
-    return run(ctx, &a, s->n, weight, false);
+    return run(ctx, &a, s->n, weight, packed, false);
 }
 
 kd_status kd__winograd_backward_data(kd_context *ctx, const kd__conv_shape *s, const float *dy, const float *weight, float *dx,
@@ -106,5 +138,5 @@ kd_status kd__winograd_backward_data(kd_context *ctx, const kd__conv_shape *s, c
 {
     kd__winograd_args a = { .h = s->oh, .w = s->ow, .c = s->co, .pad_h = 2 - s->pad_h, .pad_w = 2 - s->pad_w, .oh = s->h, .ow = s->w,
                             .co = s->ci, .x = dy, .y = dx, .add = accumulate };
-    return run(ctx, &a, s->n, weight, true);
+    return run(ctx, &a, s->n, weight, NULL, true);
 }

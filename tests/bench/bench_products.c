@@ -89,7 +89,7 @@ typedef struct layer { kd_context *ctx; kd__conv_shape s; float *x, *w, *y, *dx,
 static kd_status forward(void *arg)
 {
     const layer *l = arg;
-    return kd__conv_forward(l->ctx, &l->s, l->x, l->w, NULL, l->dx);
+    return kd__conv_forward(l->ctx, &l->s, l->x, l->w, NULL, NULL, l->dx);
 }
 static kd_status data(void *arg)
 {

@@ -85,7 +85,7 @@ static void compare(const char *what, const kd__conv_shape *s, pass_fn call, con
 
 static kd_status forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *w, const float *bias, float *y, int relu)
 {
-    return kd__conv_forward(ctx, s, x, w, &(kd__epilogue){ .bias = bias, .relu = relu }, y);
+    return kd__conv_forward(ctx, s, x, w, NULL, &(kd__epilogue){ .bias = bias, .relu = relu }, y);
 }
 static kd_status backward_data(kd_context *ctx, const kd__conv_shape *s, const float *dy, const float *w, const float *bias, float *dx,
                                int accumulate)
@@ -330,7 +330,7 @@ TEST(memory)
         kdtest_alloc alloc = { 0 };
         kdtest_alloc_begin(&alloc, 1, KD_ISA_AUTO);
         alloc.fail_at = alloc.calls + fail;
-        kd_status a = kd__conv_forward(alloc.ctx, &s, x, w, NULL, y), b = kd__conv_backward_data(alloc.ctx, &s, y, w, x, false);
+        kd_status a = kd__conv_forward(alloc.ctx, &s, x, w, NULL, NULL, y), b = kd__conv_backward_data(alloc.ctx, &s, y, w, x, false);
         kd_status c = kd__conv_backward_weight(alloc.ctx, &s, x, y, w, false);
         CHECK((a == KD_OK || a == KD_ERR_NOMEM) && (b == KD_OK || b == KD_ERR_NOMEM) && (c == KD_OK || c == KD_ERR_NOMEM));
         if (fail == 1) CHECK(a == KD_ERR_NOMEM);
@@ -340,7 +340,7 @@ TEST(memory)
     size_t calls = 0;
     kdtest_alloc_begin(&alloc, 1, KD_ISA_AUTO);
     for (int step = 0; step < 3; step++) {
-        CHECK_OK(kd__conv_forward(alloc.ctx, &s, x, w, NULL, y));
+        CHECK_OK(kd__conv_forward(alloc.ctx, &s, x, w, NULL, NULL, y));
         CHECK_OK(kd__conv_backward_data(alloc.ctx, &s, y, w, x, false));
         CHECK_OK(kd__conv_backward_weight(alloc.ctx, &s, x, y, w, false));
         if (step == 1) calls = alloc.calls;

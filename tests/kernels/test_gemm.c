@@ -186,7 +186,8 @@ TEST(not_finite)
     for (size_t i = 0; i < 100; i++) b[i] = 2.0f;
     a[1 * 5 + 2] = NAN;
     b[3 * 20 + 17] = INFINITY;
-    kd__gemm_args g = { .m = 4, .n = 20, .k = 5, .a = a, .a_stride = 5, .b = b, .b_stride = 20, .c = c, .c_stride = 20, .after = { .relu = 1 } };
+    kd__gemm_args g = { .m = 4, .n = 20, .k = 5, .a = a, .a_stride = 5, .b = b, .b_stride = 20, .c = c, .c_stride = 20,
+                        .after = { .relu = 1 } };
     for (size_t x = 0; x < isas; x++) {
         CHECK_OK(kd__gemm(contexts[x], &g));
         for (size_t i = 0; i < 4; i++)

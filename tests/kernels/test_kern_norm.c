@@ -94,7 +94,7 @@ TEST(columns_dots)
         arrays a = take((size_t[ARRAYS]){ rows * c, rows * c, c, c, c }, tail);
         EACH_ISA(k) {
             refill(&a, rows);
-            k->norm_columns_dots_f32(rows, c, a.p[0], a.p[1], a.p[2], a.p[3], a.p[4]);
+            k->norm_columns_dots_f32(rows, c, a.p[0], a.p[1], a.p[2], a.p[3], a.p[4], NULL);
             for (size_t j = 0; j < c; j++) {
                 float dy[256], d[256];
                 for (size_t r = 0; r < rows; r++) {
@@ -116,12 +116,12 @@ TEST(columns_apply)
         EACH_ISA(k)
             for (int centred = 0; centred < 2; centred++) {
                 refill(&a, rows);
-                k->norm_columns_apply_f32(rows, c, a.p[0], centred ? a.p[1] : NULL, a.p[2], a.p[3], a.p[4]);
+                k->norm_columns_apply_f32(rows, c, a.p[0], centred ? a.p[1] : NULL, a.p[2], a.p[3], NULL, 0, a.p[4]);
                 for (size_t i = 0; i < rows * c; i++) {
                     float x = centred ? a.p[0][i] - a.p[1][i % c] : a.p[0][i];
                     CHECK(same_float(a.p[4][i], fmaf(x, a.p[2][i % c], a.p[3][i % c])));
                 }
-                k->norm_columns_apply_f32(rows, c, a.p[0], centred ? a.p[1] : NULL, a.p[2], a.p[3], a.p[0]);
+                k->norm_columns_apply_f32(rows, c, a.p[0], centred ? a.p[1] : NULL, a.p[2], a.p[3], NULL, 0, a.p[0]);
                 check_same(a.p[0], a.p[4], rows * c, "in place");
             }
         give(&a);
@@ -138,7 +138,7 @@ TEST(columns_backward)
                 refill(&a, rows);
                 float *before = malloc(rows * c * sizeof *before);
                 memcpy(before, a.p[6], rows * c * sizeof *before);
-                k->norm_columns_backward_f32(rows, c, a.p[0], with_x ? a.p[1] : NULL, a.p[2], a.p[3], a.p[4], a.p[5], a.p[6],
+                k->norm_columns_backward_f32(rows, c, a.p[0], with_x ? a.p[1] : NULL, a.p[2], a.p[3], a.p[4], a.p[5], NULL, a.p[6],
                                              accumulate);
                 for (size_t i = 0; i < rows * c; i++) {
                     size_t j = i % c;
