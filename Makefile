@@ -150,14 +150,19 @@ $(FASHION_FROM)/%.gz:
 
 # ---- measuring -------------------------------------------------------------------------------------
 PEERS_PYTHON ?= python3
-$(OBJ)/bench/%: tests/bench/%.c $(A)
+BENCH := $(OBJ)/tests/bench
+$(OBJ)/bench/%: $(BENCH)/%.o $(BENCH)/bench_cases.o $(A)
 	@mkdir -p $(@D)
-	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -pthread -Iinclude -Isrc $< $(LDFLAGS) $(A) $(LDLIBS) -o $@
+	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $(filter %.o,$^) $(A) $(LDLIBS) -o $@
 bench: $(OBJ)/bench/bench_products ## matrix products and convolutions in GFLOP/s, one thread
 	@$<
-bench-peers: $(OBJ)/bench/bench_peers ## the same work in PyTorch beside it (PEERS_PYTHON=python with torch; CASES=names)
+# ISA=avx2 caps both sides
+PEERS_CAP := $(if $(filter avx2,$(ISA)),KD_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
+  MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell)
+bench-peers: $(OBJ)/bench/bench_peers ## the same work in PyTorch and others beside it (PEERS_PYTHON=python CASES=globs THREADS=1,2 QUICK=1 ISA=avx2 COMPILE=1)
 	@mkdir -p $(OUT)/bench
-	@$(PEERS_PYTHON) tests/tools/bench_peers.py $< $(CASES) | tee $(OUT)/bench/peers.txt
+	@env $(PEERS_CAP) $(PEERS_PYTHON) tests/tools/bench_peers.py $< $(OUT)/bench $(if $(QUICK),--quick) \
+	  $(if $(THREADS),--threads $(THREADS)) $(if $(COMPILE),--compile) $(CASES)
 
 # ---- installing ------------------------------------------------------------------------------------
 HEADERS := $(sort $(wildcard include/kd/*.h))
