@@ -9,7 +9,7 @@
 #define LOSS(r, c) { .name = "kd_loss_" #r "x" #c, .kind = BENCH_LOSS, .n = { r, c }, .classes = c, .temperature = 4 }
 #define GEMM(m, n_, k) { .name = "sgemm_" #m "x" #n_ "x" #k, .kind = BENCH_GEMM, .n = { m, n_, k } }
 #define CONV(in, out, side, stride, end, how, kind_)                                                \
-    { .name = "conv_" #in "_" #out "_at" #side end "_" how, .kind = kind_, .n = { 64, side, in, out, stride } }
+    { .name = "conv_" #in "_" #out "_at" #side end "_" how, .kind = kind_, .n = { 64, side, in, out, stride, 3, 1 } }
 #define CONVS(in, out, side, stride, end)                                                           \
     CONV(in, out, side, stride, end, "forward", BENCH_CONV_FORWARD),                                \
     CONV(in, out, side, stride, end, "backward", BENCH_CONV_BACKWARD),                              \
@@ -96,17 +96,20 @@ static void make_loss(bench *b)
 
 static void open_product(bench *b, kd_rng *rng)
 {
-    const size_t *n = b->what->n;
-    b->a = uniform(b, rng, 2, (size_t[]){ n[0], n[2] }, -1, 1);
-    b->b = uniform(b, rng, 2, (size_t[]){ n[2], n[1] }, -1, 1);
-    b->c = zeros(b, 2, n);
+    const size_t m = b->what->n[0], n = b->what->n[1], k = b->what->n[2], form = b->what->n[3];
+    b->a = uniform(b, rng, 2, form == BENCH_TN ? (size_t[]){ k, m } : (size_t[]){ m, k }, -1, 1);
+    b->b = uniform(b, rng, 2, form == BENCH_NT ? (size_t[]){ n, k } : (size_t[]){ k, n }, -1, 1);
+    b->c = zeros(b, 2, (size_t[]){ m, n });
+    if (form == BENCH_BIAS_RELU) b->bias = uniform(b, rng, 1, &n, -1, 1);
 }
+
+static size_t conv_out(const size_t *n) { return (n[1] + n[5] / 2 * 2 - n[5]) / n[4] + 1; }
 
 static void open_conv(bench *b, kd_rng *rng)
 {
-    const size_t *n = b->what->n, out = (n[1] - 1) / n[4] + 1;
-    const size_t x[] = { n[0], n[1], n[1], n[2] }, y[] = { n[0], out, out, n[3] }, w[] = { 3, 3, n[2], n[3] };
-    b->conv = (kd__conv_shape){ n[0], n[1], n[1], n[2], 3, 3, n[3], out, out, n[4], n[4], 1, 1, 1, 1, 1 };
+    const size_t *n = b->what->n, out = conv_out(n), pad = n[5] / 2;
+    const size_t x[] = { n[0], n[1], n[1], n[2] }, y[] = { n[0], out, out, n[3] }, w[] = { n[5], n[5], n[2] / n[6], n[3] };
+    b->conv = (kd__conv_shape){ n[0], n[1], n[1], n[2], n[5], n[5], n[3], out, out, n[4], n[4], pad, pad, 1, 1, n[6] };
     b->a = uniform(b, rng, 4, x, -1, 1);
     b->b = uniform(b, rng, 4, w, -1, 1);
     b->c = uniform(b, rng, 4, y, -1, 1);
@@ -135,14 +138,21 @@ static kd_model *network(bench *b, const char *what, uint64_t seed)
     return model;
 }
 
-/* The running statistics of a network that is not trained, from one batch: without them its activations double in each
+/* The running statistics of a network that is not trained, from a few images: without them its activations double in each
  * block.  One forward moves them by batch norm's momentum, a tenth. */
 static void calibrate(bench *b, kd_model *model)
 {
+    size_t buffers;
     kd_param_info p = { .struct_size = sizeof p };
-    (void)kd_model_forward(model, b->learn, b->x);
+    (void)kd_model_buffers(model, &buffers);
+    if (!buffers) return;
+    kd_tensor *few;
+    size_t shape[4] = { KD_MIN(b->what->n[0], (size_t)4), b->what->n[1], b->what->n[2], b->what->n[3] };
+    BENCH_NEED(kd_tensor_wrap(&few, b->ctx, KD_F32, 4, shape, NULL, kd_tensor_data(b->x)));
+    (void)kd_model_forward(model, b->learn, few);
     BENCH_NEED(kd_tape_status(b->learn));
     kd_tape_reset(b->learn);
+    kd_tensor_free(few);
     for (size_t i = 0; i < kd_model_parameter_count(model); i++) {
         BENCH_NEED(kd_model_parameter_at(model, i, &p));
         if (!(p.kind & KD_PARAM_BUFFER)) continue;
@@ -220,7 +230,7 @@ void bench_close(bench *b)
     kd_loss_distill_free(b->loss);
     kd_model_free(b->student), kd_model_free(b->teacher);
     kd_tensor_free(b->x), kd_tensor_free(b->y), kd_tensor_free(b->a), kd_tensor_free(b->b), kd_tensor_free(b->c);
-    kd_tensor_free(b->d), kd_tensor_free(b->dw);
+    kd_tensor_free(b->d), kd_tensor_free(b->dw), kd_tensor_free(b->bias);
     kd_context_free(b->ctx);
     memset(b, 0, sizeof *b);
 }
@@ -241,9 +251,13 @@ kd_distill_terms bench_loss(bench *b)
 
 static void run_product(bench *b)
 {
-    const size_t *n = b->what->n;
-    const kd__gemm_args args = { .m = n[0], .n = n[1], .k = n[2], .a = kd_tensor_f32(b->a), .a_stride = n[2],
-                                 .b = kd_tensor_f32(b->b), .b_stride = n[1], .c = kd_tensor_f32(b->c), .c_stride = n[1] };
+    const size_t m = b->what->n[0], n = b->what->n[1], k = b->what->n[2], form = b->what->n[3];
+    const kd__gemm_args args = {
+        .m = m, .n = n, .k = k, .c = kd_tensor_f32(b->c), .c_stride = n,
+        .a = kd_tensor_f32(b->a), .a_stride = form == BENCH_TN ? m : k, .a_transposed = form == BENCH_TN,
+        .b = kd_tensor_f32(b->b), .b_stride = form == BENCH_NT ? k : n, .b_transposed = form == BENCH_NT,
+        .bias = b->bias ? kd_tensor_f32(b->bias) : NULL, .relu = b->bias != NULL,
+    };
     BENCH_NEED(kd__gemm(b->ctx, &args));
 }
 
@@ -304,8 +318,9 @@ double bench_work(const bench_case *what)
     case BENCH_CONV_DATA:
     case BENCH_CONV_WEIGHT:
     case BENCH_CONV_BACKWARD: {
-        const size_t out = (n[1] - 1) / n[4] + 1;
-        return (what->kind == BENCH_CONV_BACKWARD ? 4.0 : 2.0) * (double)(n[0] * out * out * n[3]) * (double)(9 * n[2]);
+        const size_t out = conv_out(n);
+        return (what->kind == BENCH_CONV_BACKWARD ? 4.0 : 2.0) * (double)(n[0] * out * out * n[3]) *
+               (double)(n[5] * n[5] * n[2] / n[6]);
     }
     case BENCH_STEP:
     case BENCH_INFER: break;

@@ -8,8 +8,8 @@
 
 typedef enum bench_kind {
     BENCH_LOSS,                         /* logits and gradient on plain pointers: n = rows, classes           */
-    BENCH_GEMM,                         /* n = m, n, k                                                        */
-    BENCH_CONV_FORWARD,                 /* n = images, side, channels in, out, stride; 3x3, padding 1         */
+    BENCH_GEMM,                         /* n = m, n, k, BENCH_NN ..                                           */
+    BENCH_CONV_FORWARD,                 /* n = images, side, channels in, out, stride, kernel, groups         */
     BENCH_CONV_DATA,
     BENCH_CONV_WEIGHT,
     BENCH_CONV_BACKWARD,                /* both gradients                                                     */
@@ -17,10 +17,12 @@ typedef enum bench_kind {
     BENCH_INFER                         /* the student's logits                                               */
 } bench_kind;
 
+enum { BENCH_NN, BENCH_NT, BENCH_TN, BENCH_BIAS_RELU };   /* a b, a b^T, a^T b, max(0, a b + bias) */
+
 typedef struct bench_case {
     const char *name;
     bench_kind  kind;
-    size_t      n[5];                   /* as the kind says; 0 behind the last                    */
+    size_t      n[7];                   /* as the kind says; 0 behind the last                    */
     size_t      classes;
     const char *student, *teacher;      /* "mlp 784 256 10", "cnn 28", "resnet 20 1" (depth, width), "lstm 64 256 2" */
     float       temperature;            /* 0: from the labels alone                               */
@@ -42,7 +44,7 @@ typedef struct bench {
     kd_tensor       *x, *y;             /* input and labels                                       */
     kd_tensor       *a, *b, *c, *d;     /* loss: student, teacher, gradient; product: a, b, c;
                                            convolution: x, weight, output or its gradient, gradient of x or y */
-    kd_tensor       *dw;
+    kd_tensor       *dw, *bias;
     kd__conv_shape   conv;
 } bench;
 

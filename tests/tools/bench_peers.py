@@ -172,7 +172,7 @@ class Case:
     def __init__(self, name, about, path, options):
         self.name, self.path, self.options = name, path, options
         self.kind, self.work, self.classes = about[0], float(about[1]), int(about[2])
-        self.n, self.temperature, self.adam = [int(v) for v in about[3:8]], float(about[8]), about[9] == "adam"
+        self.n, self.temperature, self.adam = [int(v) for v in about[3:-2]], float(about[-2]), about[-1] == "adam"
         self.d = load(path)
         self.open()
 
@@ -267,17 +267,19 @@ class Step(Case):
         agree(self.name, "loss", self.d["loss"], value.detach().double(), 1e-5)
         if self.options.memory:
             return
-        # libkd beside PyTorch in double precision: in single, sums near a ReLU's zero take either sign, and a deep network's
-        # gradients then differ by percents in few elements.  So PyTorch's own are compared by their norm.
+        # Beside PyTorch in double precision: in single, sums near a ReLU's zero take either sign, and a deep network's gradients
+        # then differ by percents in few elements.  libkd must be as near as elsewhere, or nearer than PyTorch in single, which in
+        # turn is held by its norm.
         exact = Net({k: v.double() for k, v in load(self.path + ".student").items()}, True)
         single = {k: v.grad for k, v in self.student.w.items() if v.requires_grad}
         self.gradients(exact, self.x.double())
         have, error, norm = load(self.path + ".grads"), 0.0, 0.0
-        for k, v in exact.w.items():
-            if v.requires_grad:
-                self.agree("gradient of " + k, have[k], v.grad)
-                error += (single[k] - v.grad).square().sum().item()
-                norm += v.grad.square().sum().item()
+        for k, g in single.items():
+            want = exact.w[k].grad
+            if (have[k] - want).abs().max() > (g - want).abs().max():
+                self.agree("gradient of " + k, have[k], want)
+            error += (g - want).square().sum().item()
+            norm += want.square().sum().item()
         if not error < 0.05 ** 2 * norm:
             sys.exit(f"bench_peers: {self.name}: PyTorch's own gradients are off by {(error / norm) ** 0.5:.3g} of their norm")
 
@@ -360,6 +362,15 @@ def median(call, budget, least):
     return statistics.median(times)
 
 
+def settle():
+    """Wait until the peer's idle threads stop spinning: they would take a core from libkd."""
+    before = 1.0
+    while before > 5e-4:
+        before = time.process_time()
+        time.sleep(0.005)
+        before = time.process_time() - before
+
+
 def peak_bytes():
     with open("/proc/self/status") as f:
         return 1024 * next(int(line.split()[1]) for line in f if line.startswith("VmHWM:"))
@@ -397,10 +408,9 @@ def measure(case, ours, table, threads, first, budget, rounds, least):
     for peer, call in sides:
         a, b = [], []
         for _ in range(rounds):
+            settle()
             a.append(float(ours.ask(f"run {budget} {least}")))
             b.append(median(call, budget, least))
-            if threads > 1:
-                time.sleep(0.06)   # until the peer's idle threads stop spinning
         peers[peer] = statistics.median(a), statistics.median(b)
     for peer, (a, b) in peers.items():
         name = case.name if peer == first else f"{case.name}_{peer}"
