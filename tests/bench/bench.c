@@ -4,7 +4,6 @@
  * bench [libkd.so, stripped [part ..]], parts: kernels, ops, steps, start. */
 #include "bench.h"
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -32,12 +31,6 @@ static int first_step(void)
     return 0;
 }
 
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static void show_start(const char *program, const char *library)
 {
     double times[15];
@@ -51,8 +44,7 @@ static void show_start(const char *program, const char *library)
         pclose(f);
         times[i] = end - start;
     }
-    qsort(times, KD_COUNT(times), sizeof *times, ascending);
-    printf("\nfirst digits_mlp_step, from the start of the process  %.2f ms\n", times[KD_COUNT(times) / 2] * 1e3);
+    printf("\nfirst digits_mlp_step, from the start of the process  %.2f ms\n", bench_middle(times, KD_COUNT(times)) * 1e3);
     if (library && !stat(library, &info)) printf("libkd.so, stripped  %.0f KB\n", (double)info.st_size / 1024);
 }
 

@@ -11,8 +11,9 @@ typedef struct bench_limits {
 } bench_limits;
 /* Measures and prints. */
 bench_limits bench_show_limits(void);
-/* Bytes a second of y = a + b where the three take `bytes` together, the better of usual and streaming stores. */
-double bench_memory(double bytes);
+/* Bytes read and written a second by loops over arrays that take `bytes` together: the best of y = a, y = a + b and the same with
+ * streaming stores; or y changed in place, which spares the reading of what is overwritten. */
+double bench_memory(double bytes, bool in_place);
 
 void bench_show_kernels(const bench_limits *limits);   /* products, convolutions, losses */
 void bench_show_ops(void);                              /* what memory limits              */

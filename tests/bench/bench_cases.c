@@ -291,8 +291,9 @@ void bench_infer(bench *b, float *out)
     kd_tape_reset(b->look);
 }
 
-void bench_run(bench *b)
+void bench_run(void *arg)
 {
+    bench *b = arg;
     switch (b->what->kind) {
     case BENCH_LOSS: bench_loss(b); return;
     case BENCH_GEMM: run_product(b); return;
@@ -342,6 +343,12 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+double bench_middle(double *times, size_t n)
+{
+    qsort(times, n, sizeof *times, ascending);
+    return times[n / 2];
+}
+
 double bench_median(void (*call)(void *arg), void *arg, double budget, size_t least)
 {
     enum { most = 1000 };
@@ -358,6 +365,14 @@ double bench_median(void (*call)(void *arg), void *arg, double budget, size_t le
         for (size_t i = 0; i < inner; i++) call(arg);
         times[n] = (bench_now() - t0) / (double)inner;
     }
-    qsort(times, n, sizeof *times, ascending);
-    return times[n / 2];
+    return bench_middle(times, n);
+}
+
+double bench_seconds(const bench_case *what, uint32_t threads, double budget)
+{
+    bench b;
+    bench_open(&b, what, threads);
+    const double seconds = bench_median(bench_run, &b, budget, 3);
+    bench_close(&b);
+    return seconds;
 }

@@ -51,15 +51,17 @@ typedef struct bench {
 /* Everything fails by a line on stderr and exit(1). */
 void   bench_open(bench *b, const bench_case *what, uint32_t threads);
 void   bench_close(bench *b);
-void   bench_run(bench *b);                             /* once                                               */
+void   bench_run(void *b);                              /* once, for bench_median                             */
 double bench_gradients(bench *b);                       /* of a step, without its optimizer; returns the loss */
 kd_distill_terms bench_loss(bench *b);
 void   bench_infer(bench *b, float *out);               /* out NULL: nowhere                                  */
 double bench_work(const bench_case *what);              /* of one run: operations, logits or samples          */
+double bench_seconds(const bench_case *what, uint32_t threads, double budget);   /* open, bench_median, close */
 
 double bench_now(void);
 /* Median seconds of call(arg): calls for `budget` seconds, at least `least` of them; short ones are timed in groups. */
 double bench_median(void (*call)(void *arg), void *arg, double budget, size_t least);
+double bench_middle(double *times, size_t n);           /* their median; sorts them                           */
 
 #define BENCH_NEED(call)                                                                            \
     do {                                                                                            \

@@ -19,16 +19,7 @@ static const bench_case more[] = {
     CONV3("depthwise3x3_256_at16", 64, 16, 256, 256, 1, 3, 256), CONV3("conv3x3_128_128_at16_groups32", 64, 16, 128, 128, 1, 3, 32),
 };
 
-static void call(void *arg) { bench_run(arg); }
-
-static double seconds(const bench_case *c, uint32_t threads)
-{
-    bench b;
-    bench_open(&b, c, threads);
-    const double t = bench_median(call, &b, 0.08, 3);
-    bench_close(&b);
-    return t;
-}
+static double seconds(const bench_case *c, uint32_t threads) { return bench_seconds(c, threads, 0.08); }
 
 static void product_row(const bench_case *c, const bench_limits *l)
 {
@@ -43,7 +34,7 @@ static void product_row(const bench_case *c, const bench_limits *l)
 static void loss_row(const bench_case *c, const bench_limits *l)
 {
     if (c->kind != BENCH_LOSS) return;
-    const double work = bench_work(c), memory = bench_memory(12 * work) / 12, ops = l->exp / 3, limit = memory < ops ? memory : ops;
+    const double work = bench_work(c), memory = bench_memory(12 * work, false) / 12, ops = l->exp / 3, limit = memory < ops ? memory : ops;
     const double one = seconds(c, 1), two = seconds(c, 2);
     printf("  %-38s %10.1f %8.3f %6.1f%% of %-8s %6.3f %6.2fx\n", c->name, one * 1e6, work / one * 1e-9, 100 * work / one / limit,
            memory < ops ? "memory" : "exp", work / two * 1e-9, one / two);

@@ -4,15 +4,14 @@
 #include "cpu/cpu.h"
 #include "../kernels/kern_limits.h"
 #include <stdio.h>
-#include <stdlib.h>
 
 static volatile float sink;
 
-typedef enum what { FMA, EXP, READ, ADD, STREAM } what;
+typedef enum loop { FMA, EXP, READ, IN_PLACE, COPY, ADD, STREAM } loop;
 typedef struct work {
     const kd__limit_loops *loops;
     kd_context *ctx;
-    what   what;
+    loop   loop;
     size_t n;                  /* floats of an array, or rounds */
     float *a, *b, *y;
 } work;
@@ -21,10 +20,12 @@ static void piece(size_t begin, size_t end, void *arg)
 {
     const work *w = arg;
     const size_t n = end - begin;
-    switch (w->what) {
+    switch (w->loop) {
     case FMA: sink = w->loops->fma(n); return;
     case EXP: sink = w->loops->exp(w->a + begin, n); return;
     case READ: sink = w->loops->read(w->a + begin, n); return;
+    case IN_PLACE: w->loops->update(w->y + begin, w->y + begin, n); return;   /* 0 += 0 */
+    case COPY: w->loops->copy(w->y + begin, w->a + begin, n); return;
     case ADD: w->loops->add(w->y + begin, w->a + begin, w->b + begin, n, 0); return;
     case STREAM: w->loops->add(w->y + begin, w->a + begin, w->b + begin, n, 1); return;
     }
@@ -39,19 +40,19 @@ static void all(void *arg)
 }
 
 /* Items a second: rounds, or floats of one array. */
-static double rate(what what, size_t n, uint32_t isa, kd_context *ctx)
+static double rate(loop which, size_t n, uint32_t isa, kd_context *ctx)
 {
     n = (n + 63) / 64 * 64;
-    work w = { .loops = kd__limit_loops_of(isa), .ctx = ctx, .what = what, .n = n };
-    if (what != FMA) {
-        w.a = aligned_alloc(64, n * sizeof *w.a);
-        w.b = aligned_alloc(64, n * sizeof *w.b);
-        w.y = aligned_alloc(64, n * sizeof *w.y);
-        if (!w.a || !w.b || !w.y) bench_die("no memory");
-        for (size_t i = 0; i < n; i++) w.a[i] = w.b[i] = w.y[i] = 0.001f * (float)(i % 1000);
+    work w = { .loops = kd__limit_loops_of(isa), .ctx = ctx, .loop = which, .n = n };
+    if (which != FMA) {   /* from the library's allocator: large blocks lie on huge pages */
+        w.a = kd__alloc_array(NULL, n, sizeof *w.a);
+        w.b = kd__alloc_array(NULL, n, sizeof *w.b);
+        w.y = kd__alloc_array(NULL, n, sizeof *w.y);
+        if (!w.a || !w.b || !w.y) bench_die(kd_last_error());
+        for (size_t i = 0; i < n; i++) w.a[i] = w.b[i] = 0.001f * (float)(i % 1000);
     }
     const double seconds = bench_median(all, &w, 0.08, 3);
-    free(w.a), free(w.b), free(w.y);
+    kd__free(NULL, w.a), kd__free(NULL, w.b), kd__free(NULL, w.y);
     return (double)n / seconds;
 }
 
@@ -63,11 +64,12 @@ static uint32_t isa_of(void)
     return known;
 }
 
-double bench_memory(double bytes)
+double bench_memory(double bytes, bool in_place)
 {
-    const size_t n = (size_t)(bytes / 12);
-    const double plain = rate(ADD, n, isa_of(), NULL), stream = rate(STREAM, n, isa_of(), NULL);
-    return 12 * (plain > stream ? plain : stream);
+    const uint32_t isa = isa_of();
+    if (in_place) return 8 * rate(IN_PLACE, (size_t)(bytes / 4), isa, NULL);
+    const double copy = 8 * rate(COPY, (size_t)(bytes / 8), isa, NULL), add = 12 * rate(ADD, (size_t)(bytes / 12), isa, NULL);
+    return KD_MAX(copy, KD_MAX(add, 12 * rate(STREAM, (size_t)(bytes / 12), isa, NULL)));
 }
 
 static kd_context *two_threads(void)
@@ -84,12 +86,6 @@ static kd_context *two_threads(void)
 static void nothing(size_t i, void *arg) { (void)i, (void)arg; }
 static void empty_loop(void *arg) { kd__parallel(arg, 2, nothing, NULL); }
 
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* Median seconds of an empty loop after `pause` seconds without work. */
 static double wake(kd_context *ctx, double pause)
 {
@@ -100,32 +96,36 @@ static double wake(kd_context *ctx, double pause)
         empty_loop(ctx);
         times[i] = bench_now() - start;
     }
-    qsort(times, KD_COUNT(times), sizeof *times, ascending);
-    return times[KD_COUNT(times) / 2];
+    return bench_middle(times, KD_COUNT(times));
+}
+
+static void row(const char *name, const char *isa, const char *unit, double one, double both)
+{
+    printf("  %-27s %-7s %-7s %8.1f %10.1f\n", name, isa, unit, one * 1e-9, both * 1e-9);
 }
 
 bench_limits bench_show_limits(void)
 {
-    enum { ROUNDS = 40000, FLOPS = 2 * 12 * 16 };
-    const size_t large = (size_t)32 << 20;   /* floats: 128 MB an array */
+    enum { ROUNDS = 40000, FLOPS = 2 * 12 * 16, CACHED = 4096, LARGE = 32 << 20 };   /* floats: 128 MB an array */
     kd_context *two = two_threads();
     bench_limits l;
     l.fma = FLOPS * rate(FMA, ROUNDS, isa_of(), NULL);
-    l.exp = rate(EXP, 2048, isa_of(), NULL);
-    printf("limits                               1 thread  2 threads\n");
-    printf("  multiply-add, %-6s    GFLOP/s    %9.1f  %9.1f\n", kd_context_isa(NULL), l.fma * 1e-9,
-           FLOPS * 1e-9 * rate(FMA, ROUNDS, isa_of(), two));
+    l.exp = rate(EXP, CACHED, isa_of(), NULL);
+    printf("%-42s  1 thread  2 threads\n", "limits");
+    row("multiply-add", kd_context_isa(NULL), "GFLOP/s", l.fma, FLOPS * rate(FMA, ROUNDS, isa_of(), two));
     if (isa_of() == KD_ISA_AVX512)
-        printf("  multiply-add, avx2      GFLOP/s    %9.1f  %9.1f\n", FLOPS * 1e-9 * rate(FMA, ROUNDS, KD_ISA_AVX2, NULL),
-               FLOPS * 1e-9 * rate(FMA, ROUNDS, KD_ISA_AVX2, two));
-    printf("  exp, %-6s             G/s        %9.2f\n", kd_context_isa(NULL), l.exp * 1e-9);
-    if (isa_of() == KD_ISA_AVX512) printf("  exp, avx2               G/s        %9.2f\n", rate(EXP, 2048, KD_ISA_AVX2, NULL) * 1e-9);
-    static const struct { const char *name; what what; double bytes; } rows[] = {
-        { "read", READ, 4 }, { "two reads, one write", ADD, 12 }, { "the same, streaming", STREAM, 12 } };
-    for (size_t i = 0; i < KD_COUNT(rows); i++)
-        printf("  %-22s  GB/s       %9.1f  %9.1f\n", rows[i].name, 1e-9 * rows[i].bytes * rate(rows[i].what, large, isa_of(), NULL),
-               1e-9 * rows[i].bytes * rate(rows[i].what, large, isa_of(), two));
-    printf("  empty loop on 2 threads us         %9.2f at once, %.2f after 1 ms, %.2f after 20 ms\n",
+        row("multiply-add", "avx2", "GFLOP/s", FLOPS * rate(FMA, ROUNDS, KD_ISA_AVX2, NULL),
+            FLOPS * rate(FMA, ROUNDS, KD_ISA_AVX2, two));
+    row("exp", kd_context_isa(NULL), "G/s", l.exp, rate(EXP, CACHED, isa_of(), two));
+    if (isa_of() == KD_ISA_AVX512)
+        row("exp", "avx2", "G/s", rate(EXP, CACHED, KD_ISA_AVX2, NULL), rate(EXP, CACHED, KD_ISA_AVX2, two));
+    static const struct { const char *name; loop loop; double bytes; } loops[] = {
+        { "read", READ, 4 }, { "read and write in place", IN_PLACE, 8 }, { "copy", COPY, 8 }, { "read two, write a third", ADD, 12 },
+        { "the same, streaming stores", STREAM, 12 } };
+    for (size_t i = 0; i < KD_COUNT(loops); i++)
+        row(loops[i].name, "", "GB/s", loops[i].bytes * rate(loops[i].loop, LARGE, isa_of(), NULL),
+            loops[i].bytes * rate(loops[i].loop, LARGE, isa_of(), two));
+    printf("  empty loop on 2 threads: %.2f us, after a pause of 1 ms %.1f us, of 20 ms %.1f us\n",
            1e6 * bench_median(empty_loop, two, 0.05, 3), 1e6 * wake(two, 1e-3), 1e6 * wake(two, 2e-2));
     kd_context_free(two);
     return l;

@@ -62,9 +62,9 @@ static kd_tensor *numbers(kd_context *ctx, size_t rank, const size_t *shape)
     return t;
 }
 
-static double op_seconds(const op *op, bool backward, uint32_t threads)
+static double op_seconds(const op *which, bool backward, uint32_t threads)
 {
-    ops o = { .op = op, .backward = backward };
+    ops o = { .op = which, .backward = backward };
     kd_context_desc how;
     kd_context_desc_init(&how, sizeof how);
     how.threads = threads;
@@ -119,7 +119,7 @@ static double optimizer_seconds(uint32_t method, uint32_t threads)
 
 void bench_show_ops(void)
 {
-    const double array = 4.0 * 64 * 32 * 32 * 64, weights = 4.0 * 2048 * 2049, limit = bench_memory(3 * array);
+    const double array = 4.0 * 64 * 32 * 32 * 64, weights = 4.0 * 2048 * 2049, limit = bench_memory(3 * array, false);
     printf("\n%-44s %7s     GB/s  of mem.  2 threads  scaling\n", "ops on [64, 32, 32, 64]", "us");
     for (size_t i = 0; i < KD_COUNT(list); i++) {
         char name[64];
@@ -128,6 +128,7 @@ void bench_show_ops(void)
         row(name, (list[i].forward + list[i].backward + 2 * list[i].result) * array, limit, op_seconds(&list[i], true, 1),
             op_seconds(&list[i], true, 2));
     }
-    row("sgd step, 2048 x 2049 weights", 6 * weights, limit, optimizer_seconds(KD_OPT_SGD, 1), optimizer_seconds(KD_OPT_SGD, 2));
-    row("adam step, 2048 x 2049 weights", 8 * weights, limit, optimizer_seconds(KD_OPT_ADAM, 1), optimizer_seconds(KD_OPT_ADAM, 2));
+    const double in_place = bench_memory(4 * weights, true);
+    row("sgd step, 2048 x 2049 weights", 6 * weights, in_place, optimizer_seconds(KD_OPT_SGD, 1), optimizer_seconds(KD_OPT_SGD, 2));
+    row("adam step, 2048 x 2049 weights", 8 * weights, in_place, optimizer_seconds(KD_OPT_ADAM, 1), optimizer_seconds(KD_OPT_ADAM, 2));
 }

@@ -87,8 +87,6 @@ static void dump(bench *b, const char *path)
 }
 
 /* ---- the protocol ---------------------------------------------------------------------------------------------------------- */
-static void call(void *arg) { bench_run(arg); }
-
 /* The most this program had in memory, without what its parent had before exec (which getrusage counts). */
 static size_t peak_bytes(void)
 {
@@ -131,7 +129,7 @@ int main(int argc, char **argv)
             dump(&b, path);
             puts("ok");
         } else if (b.what && sscanf(line, "run %lf %u", &budget, &least) == 2) {
-            printf("%.9g\n", bench_median(call, &b, budget, least));
+            printf("%.9g\n", bench_median(bench_run, &b, budget, least));
         } else if (!strncmp(line, "list", 4)) {
             for (size_t i = 0; i < bench_case_count; i++) printf("%s ", bench_cases[i].name);
             puts("");

@@ -10,7 +10,7 @@ enum { CHAINS = 12 };
 enum { CHAINS = 6 };
 #endif
 
-static float fma(size_t rounds)
+static float multiply_add(size_t rounds)
 {
     kd_f32x16 s[CHAINS];
     const kd_f32x16 a = v_set1(0.5f), b = v_set1(0.25f);
@@ -69,4 +69,4 @@ static void add(float *y, const float *a, const float *b, size_t n, int stream)
 }
 
 extern const kd__limit_loops KD_CAT3(kd__limit_loops, _, KD_ISA);
-const kd__limit_loops KD_CAT3(kd__limit_loops, _, KD_ISA) = { fma, read, write, copy, update, exponentials, add };
+const kd__limit_loops KD_CAT3(kd__limit_loops, _, KD_ISA) = { multiply_add, read, write, copy, update, exponentials, add };

@@ -76,9 +76,11 @@ class Net:
             if v.dim() == 4:
                 v = v.contiguous(memory_format=torch.channels_last)
             w[k] = v.requires_grad_(train and "running_" not in k)
-        self.trained = [v for v in w.values() if v.requires_grad]
         self.run = self.resnet if "layer1.0.conv1.weight" in w else self.cnn if "conv1.weight" in w else self.mlp
+        if "lstm.weight_ih_l0" in w:
+            self.run, self.rnn = self.lstm, self.recurrent()
         self.groups = [[f"layer{g}.{i}." for i in range(1000) if f"layer{g}.{i}.conv1.weight" in w] for g in (1, 2, 3)]
+        self.trained = [v for v in w.values() if v.requires_grad]
         self.linears = sorted(k[:-7] for k in w if k.startswith("fc") and k.endswith(".weight"))
 
     def __call__(self, x):
@@ -92,6 +94,20 @@ class Net:
         for k in ("conv1", "conv2"):
             h = F.max_pool2d(F.relu(F.conv2d(h, w[k + ".weight"], w[k + ".bias"], padding=1)), 2)
         return self.head(h.permute(0, 2, 3, 1).flatten(1))
+
+    def recurrent(self):
+        """torch.nn.LSTM on the weights that are called lstm.weight_ih_l0 and so on."""
+        names = [k for k in self.w if k.startswith("lstm.")]
+        hidden, features = self.w["lstm.weight_hh_l0"].shape[1], self.w["lstm.weight_ih_l0"].shape[1]
+        rnn = torch.nn.LSTM(features, hidden, len(names) // 4, batch_first=True).to(self.w[names[0]].dtype)
+        with torch.no_grad():
+            for k in names:
+                rnn.get_parameter(k[5:]).copy_(self.w[k])
+        self.w.update((k, rnn.get_parameter(k[5:]).requires_grad_(self.train)) for k in names)
+        return rnn
+
+    def lstm(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
 
     def head(self, h):
         for k in self.linears:
@@ -305,9 +321,9 @@ class Step(Case):
         yield "torch", lambda: self.run(self.student)
         if self.options.compile and self.options.compiler:
             torch._dynamo.reset()
-            student, eager = torch.compile(self.student, dynamic=False), self.teacher
+            student, eager = torch.compile(self.student.run, dynamic=False), self.teacher
             if eager:
-                self.teacher = torch.compile(eager, dynamic=False)
+                self.teacher = torch.compile(eager.run, dynamic=False)
             yield "compiled", lambda: self.run(student)
             self.teacher = eager
 
