@@ -5,8 +5,10 @@
 #include "bench.h"
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 static void print_machine(void)
 {
@@ -48,6 +50,23 @@ static void show_start(const char *program, const char *library)
     if (library && !stat(library, &info)) printf("libkd.so, stripped  %.0f KB\n", (double)info.st_size / 1024);
 }
 
+/* Seconds of processor time since boot, on all CPUs, that were not ours. */
+static double others(void)
+{
+    unsigned long long v[8] = { 0 };
+    struct rusage self, children;
+    FILE *f = fopen("/proc/stat", "r");
+    if (!f) return 0;
+    if (fscanf(f, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", v, v + 1, v + 2, v + 3, v + 4, v + 5, v + 6, v + 7) != 8) v[0] = 0;
+    fclose(f);
+    getrusage(RUSAGE_SELF, &self);
+    getrusage(RUSAGE_CHILDREN, &children);
+    const struct timeval own[] = { self.ru_utime, self.ru_stime, children.ru_utime, children.ru_stime };
+    double seconds = (double)(v[0] + v[1] + v[2] + v[5] + v[6] + v[7]) / (double)sysconf(_SC_CLK_TCK);
+    for (size_t i = 0; i < KD_COUNT(own); i++) seconds -= (double)own[i].tv_sec + 1e-6 * (double)own[i].tv_usec;
+    return seconds;
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1 && !strcmp(argv[1], "first-step")) return first_step();
@@ -58,6 +77,7 @@ int main(int argc, char **argv)
         steps |= !strcmp(argv[i], "steps");
         start |= !strcmp(argv[i], "start");
     }
+    const double clock = bench_now(), before = others();
     setvbuf(stdout, NULL, _IOLBF, 0);
     print_machine();
     const bench_limits limits = bench_show_limits();
@@ -65,5 +85,7 @@ int main(int argc, char **argv)
     if (ops) bench_show_ops();
     if (steps) bench_show_steps();
     if (start) show_start(argv[0], argc > 1 ? argv[1] : NULL);
+    const double share = (others() - before) / (bench_now() - clock);
+    if (share > 0.15) printf("\nother processes took %.0f %% of a CPU meanwhile: measure again\n", 100 * share);
     return 0;
 }
