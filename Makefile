@@ -14,6 +14,7 @@ SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=al
 CC      ?= cc
 AR      ?= ar
 NM      ?= nm
+STRIP   ?= strip
 CFLAGS  ?= $(if $(SAN_$(CONFIG)),-O1 -g1,-O3 -g)
 PREFIX  ?= $(or $(prefix),/usr/local)
 LIBDIR  ?= $(or $(libdir),$(PREFIX)/lib)
@@ -150,14 +151,24 @@ $(FASHION_FROM)/%.gz:
 
 # ---- measuring -------------------------------------------------------------------------------------
 PEERS_PYTHON ?= python3
-$(OBJ)/bench/%: tests/bench/%.c $(A)
+BENCH := $(OBJ)/tests/bench
+$(OBJ)/bench/bench: $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(filter-out %/bench_peers.c,$(wildcard tests/bench/*.c))) \
+  $(ISAS:%=$(OBJ)/tests/kernels/kern_limits.%.o)
+$(OBJ)/bench/bench_peers: $(BENCH)/bench_peers.o $(BENCH)/bench_cases.o
+$(OBJ)/bench/%: $(A)
 	@mkdir -p $(@D)
-	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -pthread -Iinclude -Isrc $< $(LDFLAGS) $(A) $(LDLIBS) -o $@
-bench: $(OBJ)/bench/bench_products ## matrix products and convolutions in GFLOP/s, one thread
-	@$<
-bench-peers: $(OBJ)/bench/bench_peers ## the same work in PyTorch beside it (PEERS_PYTHON=python with torch; CASES=names)
+	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $(filter %.o,$^) $(A) $(LDLIBS) -o $@
+bench: $(OBJ)/bench/bench $(SO) ## limits of this machine, and how near kernels, ops and steps come (PART="kernels ops steps start")
 	@mkdir -p $(OUT)/bench
-	@$(PEERS_PYTHON) tests/tools/bench_peers.py $< $(CASES) | tee $(OUT)/bench/peers.txt
+	@$(STRIP) -o $(OUT)/bench/libkd.so $(SO)
+	@$< $(OUT)/bench/libkd.so $(PART)
+# ISA=avx2 caps both sides
+PEERS_CAP := $(if $(filter avx2,$(ISA)),KD_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
+  MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell)
+bench-peers: $(OBJ)/bench/bench_peers ## the same work in PyTorch and others beside it (PEERS_PYTHON=python CASES=globs THREADS=1,2 QUICK=1 ISA=avx2 COMPILE=1)
+	@mkdir -p $(OUT)/bench
+	@env $(PEERS_CAP) $(PEERS_PYTHON) tests/tools/bench_peers.py $< $(OUT)/bench $(if $(QUICK),--quick) \
+	  $(if $(THREADS),--threads $(THREADS)) $(if $(COMPILE),--compile) $(CASES)
 
 # ---- installing ------------------------------------------------------------------------------------
 HEADERS := $(sort $(wildcard include/kd/*.h))
@@ -206,6 +217,6 @@ clean: ## remove what the build made
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
--include $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d)
+-include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d)
 .PHONY: all tests check check-all ready lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall info clean help
 .DELETE_ON_ERROR:

@@ -1,13 +1,21 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""The same work in PyTorch beside libkd, in turns, with the ratio: `make bench-peers PEERS_PYTHON=python3`.
+"""The same work in other libraries beside libkd, in turns, with the ratio: `make bench-peers PEERS_PYTHON=python3`.
 
-First both sides' loss and gradients must agree on the same inputs and weights; only then is anything timed.  One line a case:
+First both sides' results (loss and gradients, product, convolution, logits) must agree on the same inputs and weights; only
+then is anything timed.  One line a case and peer, also as FOLDER/peers.csv (appended, with peer, CPU and date):
 
     peer NAME THREADS ours theirs unit ratio
 
-`ratio` is theirs / ours: above 1 libkd is faster.  Medians of several turns.  Needs torch; the program to talk to is argv[1].
+`ratio` is libkd's speed over the peer's, or the peer's memory over libkd's: above 1 libkd is better.  Medians of several turns.
+A case's first peer has its name alone, others add _PEER: PyTorch, but OpenBLAS (in NumPy's wheel) for sgemm_*.
+NAME_memory is the peak of a training process.  Needs torch; without numpy and threadpoolctl, onnx and onnxruntime, or a C++ compiler
+their rows are left out.
 """
+import argparse
+import csv
+import datetime
+import fnmatch
 import json
 import os
 import statistics
@@ -17,13 +25,14 @@ import sys
 import tempfile
 import time
 
+CAP = os.environ.get("KD_ISA")
+
 try:
     import torch
     import torch.nn.functional as F
 except ImportError:
     sys.exit("bench_peers: this Python has no torch; set PEERS_PYTHON to one that has")
 
-ROUNDS, SECONDS = 5, 0.3
 DTYPES = {"F32": torch.float32, "F64": torch.float64, "I32": torch.int32}
 
 
@@ -46,11 +55,125 @@ class Ours:
         self.p.stdin.write(line + "\n")
         self.p.stdin.flush()
         answer = self.p.stdout.readline().strip()
-        if not answer:
+        if not answer or answer == "?":
             sys.exit("bench_peers: the program stopped at: " + line)
         return answer
 
 
+def agree(name, what, have, want, tolerance=2e-4):
+    scale = want.abs().max().item() + 1e-12
+    error = (have - want).abs().max().item()
+    if not error <= tolerance * scale:
+        sys.exit(f"bench_peers: {name}: {what}: libkd and the peer differ by {error:.3g} of {scale:.3g}")
+
+
+# ---- networks: over libkd's weights under libkd's names, images NHWC in, channels last inside ----------------------------------
+class Net:
+    def __init__(self, weights, train):
+        self.train = train
+        self.w = w = {}
+        for k, v in weights.items():
+            if v.dim() == 4:
+                v = v.contiguous(memory_format=torch.channels_last)
+            w[k] = v.requires_grad_(train and "running_" not in k)
+        self.run = self.resnet if "layer1.0.conv1.weight" in w else self.cnn if "conv1.weight" in w else self.mlp
+        if "lstm.weight_ih_l0" in w:
+            self.run, self.rnn = self.lstm, self.recurrent()
+        self.groups = [[f"layer{g}.{i}." for i in range(1000) if f"layer{g}.{i}.conv1.weight" in w] for g in (1, 2, 3)]
+        self.trained = [v for v in w.values() if v.requires_grad]
+        self.linears = sorted(k[:-7] for k in w if k.startswith("fc") and k.endswith(".weight"))
+
+    def __call__(self, x):
+        return self.run(x)
+
+    def mlp(self, x):
+        return self.head(x.flatten(1))
+
+    def cnn(self, x):
+        w, h = self.w, x.permute(0, 3, 1, 2)
+        for k in ("conv1", "conv2"):
+            h = F.max_pool2d(F.relu(F.conv2d(h, w[k + ".weight"], w[k + ".bias"], padding=1)), 2)
+        return self.head(h.permute(0, 2, 3, 1).flatten(1))
+
+    def recurrent(self):
+        """torch.nn.LSTM on the weights that are called lstm.weight_ih_l0 and so on."""
+        names = [k for k in self.w if k.startswith("lstm.")]
+        hidden, features = self.w["lstm.weight_hh_l0"].shape[1], self.w["lstm.weight_ih_l0"].shape[1]
+        rnn = torch.nn.LSTM(features, hidden, len(names) // 4, batch_first=True).to(self.w[names[0]].dtype)
+        with torch.no_grad():
+            for k in names:
+                rnn.get_parameter(k[5:]).copy_(self.w[k])
+        self.w.update((k, rnn.get_parameter(k[5:]).requires_grad_(self.train)) for k in names)
+        return rnn
+
+    def lstm(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
+
+    def head(self, h):
+        for k in self.linears:
+            h = F.linear(h, self.w[k + ".weight"], self.w[k + ".bias"])
+            if k != self.linears[-1]:
+                h = F.relu(h)
+        return h
+
+    def norm(self, x, k):
+        w = self.w
+        return F.batch_norm(x, w[k + ".running_mean"], w[k + ".running_var"], w[k + ".weight"], w[k + ".bias"],
+                            training=self.train, momentum=0.1, eps=1e-5)
+
+    def resnet(self, x):
+        w, h = self.w, x.permute(0, 3, 1, 2)
+        h = F.relu(self.norm(F.conv2d(h, w["conv1.weight"], padding=1), "bn1"), inplace=True)
+        for g, blocks in enumerate(self.groups):
+            for i, p in enumerate(blocks):
+                stride = 2 if g and not i else 1
+                r = F.conv2d(h, w[p + "conv1.weight"], stride=stride, padding=1)
+                r = F.relu(self.norm(r, p + "bn1"), inplace=True)
+                r = self.norm(F.conv2d(r, w[p + "conv2.weight"], padding=1), p + "bn2")
+                if p + "downsample.0.weight" in w:
+                    h = self.norm(F.conv2d(h, w[p + "downsample.0.weight"], stride=stride), p + "downsample.1")
+                r += h
+                h = F.relu(r, inplace=True)
+        return self.head(h.mean((2, 3)))
+
+
+def onnx_model(net, x):
+    """The residual network as an exporter writes it: batch norm its own node, for the runtime to fold."""
+    import onnx
+    from onnx import helper, numpy_helper
+    w, nodes = net.w, []
+
+    def node(kind, out, *inputs, **attributes):
+        nodes.append(helper.make_node(kind, list(inputs), [out], **attributes))
+        return out
+
+    def conv_norm(h, conv, norm, stride):
+        k = w[conv + ".weight"].shape[2]
+        h = node("Conv", conv + ".out", h, conv + ".weight", kernel_shape=[k, k], strides=[stride] * 2, pads=[k // 2] * 4)
+        return node("BatchNormalization", norm + ".out", h, *(norm + end for end in (".weight", ".bias", ".running_mean",
+                                                                                   ".running_var")), epsilon=1e-5)
+
+    h = node("Relu", "stem", conv_norm("x", "conv1", "bn1", 1))
+    for g, blocks in enumerate(net.groups):
+        for i, p in enumerate(blocks):
+            stride = 2 if g and not i else 1
+            r = node("Relu", p + "relu", conv_norm(h, p + "conv1", p + "bn1", stride))
+            r = conv_norm(r, p + "conv2", p + "bn2", 1)
+            if p + "downsample.0.weight" in w:
+                h = conv_norm(h, p + "downsample.0", p + "downsample.1", stride)
+            h = node("Relu", p + "out", node("Add", p + "sum", r, h))
+    h = node("Flatten", "features", node("GlobalAveragePool", "pool", h))
+    node("Gemm", "y", h, "fc.weight", "fc.bias", transB=1)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(nodes, "resnet", [value("x", onnx.TensorProto.FLOAT, list(x.shape))],
+                              [value("y", onnx.TensorProto.FLOAT, [x.shape[0], w["fc.bias"].numel()])],
+                              [numpy_helper.from_array(v.detach().contiguous().numpy(), k) for k, v in w.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    return model.SerializeToString()
+
+
+# ---- cases: made from a dump, checked, then sides() gives (peer, callable) for a number of threads -----------------------------------
 def kd_loss(s, t, y, temperature, hard, soft):
     loss = hard * F.cross_entropy(s, y) if hard else 0
     if soft:
@@ -59,91 +182,214 @@ def kd_loss(s, t, y, temperature, hard, soft):
     return loss
 
 
-class Net:
-    """MLP or CNN over libkd's weights; images NHWC in, channels last inside."""
-
-    def __init__(self, weights, train):
-        self.w = {k: v.requires_grad_(train) for k, v in weights.items()}
-        self.cnn = "conv1.weight" in weights
-        if self.cnn:
-            for k in ("conv1.weight", "conv2.weight"):
-                self.w[k] = self.w[k].detach().contiguous(memory_format=torch.channels_last).requires_grad_(train)
-
-    def __call__(self, x):
-        w = self.w
-        if self.cnn:
-            h = x.permute(0, 3, 1, 2)
-            for k in ("conv1", "conv2"):
-                h = F.max_pool2d(F.relu(F.conv2d(h, w[k + ".weight"], w[k + ".bias"], padding=1)), 2)
-            h = h.permute(0, 2, 3, 1).flatten(1)
-        else:
-            h = x.flatten(1)
-        layers = sorted(k[:-7] for k in w if k.startswith("fc") and k.endswith(".weight"))
-        for k in layers:
-            h = F.linear(h, w[k + ".weight"], w[k + ".bias"])
-            if k != layers[-1]:
-                h = F.relu(h)
-        return h
-
-
 class Case:
-    def __init__(self, name, path):
+    unit, memory = "GFLOP/s", False
+
+    def __init__(self, name, about, path, options):
+        self.name, self.path, self.options = name, path, options
+        self.kind, self.work, self.classes = about[0], float(about[1]), int(about[2])
+        self.n, self.temperature, self.adam = [int(v) for v in about[3:-2]], float(about[-2]), about[-1] == "adam"
         self.d = load(path)
-        self.y = self.d["y"].long()
-        self.student = None
-        if "x" in self.d:
-            self.student = Net(load(path + ".student"), True)
-            self.teacher = Net(load(path + ".teacher"), False) if os.path.exists(path + ".teacher") else None
-            self.grads = load(path + ".grads")
-            self.opt = torch.optim.Adam(self.student.w.values(), lr=1e-4)
-        self.temperature = 2.0 if self.student else 4.0
+        self.open()
 
-    def loss(self):
-        if self.student is None:
-            self.s = self.d["s"].requires_grad_(True)
-            return kd_loss(self.s, self.d["t"], self.y, self.temperature, 0.1, 0.9)
-        if self.teacher is None:
-            return kd_loss(self.student(self.d["x"]), None, self.y, 1.0, 1.0, 0.0)
-        with torch.no_grad():
-            t = self.teacher(self.d["x"])
-        return kd_loss(self.student(self.d["x"]), t, self.y, self.temperature, 0.1, 0.9)
+    def figure(self, seconds):
+        return self.work / seconds / 1e9
 
-    def step(self):
-        loss = self.loss()
-        if self.student is None:
-            self.s.grad = None
-            loss.backward()
-        else:
-            self.opt.zero_grad(set_to_none=True)
-            loss.backward()
-            self.opt.step()
+    def agree(self, what, have, want):
+        agree(self.name, what, have, want)
+
+
+class Loss(Case):
+    unit = "Glogit/s"
+
+    def open(self):
+        self.s, self.t, self.y = self.d["a"].requires_grad_(True), self.d["b"], self.d["y"].long()
+        self.run(kd_loss)
+        self.check()
+
+    def run(self, function):
+        self.s.grad = None
+        self.value = function(self.s, self.t, self.y, 4.0, 0.1, 0.9)
+        self.value.backward()
+
+    def check(self):
+        agree(self.name, "loss", self.d["loss"], self.value.detach().double(), 1e-5)
+        self.agree("gradient", self.d["c"], self.s.grad)
+
+    def sides(self, threads):
+        yield "torch", lambda: self.run(kd_loss)
+        if self.options.compiler:
+            torch._dynamo.reset()
+            compiled = torch.compile(kd_loss, dynamic=False)
+            try:
+                self.run(compiled)
+            except Exception as error:   # no compiler, or one that inductor cannot use
+                self.options.compiler = False
+                print(f"# torch.compile fails ({str(error).splitlines()[0][:80]}): its rows are left out", flush=True)
+                return
+            self.check()
+            yield "compiled", lambda: self.run(compiled)
+
+
+class Gemm(Case):
+    def open(self):
+        self.a, self.b, self.out = self.d["a"], self.d["b"], torch.zeros_like(self.d["c"])
+        torch.mm(self.a, self.b, out=self.out)
+        self.agree("product", self.d["c"], self.out)
+
+    def sides(self, threads):
+        if self.options.openblas:
+            import numpy
+            a, b, out = self.a.numpy(), self.b.numpy(), self.out.numpy()
+            limit = self.options.openblas.limit(limits=threads)
+            yield "openblas", lambda: numpy.dot(a, b, out=out)
+            del limit
+        yield "torch", lambda: torch.mm(self.a, self.b, out=self.out)
+
+
+class Conv(Case):
+    def open(self):
+        last = torch.channels_last
+        self.x, self.dy = (self.d[k].permute(0, 3, 1, 2) for k in "ac")
+        self.w = self.d["b"].permute(3, 2, 0, 1).contiguous(memory_format=last)
+        self.stride = [self.n[4]] * 2
+        forward, data, weight = self.kind == "conv_forward", self.kind != "conv_weight", self.kind != "conv_data"
+        if forward:
+            self.run = lambda: F.conv2d(self.x, self.w, None, self.stride, 1)
+            self.agree("result", self.d["d"].permute(0, 3, 1, 2), self.run())
+            return
+        self.run = lambda: torch.ops.aten.convolution_backward(self.dy, self.x, self.w, None, self.stride, [1, 1], [1, 1], False,
+                                                               [0, 0], 1, [data, weight, False])
+        dx, dw, _ = self.run()
+        if data:
+            self.agree("gradient of x", self.d["d"].permute(0, 3, 1, 2), dx)
+        if weight:
+            self.agree("gradient of the weights", self.d["dw"].permute(3, 2, 0, 1), dw)
+
+    def sides(self, threads):
+        yield "torch", self.run
+
+
+class Step(Case):
+    unit, memory = "ms", True
+
+    def open(self):
+        self.x, self.y = self.d["x"], self.d["y"].long()
+        self.student = Net(load(self.path + ".student"), True)
+        self.teacher = Net(load(self.path + ".teacher"), False) if self.temperature else None
+        sgd = torch.optim.Adam if self.adam else torch.optim.SGD
+        self.opt = sgd(self.student.trained, lr=1e-4, **({} if self.adam else {"momentum": 0.9, "weight_decay": 5e-4}))
+        value = self.gradients(self.student, self.x)
+        agree(self.name, "loss", self.d["loss"], value.detach().double(), 1e-5)
+        if self.options.memory:
+            return
+        # Beside PyTorch in double precision: in single, sums near a ReLU's zero take either sign, and a deep network's gradients
+        # then differ by percents in few elements.  libkd must be as near as elsewhere, or nearer than PyTorch in single, which in
+        # turn is held by its norm.
+        exact = Net({k: v.double() for k, v in load(self.path + ".student").items()}, True)
+        single = {k: v.grad for k, v in self.student.w.items() if v.requires_grad}
+        self.gradients(exact, self.x.double())
+        have, error, norm = load(self.path + ".grads"), 0.0, 0.0
+        for k, g in single.items():
+            want = exact.w[k].grad
+            if (have[k] - want).abs().max() > (g - want).abs().max():
+                self.agree("gradient of " + k, have[k], want)
+            error += (g - want).square().sum().item()
+            norm += want.square().sum().item()
+        if not error < 0.05 ** 2 * norm:
+            sys.exit(f"bench_peers: {self.name}: PyTorch's own gradients are off by {(error / norm) ** 0.5:.3g} of their norm")
+
+    def figure(self, seconds):
+        return 1e3 * seconds
+
+    def gradients(self, student, x):
+        t = None
+        if self.teacher:
+            with torch.no_grad():
+                t = self.teacher(self.x)
+        self.opt.zero_grad(set_to_none=True)
+        hard, soft, temperature = (0.1, 0.9, self.temperature) if self.teacher else (1.0, 0.0, 1.0)
+        loss = kd_loss(student(x), t, self.y, temperature, hard, soft)
+        loss.backward()
         return loss
 
-    def check(self, name):
-        loss = self.loss()
-        loss.backward()
-        want = {"grad": self.s.grad} if self.student is None else {k: v.grad for k, v in self.student.w.items()}
-        have = {"grad": self.d["grad"]} if self.student is None else self.grads
-        if abs(loss.item() - self.d["loss"].item()) > 1e-5 * max(1.0, abs(loss.item())):
-            sys.exit(f"bench_peers: {name}: loss {self.d['loss'].item()} and PyTorch's {loss.item()} differ")
-        for k, g in want.items():
-            scale = g.abs().max().item() + 1e-12
-            if (g - have[k]).abs().max().item() > 2e-4 * scale:
-                sys.exit(f"bench_peers: {name}: the gradients of {k} differ")
+    def run(self, student):
+        self.gradients(student, self.x)
+        self.opt.step()
 
-    def time(self):
-        for _ in range(3):
-            self.step()
-        start = time.perf_counter()
-        self.step()
-        inner = max(1, int(2e-4 / (time.perf_counter() - start + 1e-9)))
-        times, start = [], time.perf_counter()
-        while len(times) < 5 or time.perf_counter() - start < SECONDS:
-            t0 = time.perf_counter()
-            for _ in range(inner):
-                self.step()
-            times.append((time.perf_counter() - t0) / inner)
-        return statistics.median(times)
+    def sides(self, threads):
+        yield "torch", lambda: self.run(self.student)
+        if self.options.compile and self.options.compiler:
+            torch._dynamo.reset()
+            student, eager = torch.compile(self.student.run, dynamic=False), self.teacher
+            if eager:
+                self.teacher = torch.compile(eager.run, dynamic=False)
+            yield "compiled", lambda: self.run(student)
+            self.teacher = eager
+
+
+class Infer(Case):
+    unit = "ms"
+    figure = Step.figure
+
+    def open(self):
+        self.x = self.d["x"]
+        self.net = Net(load(self.path + ".student"), False)
+        self.check(self.run())
+
+    def run(self):
+        with torch.inference_mode():
+            return self.net(self.x)
+
+    def check(self, y):
+        self.agree("logits", self.d["out"], y)
+
+    def sides(self, threads):
+        yield "torch", self.run
+        if self.options.onnx:
+            import onnxruntime
+            how = onnxruntime.SessionOptions()
+            how.intra_op_num_threads, how.inter_op_num_threads = threads, 1
+            x = self.x.permute(0, 3, 1, 2).contiguous()
+            session = onnxruntime.InferenceSession(onnx_model(self.net, x), how, providers=["CPUExecutionProvider"])
+            inputs = {"x": x.numpy()}
+            self.check(torch.from_numpy(session.run(None, inputs)[0]))
+            yield "onnxruntime", lambda: session.run(None, inputs)
+
+
+CASES = {"loss": Loss, "gemm": Gemm, "step": Step, "infer": Infer}
+
+
+# ---- measuring -----------------------------------------------------------------------------------------------------------------
+def median(call, budget, least):
+    """As bench_median of bench_cases.c."""
+    start = warm = time.perf_counter()
+    while warm - start < budget / 4:
+        call()
+        now = time.perf_counter()
+        once, warm = now - warm, now
+    inner = max(1, int(2e-4 / once) + 1) if once < 2e-4 else 1
+    times, start = [], time.perf_counter()
+    while len(times) < least or (time.perf_counter() - start < budget and len(times) < 1000):
+        t0 = time.perf_counter()
+        for _ in range(inner):
+            call()
+        times.append((time.perf_counter() - t0) / inner)
+    return statistics.median(times)
+
+
+def settle():
+    """Wait until the peer's idle threads stop spinning: they would take a core from libkd."""
+    before = 1.0
+    while before > 5e-4:
+        before = time.process_time()
+        time.sleep(0.005)
+        before = time.process_time() - before
+
+
+def peak_bytes():
+    with open("/proc/self/status") as f:
+        return 1024 * next(int(line.split()[1]) for line in f if line.startswith("VmHWM:"))
 
 
 def cpu():
@@ -154,24 +400,164 @@ def cpu():
     return "unknown CPU"
 
 
+class Table:
+    def __init__(self, folder, isa):
+        self.path, self.machine = os.path.join(folder, "peers.csv"), f"{cpu()} ({isa})"
+        self.date = datetime.date.today().isoformat()
+        if not os.path.exists(self.path):
+            self.append("name", "threads", "ours", "theirs", "unit", "ratio", "peer", "cpu", "date")
+
+    def append(self, *row):
+        with open(self.path, "a", newline="") as f:
+            csv.writer(f).writerow(row)
+
+    def row(self, name, threads, ours, theirs, unit, ratio, peer, others=0.0):
+        noisy = others >= 0.15
+        print(f"peer {name} {threads} {ours:.4g} {theirs:.4g} {unit} {ratio:.2f}" +
+              (f" # not kept: other processes took {100 * others:.0f} % of a CPU" if noisy else ""), flush=True)
+        if noisy:
+            return
+        self.append(name, threads, f"{ours:.6g}", f"{theirs:.6g}", unit, f"{ratio:.4g}", peer, self.machine, self.date)
+
+
+class Others:
+    """Processor time that neither side took: on a shared machine two threads are then worth one, or less."""
+
+    def __init__(self, program):
+        self.stat, self.tick = f"/proc/{program.pid}/stat", os.sysconf("SC_CLK_TCK")
+        self.start()
+
+    def seconds(self):
+        with open("/proc/stat") as f:
+            v = [int(n) for n in f.readline().split()[1:9]]
+        with open(self.stat) as f:
+            w = f.read().rpartition(")")[2].split()
+        return (sum(v[:3]) + v[5] + v[6] + v[7] - int(w[11]) - int(w[12])) / self.tick - time.process_time()
+
+    def start(self):
+        self.clock, self.before = time.perf_counter(), self.seconds()
+
+    def share(self):
+        """Of one CPU, since start()."""
+        return max(0.0, self.seconds() - self.before) / (time.perf_counter() - self.clock)
+
+    def wait(self, limit):
+        for _ in range(int(limit / 0.1)):
+            self.start()
+            time.sleep(0.1)
+            if self.share() < 0.15:
+                return
+
+
+def measure(case, ours, table, threads, first, budget, rounds, least):
+    torch.set_num_threads(threads)
+    ours.ask(f"open {case.name} {threads}")
+    others = Others(ours.p)
+    for peer, call in case.sides(threads):
+        for _ in range(3):
+            a, b = [], []
+            others.wait(2.0)
+            others.start()
+            for _ in range(rounds):
+                settle()
+                a.append(float(ours.ask(f"run {budget} {least}")))
+                b.append(median(call, budget, least))
+            share = others.share()
+            if share < 0.15:
+                break
+        a, b = statistics.median(a), statistics.median(b)
+        name = case.name if peer == first else f"{case.name}_{peer}"
+        table.row(name, threads, case.figure(a), case.figure(b), case.unit, b / a, peer, share)
+
+
+def measure_memory(case, program, table):
+    def output(*command):
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    ours = output(program, "memory", case.name)
+    theirs = output(sys.executable, __file__, program, os.path.dirname(case.path), "--memory", case.name)
+    table.row(case.name + "_memory", 1, ours / 2**20, theirs / 2**20, "MB", theirs / ours, "torch")
+
+
+def absent(options):
+    """What is not there is said, and its rows are left out."""
+    def missing(rows, *modules):
+        for m in modules:
+            try:
+                __import__(m)
+            except ImportError:
+                print(f"# no {m}: the rows of {rows} are left out", flush=True)
+                return True
+        return False
+    options.openblas = options.onnx = options.compiler = None
+    if not missing("OpenBLAS", "numpy", "threadpoolctl"):
+        from threadpoolctl import ThreadpoolController
+        import numpy
+        numpy.dot(numpy.ones((2, 2), numpy.float32), numpy.ones((2, 2), numpy.float32))
+        found = ThreadpoolController().select(internal_api="openblas")
+        options.openblas = found if len(found) else None
+        if not len(found):
+            print("# numpy without OpenBLAS: its rows are left out", flush=True)
+    if CAP:
+        print("# onnxruntime cannot be kept from AVX-512: its rows are left out", flush=True)
+    else:
+        options.onnx = not missing("onnxruntime", "onnx", "onnxruntime")
+    options.compiler = True
+    if CAP == "avx2":
+        import torch._inductor.config as inductor
+        inductor.cpp.simdlen = 256
+
+
 def main():
-    ours = Ours(sys.argv[1])
-    names = sys.argv[2:] or ours.ask("list").split()
-    print(f"# {cpu()}; torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}; ratio = theirs / ours")
-    with tempfile.TemporaryDirectory() as tmp:
+    parse = argparse.ArgumentParser()
+    parse.add_argument("program")
+    parse.add_argument("folder")
+    parse.add_argument("cases", nargs="*")
+    parse.add_argument("--quick", action="store_true")
+    parse.add_argument("--compile", action="store_true")
+    parse.add_argument("--threads", default="1,2")
+    parse.add_argument("--memory", metavar="NAME")
+    options = parse.parse_intermixed_args()
+    ours = Ours(options.program)
+
+    def make(name, folder):
+        path = os.path.join(folder, name)
+        about = ours.ask("case " + name).split()
+        return CASES.get(about[0], Conv)(name, about, path, options)
+
+    if options.memory:
+        torch.set_num_threads(1)
+        case = make(options.memory, options.folder)
+        for _ in range(5):
+            case.run(case.student)
+        print(peak_bytes())
+        return
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(os.path.join(options.folder, "inductor")))
+    isa = ours.ask("isa")
+    table = Table(options.folder, isa)
+    print(f"# {table.machine}; torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()}; {table.date}; "
+          "ratio above 1: libkd is faster, or smaller", flush=True)
+    absent(options)
+    names = ours.ask("list").split()
+    if options.cases:
+        names = [n for n in names if any(fnmatch.fnmatch(n, c) for c in options.cases)]
+    budget, rounds, least = (0.04, 3, 1) if options.quick else (0.3, 5, 3)
+    with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            path = os.path.join(tmp, name)
-            ours.ask(f"dump {name} {path}")
-            case = Case(name, path)
-            case.check(name)
-            for threads in (1, 2):
-                torch.set_num_threads(threads)
-                a, b = [], []
-                for _ in range(ROUNDS):
-                    a.append(float(ours.ask(f"run {name} {threads} {SECONDS}")))
-                    b.append(case.time())
-                mine, theirs = 1e6 * statistics.median(a), 1e6 * statistics.median(b)
-                print(f"peer {name} {threads} {mine:.2f} {theirs:.2f} us {theirs / mine:.2f}", flush=True)
+            torch.set_num_threads(1)
+            ours.ask(f"open {name} 1")
+            ours.ask(f"dump {os.path.join(folder, name)}")
+            case = make(name, folder)
+            first = "openblas" if case.kind == "gemm" and options.openblas else "torch"
+            for threads in map(int, options.threads.split(",")):
+                measure(case, ours, table, threads, first, budget, rounds, least)
+            if case.memory:
+                measure_memory(case, options.program, table)
+            for file in os.listdir(folder):
+                os.remove(os.path.join(folder, file))
 
 
-main()
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
