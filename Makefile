@@ -93,7 +93,7 @@ $(SO): $(OBJS) $(KOBJS) src/libkd.map
 	@ln -sf libkd.so.$(VERSION) $(OUT)/libkd.so.$(ABI) && ln -sf libkd.so.$(ABI) $(OUT)/libkd.so
 
 # ---- tests -----------------------------------------------------------------------------------------
-TESTS := $(sort $(wildcard tests/*/test_*.c))
+TESTS := $(sort $(wildcard tests/*/test_*.c) tests/kernels/checkkd.c)
 TBIN  := $(TESTS:tests/%.c=$(OBJ)/tests/%)
 TKIT  := $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(sort $(wildcard tests/kit/*.c tests/ref/*.c)))
 TINC  := -Itests/kit -Itests/ref -Wno-missing-prototypes -DKD_TEST_ROOT='"$(CURDIR)"'
@@ -115,13 +115,18 @@ $(OBJ)/tests/%: $(OBJ)/tests/%.o $(TKIT) $(A)
 	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $(filter %.o,$^) $(A) $(LDLIBS) -o $@
 FUZZ  := $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 FAULT := $(OBJ)/tests/faults/scenario.o $(OBJ)/tests/faults/fault_io.o
+CHECKS := $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(sort $(wildcard tests/kernels/check_*.c tests/kernels/checkkd_*.c)))
+CHECKKD := $(OBJ)/tests/kernels/checkkd
+$(CHECKKD): $(CHECKS)
 $(OBJ)/tests/fuzz/test_replay: $(FUZZ)
 $(patsubst tests/%.c,$(OBJ)/tests/%,$(wildcard tests/faults/test_*.c)): $(FAULT)
-.SECONDARY: $(TBIN:%=%.o) $(TKIT) $(FUZZ) $(FAULT)
+.SECONDARY: $(TBIN:%=%.o) $(TKIT) $(FUZZ) $(FAULT) $(CHECKS)
 
 tests: $(TBIN) ## build the tests
 check: all $(TBIN) ## run the tests (under 90 s on two cores)
 	@KD_OBJ=$(OBJ) KD_OUT=$(OUT) KD_CC='$(CC)' KD_NM='$(NM)' sh tests/tools/run.sh $(TBIN)
+checkkd: $(CHECKKD) ## every kernel on every instruction set in full (ARGS='--kernel GLOB --isa NAME --seed N --bench')
+	@$< $(if $(filter --bench,$(ARGS)),,--full) $(ARGS)
 check-all: ## the long tests: sanitizers, every instruction set, other compilers, valgrind, NEON
 	@MAKE='$(MAKE)' sh tests/tools/check_all.sh
 ready: ## everything a reviewer would ask, one line each
@@ -217,6 +222,7 @@ clean: ## remove what the build made
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
--include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d)
-.PHONY: all tests check check-all ready lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall info clean help
+-include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d) \
+  $(CHECKS:.o=.d)
+.PHONY: all tests check checkkd check-all ready lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall info clean help
 .DELETE_ON_ERROR:

@@ -6,9 +6,10 @@
 #include <stdint.h>
 #include "kd/base.h"
 
-typedef struct ck_limits { double flops, read, write, copy, update; } ck_limits;   /* a second: operations, bytes */
-/* On instruction set KD_ISA_*, with arrays as large as --bench has them. */
-void ck_measure(uint32_t isa, ck_limits *limits);
+/* A second: operations; bytes read, and bytes written (with ordinary stores, which read the line first). */
+typedef struct ck_limits { double flops, read, write; } ck_limits;
+/* On instruction set KD_ISA_*, with an array of so many bytes. */
+void ck_measure(uint32_t isa, size_t bytes, ck_limits *limits);
 
 /* Loops over the alphabet, one set for each instruction set. */
 typedef struct kd__limit_loops {

@@ -6,15 +6,18 @@
 #include "kdtest.h"
 #include "kernels/kernels.h"
 #include <math.h>
+#include <stdlib.h>
 
 #define ISA_END (KD_ISA_AVX512 + 1)
-/* Asked of the CPU once: CPUID is slow on a virtual machine. */
+/* Asked of the CPU once: CPUID is slow on a virtual machine.  KD_TEST_ISA: this one only. */
 static inline const kd__kernels *kernels_of(uint32_t isa)
 {
     static const kd__kernels *tables[ISA_END];
     static int known;
     if (!known) {
-        for (uint32_t i = KD_ISA_SCALAR; i < ISA_END; i++) tables[i] = kd__kernels_for(i);
+        const char *only = getenv("KD_TEST_ISA");
+        for (uint32_t i = KD_ISA_SCALAR; i < ISA_END; i++)
+            if (!only || strcmp(only, kdtest_isa_name(i)) == 0) tables[i] = kd__kernels_for(i);
         known = 1;
     }
     return tables[isa];

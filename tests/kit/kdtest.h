@@ -19,6 +19,12 @@ void kdtest_add(kdtest_case *c);
     __attribute__((constructor)) static void add_##name(void) { kdtest_add(&case_##name); } \
     static void test_##name(void)
 
+/* What a test program's main does: main [-l] [-v] [part of a name, or a pattern with * or ?]...  A program with a command line of
+ * its own has its own main and calls this. */
+int kdtest_run_tests(int argc, char **argv);
+/* Is `name` chosen by this part of a name or pattern? */
+int kdtest_matches(const char *wanted, const char *name);
+
 /* Each records one failure with place and text, and goes on.  They return whether the check held. */
 int kdtest_check(int ok, const char *file, int line, const char *format, ...) __attribute__((format(printf, 4, 5)));
 #define CHECK(cond)          kdtest_check((cond) ? 1 : 0, __FILE__, __LINE__, "%s", #cond)

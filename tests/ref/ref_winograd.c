@@ -3,7 +3,7 @@
 #include "ref_winograd.h"
 #include <math.h>
 
-static void g_axis(const float g[3], float u[4])
+void ref_winograd_weights_axis(const float g[3], float u[4])
 {
     const float s = g[0] + g[2];
     u[0] = g[0];
@@ -11,14 +11,14 @@ static void g_axis(const float g[3], float u[4])
     u[2] = 0.5f * (s - g[1]);
     u[3] = g[2];
 }
-static void b_axis(const float d[4], float v[4])
+void ref_winograd_input_axis(const float d[4], float v[4])
 {
     v[0] = d[0] - d[2];
     v[1] = d[1] + d[2];
     v[2] = d[2] - d[1];
     v[3] = d[1] - d[3];
 }
-static void a_axis(const float m[4], float y[2])
+void ref_winograd_output_axis(const float m[4], float y[2])
 {
     y[0] = (m[0] + m[1]) + m[2];
     y[1] = (m[1] - m[2]) - m[3];
@@ -65,23 +65,23 @@ float ref_winograd_element(const ref_winograd *s, size_t r, size_t q, size_t o, 
                 gs[b][a] = fabs((double)g[b][a]);
             }
         for (size_t b = 0; b < 3; b++) {
-            g_axis(g[b], t[b]);
+            ref_winograd_weights_axis(g[b], t[b]);
             g_size(gs[b], ts[b]);
         }
         for (size_t a = 0; a < 4; a++) {
             const float line[3] = { t[0][a], t[1][a], t[2][a] };
             const double lines[3] = { ts[0][a], ts[1][a], ts[2][a] };
-            g_axis(line, u[a]);
+            ref_winograd_weights_axis(line, u[a]);
             g_size(lines, us[a]);
         }
         for (size_t b = 0; b < 4; b++) {
-            b_axis(d[b], t[b]);
+            ref_winograd_input_axis(d[b], t[b]);
             b_size(ds[b], ts[b]);
         }
         for (size_t a = 0; a < 4; a++) {
             const float line[4] = { t[0][a], t[1][a], t[2][a], t[3][a] };
             const double lines[4] = { ts[0][a], ts[1][a], ts[2][a], ts[3][a] };
-            b_axis(line, v[a]);
+            ref_winograd_input_axis(line, v[a]);
             b_size(lines, vs[a]);
         }
         for (size_t a = 0; a < 4; a++)
@@ -97,12 +97,12 @@ float ref_winograd_element(const ref_winograd *s, size_t r, size_t q, size_t o, 
     for (size_t b = 0; b < 4; b++) {
         const float line[4] = { m[0][b], m[1][b], m[2][b], m[3][b] };
         const double lines[4] = { ms[0][b], ms[1][b], ms[2][b], ms[3][b] };
-        a_axis(line, rows[b]);
+        ref_winograd_output_axis(line, rows[b]);
         a_size(lines, rs[b]);
     }
     const float line[4] = { rows[0][r % 2], rows[1][r % 2], rows[2][r % 2], rows[3][r % 2] };
     const double lines[4] = { rs[0][r % 2], rs[1][r % 2], rs[2][r % 2], rs[3][r % 2] };
-    a_axis(line, y);
+    ref_winograd_output_axis(line, y);
     a_size(lines, ys);
     if (size) *size = ys[q % 2];
     return y[q % 2];

@@ -15,4 +15,9 @@ typedef struct ref_winograd {
 float ref_winograd_element(const ref_winograd *s, size_t r, size_t q, size_t o, double *size);
 /* How many roundings an output has at most, of values bounded by size. */
 double ref_winograd_roundings(const ref_winograd *s);
+
+/* One axis of the three transforms, in the order of src/kernels/winograd_args.h. */
+void ref_winograd_weights_axis(const float g[3], float u[4]);
+void ref_winograd_input_axis(const float d[4], float v[4]);
+void ref_winograd_output_axis(const float m[4], float y[2]);
 #endif

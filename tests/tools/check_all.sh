@@ -53,4 +53,9 @@ if have aarch64-linux-gnu-gcc qemu-aarch64; then
 else
     skip neon "no aarch64-linux-gnu-gcc or no qemu-aarch64"
 fi
+if [ "$(uname -m)" = x86_64 ] && have qemu-x86_64; then
+    way x86-models sh tests/tools/x86_models.sh
+else
+    skip x86-models "no qemu-x86_64, or no x86-64"
+fi
 awk '{ p += $2; f += $4; s += $6 } END { printf "%d passed, %d failed, %d skipped\n", p, f, s; exit f > 0 }' "$logs/summary"

@@ -39,5 +39,10 @@ if have aarch64-linux-gnu-gcc qemu-aarch64; then
 else
     skip neon "no aarch64-linux-gnu-gcc or no qemu-aarch64"
 fi
+if [ "$(uname -m)" = x86_64 ] && have qemu-x86_64; then
+    item x86-models sh tests/tools/x86_models.sh
+else
+    skip x86-models "no qemu-x86_64, or no x86-64"
+fi
 item examples $build examples
 exit $failed

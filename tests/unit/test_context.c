@@ -180,6 +180,13 @@ TEST(levels_only_go_down)
     CHECK(!kd__kernels_for(0) && !kd__kernels_for(99));
 }
 
+/* What the runner knows of this machine: check_all.sh plays several. */
+TEST(level_of_this_machine)
+{
+    const char *want = getenv("KD_TEST_LEVEL");
+    if (want) CHECK_STR(kdtest_isa_name(kd__cpu_level()), want);
+}
+
 TEST(log_levels)
 {
     int calls = 0;
