@@ -115,7 +115,7 @@ typedef struct kd__adam_step {
  * logsumexp_f32         out[r] = log sum_c exp(in[r][c] / t). */
 
 /* ---- normalisation ------------------------------------------------------------------------------- */
-/* A ReLU behind the norm.  Its gradient is 0 where y is not above 0. */
+/* A ReLU behind the norm.  Its gradient is 0 where y is <= 0, as that of RELU: a NaN lets it pass. */
 typedef struct kd__norm_relu {
     const float *scale, *shift;   /* [c]: y is fma(x - mean, scale, shift), computed again */
     const float *y;               /* or y [rows, c] is given; then g [rows, c], dy itself if you like, gets the gradient before */

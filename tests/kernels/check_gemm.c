@@ -37,8 +37,18 @@ static void make_block(ck_case *c)
 }
 static void run_block(const ck_case *c, const kd__kernels *k)
 {
-    kd__gemm_block g = { .m = c->rows, .n = c->n, .outer = outer, .inner = inner, .length = length, .a = F(A), .b = F(B), .c = F(C),
-                         .c_row = ROW(C), .add = ends_by_adding(c), .after = epilogue_args(c, END, ends_with(c)), .prefetch = prefetch };
+    kd__gemm_block g = {.m = c->rows,
+                        .n = c->n,
+                        .outer = outer,
+                        .inner = inner,
+                        .length = length,
+                        .a = F(A),
+                        .b = F(B),
+                        .c = F(C),
+                        .c_row = ROW(C),
+                        .add = ends_by_adding(c),
+                        .after = epilogue_args(c, END, ends_with(c)),
+                        .prefetch = prefetch};
     g.a_row = by_column(c) ? 1 : ROW(A);
     g.a_k = by_column(c) ? ROW(A) : 1;
     g.b_k = packed(c) ? KD__GEMM_PANEL : ROW(B);
@@ -86,9 +96,9 @@ CK_KERNEL(gemm_block_f32, .ways = names, .matrix = true, .independent = true, .s
 
 /* ---- epilogue_f32: alone, in place; ways: every choice of its parts ------------------------------------------------- */
 
-static const char *const epilogue_names[] = {
-    "nothing", "b", "s", "bs", "r", "br", "sr", "bsr", "relu", "b relu", "s relu", "bs relu", "r relu", "br relu", "sr relu", "bsr relu", NULL
-};
+static const char *const epilogue_names[] = {"nothing", "b",       "s",       "bs",       "r",      "br",
+                                             "sr",      "bsr",     "relu",    "b relu",   "s relu", "bs relu",
+                                             "r relu",  "br relu", "sr relu", "bsr relu", NULL};
 static void make_epilogue(ck_case *c)
 {
     ck_floats(c, CK_INOUT, "c", c->rows, c->n, 1);

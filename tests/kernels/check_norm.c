@@ -77,7 +77,10 @@ static void make_dots(ck_case *c)
 static void run_dots(const ck_case *c, const kd__kernels *k)
 {
     const kd__norm_relu again = { .scale = F(SCALE), .shift = F(SHIFT) }, given = { .y = F(Y), .g = F(G) };
-    k->norm_columns_dots_f32(c->rows, c->n, F(DY), F(X), F(MEAN), F(S_DY), F(S_DYX), c->way == 0 ? NULL : c->way == 1 ? &again : &given);
+    k->norm_columns_dots_f32(c->rows, c->n, F(DY), F(X), F(MEAN), F(S_DY), F(S_DYX),
+                             c->way == 0   ? NULL
+                             : c->way == 1 ? &again
+                                           : &given);
 }
 static void oracle_dots(const ck_case *c)
 {
@@ -85,7 +88,7 @@ static void oracle_dots(const ck_case *c)
         float *g = column(c, DY, j, 0.0f), *d = column(c, X, j, BEFORE(MEAN)[j]);
         for (size_t r = 0; r < c->rows && c->way; r++) {
             const float y = c->way == 2 ? BEFORE(Y)[r * c->n + j] : fmaf(d[r], BEFORE(SCALE)[j], BEFORE(SHIFT)[j]);
-            g[r] = y > 0 ? g[r] : 0.0f;
+            g[r] = y <= 0 ? 0.0f : g[r];
             if (c->way == 2) ck_same(c, G, r * c->n + j, g[r]);
         }
         ck_same(c, S_DY, j, in_fours(g, c->rows));
@@ -97,7 +100,8 @@ static void oracle_dots(const ck_case *c)
 CK_KERNEL(norm_columns_dots_f32, .ways = dots_names, .matrix = true, .special = true, .make = make_dots, .run = run_dots,
           .oracle = oracle_dots, .bench_rows = 256, .bench_n = 16384);
 
-static const char *const apply_names[] = { "mean", "no mean", "mean relu", "no mean relu", "mean residual relu", "no mean residual", NULL };
+static const char *const apply_names[] = {
+    "mean", "no mean", "mean relu", "no mean relu", "mean residual relu", "no mean residual", NULL};
 static bool with_mean(const ck_case *c) { return c->way % 2 == 0; }
 static bool with_relu(const ck_case *c) { return c->way >= 2 && c->way < 5; }
 static bool with_residual(const ck_case *c) { return c->way >= 4; }
@@ -116,8 +120,8 @@ static void make_apply(ck_case *c)
 }
 static void run_apply(const ck_case *c, const kd__kernels *k)
 {
-    k->norm_columns_apply_f32(c->rows, c->n, F(1), with_mean(c) ? F(4) : NULL, F(2), F(3), with_residual(c) ? F(5) : NULL, with_relu(c),
-                              F(0));
+    k->norm_columns_apply_f32(c->rows, c->n, F(1), with_mean(c) ? F(4) : NULL, F(2), F(3), with_residual(c) ? F(5) : NULL,
+                              with_relu(c), F(0));
 }
 static void oracle_apply(const ck_case *c)
 {
@@ -145,15 +149,15 @@ static void make_backward(ck_case *c)
 }
 static void run_backward(const ck_case *c, const kd__kernels *k)
 {
-    k->norm_columns_backward_f32(c->rows, c->n, F(1), c->way == 1 ? NULL : F(7), F(2), F(3), F(4), F(5), c->way == 2 ? F(6) : NULL, F(0),
-                                 c->add);
+    k->norm_columns_backward_f32(c->rows, c->n, F(1), c->way == 1 ? NULL : F(7), F(2), F(3), F(4), F(5),
+                                 c->way == 2 ? F(6) : NULL, F(0), c->add);
 }
 static void oracle_backward(const ck_case *c)
 {
     for (size_t i = 0; i < c->rows * c->n; i++) {
         const size_t j = i % c->n;
         const float scale = BEFORE(3)[j], d = c->way == 1 ? 0 : BEFORE(7)[i] - BEFORE(2)[j];
-        const float g = c->way == 2 && !(fmaf(d, scale, BEFORE(6)[j]) > 0) ? 0 : BEFORE(1)[i];
+        const float g = c->way == 2 && fmaf(d, scale, BEFORE(6)[j]) <= 0 ? 0 : BEFORE(1)[i];
         if (c->way == 1) ck_same(c, 0, i, scale * g);
         else ck_same(c, 0, i, fmaf(scale, g, -fmaf(d, BEFORE(4)[j], BEFORE(5)[j])));
     }
