@@ -7,7 +7,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { SIZES = 258, MARGIN = 256 };
@@ -408,13 +407,6 @@ static const ck_kernel *const kernels[] = {
 
 /* ---- --bench ------------------------------------------------------------------------------------------------ */
 
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static int by_size(const void *a, const void *b)
 {
     const double x = *(const double *)a, y = *(const double *)b;
@@ -428,15 +420,15 @@ static double timed(const ck_case *c, const kd__kernels *k)
     size_t runs = 1;
     c->kernel->run(c, k);
     for (double t = 0; t < 1e-3; runs *= 2) {   /* as many as take a millisecond */
-        const double start = seconds();
+        const double start = kdtest_seconds();
         for (size_t i = 0; i < runs; i++) c->kernel->run(c, k);
-        t = seconds() - start;
+        t = kdtest_seconds() - start;
     }
     runs = runs / 2 ? runs / 2 : 1;
     for (size_t i = 0; i < 15; i++) {
-        const double start = seconds();
+        const double start = kdtest_seconds();
         for (size_t j = 0; j < runs; j++) c->kernel->run(c, k);
-        times[i] = (seconds() - start) / (double)runs;
+        times[i] = (kdtest_seconds() - start) / (double)runs;
     }
     qsort(times, 15, sizeof *times, by_size);
     return times[7];

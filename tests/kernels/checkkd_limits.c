@@ -1,15 +1,8 @@
 /* checkkd_limits.c - measuring what kern_limits.c does.
  * SPDX-License-Identifier: MIT */
 #include "kern_limits.h"
+#include "kdtest.h"
 #include <stdlib.h>
-#include <time.h>
-
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 void ck_measure(uint32_t isa, size_t bytes, ck_limits *limits)
 {
@@ -23,13 +16,13 @@ void ck_measure(uint32_t isa, size_t bytes, ck_limits *limits)
     *limits = (ck_limits){ 0 };
     for (int i = 0; i < 9; i++) {   /* the best of nine */
         double t[4];
-        t[0] = seconds();
+        t[0] = kdtest_seconds();
         sink = loops->fma(rounds);
-        t[1] = seconds();
+        t[1] = kdtest_seconds();
         for (size_t k = 0; k < repeats; k++) sink = loops->read(x, n);
-        t[2] = seconds();
+        t[2] = kdtest_seconds();
         for (size_t k = 0; k < repeats; k++) loops->write(x, n);
-        t[3] = seconds();
+        t[3] = kdtest_seconds();
         const double moved = (double)(repeats * n * sizeof *x), amounts[] = { 2.0 * 12 * 16 * (double)rounds, moved, moved };
         double *const best[] = { &limits->flops, &limits->read, &limits->write };
         for (int k = 0; k < 3; k++)

@@ -198,7 +198,7 @@ static void watch(void)
 #endif
 }
 
-static double seconds(void)
+double kdtest_seconds(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -233,14 +233,14 @@ int kdtest_run_tests(int argc, char **argv)
         case_failures = 0;
         case_skip = NULL;
         case_name = c->name;
-        double start = seconds();
+        double start = kdtest_seconds();
         c->run();
         if (case_failures > SHOWN) printf("%s: %s: %zu checks failed in all\n", program, c->name, case_failures);
         const char *end = case_failures ? "FAILED" : case_skip ? "skipped" : "ok";
         if (case_failures) failed++;
         else if (case_skip) skipped++;
         else passed++;
-        if (verbose) printf("%-8s %-40s %6.3f s %s\n", end, c->name, seconds() - start, case_skip ? case_skip : "");
+        if (verbose) printf("%-8s %-40s %6.3f s %s\n", end, c->name, kdtest_seconds() - start, case_skip ? case_skip : "");
         else if (case_failures) printf("%s: %s FAILED\n", program, c->name);
         else if (case_skip) printf("%s: %s skipped: %s\n", program, c->name, case_skip);
         fflush(stdout);

@@ -47,6 +47,8 @@ void kdtest_skip(const char *why);
 int kdtest_full(void);
 /* True under an emulator or valgrind (KD_RUN): no fork while threads run, no true /proc. */
 int kdtest_emulated(void);
+/* A clock that only goes forward. */
+double kdtest_seconds(void);
 /* A temporary directory for this program, removed at exit. */
 const char *kdtest_tmp(void);
 
