@@ -71,6 +71,9 @@ typedef struct kd__scratch_block kd__scratch_block;
 typedef struct kd__scratch_level { kd__scratch_block *free; size_t bytes; } kd__scratch_level;
 #define KD__SCRATCH_LEVELS 8
 
+/* Bytes of the data caches that one core works in: they decide how work is cut, never the order of a sum. */
+typedef struct kd__caches { size_t l1, l2, l3; } kd__caches;
+
 struct kd_context {
     kd_allocator       allocator;
     kd_log_fn          log;
@@ -78,6 +81,7 @@ struct kd_context {
     uint32_t           log_level, isa, threads;
     kd_parallel_fn     parallel;
     void              *parallel_user;
+    kd__caches         caches;
     const kd__kernels *kernels;           /* this context's instruction set; set by src/cpu */
     _Atomic uint32_t   cancelled;
     _Atomic uint32_t   references;
@@ -89,8 +93,9 @@ struct kd_context {
 };
 
 /* The kernels of the best instruction set that the build, the CPU and `cap` (KD_ISA_*) allow; its name in
- * *chosen.  In src/cpu, the one thing base asks of a room above it. */
+ * *chosen.  In src/cpu, as kd__cpu_caches: what base asks of a room above it. */
 const kd__kernels *kd__cpu_kernels(uint32_t cap, uint32_t *chosen);
+kd__caches         kd__cpu_caches(void);
 
 /* ctx, or the process default when NULL. Never fails. */
 kd_context *kd__context(const kd_context *ctx);

@@ -37,8 +37,7 @@ enum { BY_ROW, BY_COLUMN, HALF = 8 };
 #define OPAQUE(pointer) __asm__("" : "+r"(pointer))
 
 /* Ask for what the next tile or block will read where this one reads the `steps` elements at ak and bk. */
-V_FN void prefetch(const kd__gemm_block *g, const float *ak, const float *bk, size_t steps, size_t i, const size_t rows,
-                   const int order)
+static void prefetch(const kd__gemm_block *g, const float *ak, const float *bk, size_t steps, size_t i, size_t rows, int order)
 {
     if (g->prefetch & KD__GEMM_FETCH_A) {
         if (order == BY_ROW)
@@ -99,13 +98,15 @@ V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, cons
     }
 
     float *c = g->c + i * g->c_row + j;
+/* Is vector v of C only part of one?  Where masks cost nothing, as for B; else a whole panel may stand before the end of C. */
+#define PART(v) ((v) + 1 == vecs && (MASKS ? partial : width < 16))
     if (g->add) {
         V_UNROLL(16)
         for (size_t r = 0; r < rows; r++)
             V_UNROLL(2)
             for (size_t v = 0; v < vecs; v++) {
                 const float *at = c + r * g->c_row + 16 * v;
-                acc[r][v] = v_add(v + 1 == vecs && width < 16 ? v_load_n(at, width, 0.0f) : v_load(at), acc[r][v]);
+                acc[r][v] = v_add(PART(v) ? v_load_n(at, width, 0.0f) : v_load(at), acc[r][v]);
             }
     }
     V_UNROLL(16)
@@ -113,9 +114,10 @@ V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, cons
         V_UNROLL(2)
         for (size_t v = 0; v < vecs; v++) {
             float *at = c + r * g->c_row + 16 * v;
-            if (v + 1 == vecs && width < 16) v_store_n(at, acc[r][v], width);
+            if (PART(v)) v_store_n(at, acc[r][v], width);
             else v_store(at, acc[r][v]);
         }
+#undef PART
 }
 
 /* The tile is in the first cache still, so that taking it up again costs less than a copy of this in every tile. */

@@ -9,7 +9,7 @@ enum {
     PATCH = 16 * 1024,          /* floats of source that a task works on */
     COPIES = 1024 * 1024,       /* floats of weight gradients of chunks, before they are added */
 };
-#define PARALLEL_WORK 1e5
+#define PARALLEL_WORK 5e5
 
 typedef struct depth_job {
     kd_context   *ctx;

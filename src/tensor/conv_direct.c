@@ -10,11 +10,10 @@
  * SPDX-License-Identifier: MIT */
 #include "tensor/conv_internal.h"
 
-enum {
-    PATCH = 32 * 1024,        /* floats of source that a task works on: it stays in the level-2 cache */
-    PANEL_FLOATS = 96 * 1024, /* and of weights */
-};
-#define PARALLEL_WORK 3e5     /* multiply-adds that are worth waking a thread for */
+/* Floats of source, and of weights, that a task works on: an eighth and three eighths of the level-2 cache. */
+static size_t patch_floats(const kd_context *ctx) { return ctx->caches.l2 / 8 / sizeof(float); }
+static size_t panel_floats(const kd_context *ctx) { return 3 * patch_floats(ctx); }
+#define PARALLEL_WORK 2e6     /* multiply-adds that are worth waking a thread for */
 
 typedef struct pass {
     kd__window    w;
@@ -81,7 +80,7 @@ static void direct_task(size_t task, void *arg)
         if (region.r0 == region.r1 || region.c0 == region.c1) continue;
         const kd__patch patch = kd__patch_take(&p->w, &region, job->x + image * job->x_image, buffer);
         size_t rows = KD_MAX(p->w.kh * p->w.kw * job->c, 1u);
-        size_t step = KD_MAX(PANEL_FLOATS / rows / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL;
+        size_t step = KD_MAX(panel_floats(job->ctx) / rows / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL;
         for (size_t g = 0; g < job->groups; g++)
             for (size_t j = 0; j < job->n; j += step)
                 for (size_t r = region.r0; r < region.r1; r++)
@@ -100,7 +99,7 @@ static bool overhangs(const kd__window *w)
 static kd_status run(direct_job *job, size_t images, double work)
 {
     const size_t threads = work < PARALLEL_WORK ? 1 : job->ctx->threads;
-    job->cut = kd__cut_make(&job->passes[0].w, images, PATCH, threads);
+    job->cut = kd__cut_make(&job->passes[0].w, images, patch_floats(job->ctx), threads);
     for (size_t i = 0; i < job->pass_count; i++) {
         size_t floats;
         if (!overhangs(&job->passes[i].w)) continue;

@@ -13,7 +13,7 @@ enum {
     SMALL_GRADIENT = 16 * 1024, /* floats of dw, of which each chunk may have its own */
     COPIES = 2 * 1024 * 1024,   /* floats of all those */
 };
-#define PARALLEL_WORK 3e5
+#define PARALLEL_WORK 2e6
 
 typedef struct weight_job {
     kd_context           *ctx;

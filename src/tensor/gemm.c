@@ -10,17 +10,16 @@
 #include "tensor/tensor.h"
 
 enum {
-    BLOCK_ROWS = 168,
+    BLOCK_ROWS = 168,              /* of A and C at a time, or fewer */
     PACK_ROWS = 512,               /* from so many rows of A on, a large B is packed */
-    LARGE_B = 64 * 1024,           /* elements: beyond half of a level-2 cache */
-    CHUNK = 1024 * 1024,           /* elements of B worked on at a time */
+    CHUNK = 1024 * 1024,           /* elements of B worked on at a time, or fewer */
     FEW_ROWS = 4 * 14,             /* in so few, B comes from memory and hardly again from the cache */
     SAME_SETS = 1024,              /* rows of this many floats apart share their sets of the level-1 cache */
     SPREAD = BLOCK_ROWS + 8,       /* and these do not */
     SMALL_PACK = 2048,             /* floats that are packed on the stack */
 };
-#define SERIAL_WORK 3e5            /* multiply-adds that are not worth waking a thread for */
-#define TASK_WORK   2e5            /* and the least one task should have */
+#define SERIAL_WORK 2e6            /* multiply-adds that are not worth waking a thread for: about 15 us */
+#define TASK_WORK   4e5            /* and the least one task should have */
 
 typedef struct gemm_job {
     kd_context          *ctx;
@@ -32,6 +31,16 @@ typedef struct gemm_job {
     size_t       task_rows, task_columns, tasks_across;
 } gemm_job;
 
+/* Rows whose part of A, 256 deep, takes a third of the level-2 cache. */
+static size_t block_rows(const kd_context *ctx)
+{
+    return KD_MAX(KD_MIN(ctx->caches.l2 / 3 / (KD__GEMM_K * sizeof(float)), (size_t)BLOCK_ROWS) / 14, 2u) * 14;
+}
+
+/* Elements that fill half of the level-2 cache; of B at a time, a quarter of the third. */
+static size_t half_l2(const kd_context *ctx) { return ctx->caches.l2 / 2 / sizeof(float); }
+static size_t chunk_floats(const kd_context *ctx) { return KD_MIN(KD_MAX(ctx->caches.l3 / 4 / sizeof(float), half_l2(ctx)), (size_t)CHUNK); }
+
 static size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 /* Floats of `n` columns of B, packed. */
@@ -40,14 +49,14 @@ static bool packed_size(size_t k, size_t n, size_t *floats)
     return kd__round_up(n, KD__GEMM_PANEL, floats) && kd__mul(*floats, k, floats);
 }
 
-static bool b_large(const kd__gemm_args *g) { return g->k > LARGE_B / g->n; }
+static bool b_large(const kd_context *ctx, const kd__gemm_args *g) { return g->k > half_l2(ctx) / g->n; }
 
 static bool must_pack(const kd_context *ctx, const kd__gemm_args *g)
 {
     if (g->b_transposed) return true;
     if (g->n % 16 && g->m >= 12 && ctx->isa != KD_ISA_AVX512) return true;   /* loads of part of a vector are slow */
     bool same_sets = g->b_stride % SAME_SETS == 0 && g->k >= 32;
-    return g->m >= 3 * 14 && (same_sets || (g->m > PACK_ROWS && b_large(g)));
+    return g->m >= 3 * 14 && (same_sets || (g->m > PACK_ROWS && b_large(ctx, g)));
 }
 
 static void pack(const gemm_job *job, size_t j, size_t n)
@@ -76,15 +85,16 @@ static void multiply(const gemm_job *job, size_t i0, size_t i1, size_t j0, size_
         block.b_panel = job->panel;
     }
     block.b_k = job->packed ? KD__GEMM_PANEL : g->b_stride;
-    if (block.n <= 2 * KD__GEMM_PANEL && g->k > 2 * LARGE_B / g->m) block.prefetch |= KD__GEMM_FETCH_A;
-    if (!job->packed && i1 - i0 <= FEW_ROWS && b_large(g)) block.prefetch |= KD__GEMM_FETCH_B;
+    if (block.n <= 2 * KD__GEMM_PANEL && g->k > 2 * half_l2(job->ctx) / g->m) block.prefetch |= KD__GEMM_FETCH_A;
+    if (!job->packed && i1 - i0 <= FEW_ROWS && b_large(job->ctx, g)) block.prefetch |= KD__GEMM_FETCH_B;
     float *spread = NULL;
     if (g->a_transposed && g->a_stride % SAME_SETS == 0 && block.n > 2 * KD__GEMM_PANEL && g->k > 16) {
         spread = kd__scratch_get(job->ctx, KD__GEMM_K * SPREAD * sizeof *spread);   /* none: A in place will do */
         if (spread) block.a_k = SPREAD;
     }
-    for (size_t i = i0; i < i1; i += BLOCK_ROWS) {
-        block.m = i1 - i < BLOCK_ROWS ? i1 - i : BLOCK_ROWS;
+    const size_t rows = block_rows(job->ctx);
+    for (size_t i = i0; i < i1; i += rows) {
+        block.m = KD_MIN(i1 - i, rows);
         block.c = g->c + i * g->c_stride + j0;
         size_t k = 0;
         do {
@@ -115,7 +125,7 @@ static void multiply_task(size_t task, void *arg)
 static size_t cut(gemm_job *job, size_t threads)
 {
     const size_t m = job->args->m, n = job->j1 - job->j0;
-    size_t rows = KD_MIN(round_up(m, 14), (size_t)BLOCK_ROWS), columns = round_up(n, KD__GEMM_PANEL), tasks;
+    size_t rows = KD_MIN(round_up(m, 14), block_rows(job->ctx)), columns = round_up(n, KD__GEMM_PANEL), tasks;
     for (;;) {
         job->tasks_across = (n + columns - 1) / columns;
         tasks = (m + rows - 1) / rows * job->tasks_across;
@@ -138,7 +148,7 @@ static kd_status gemm(kd_context *ctx, const kd__gemm_args *g)
     float small[SMALL_PACK];
     float *scratch = NULL;
     const bool parallel = ctx->threads > 1 && (double)g->m * (double)g->n * (double)g->k >= SERIAL_WORK;
-    size_t chunk = KD_MAX(CHUNK / KD_MAX(g->k, 1u) / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL;
+    size_t chunk = KD_MAX(chunk_floats(ctx) / KD_MAX(g->k, 1u) / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL;
     if (chunk > g->n) chunk = g->n;
     if (g->b_packed) {
         job.panel = g->k * KD__GEMM_PANEL;
@@ -159,7 +169,7 @@ static kd_status gemm(kd_context *ctx, const kd__gemm_args *g)
         job.j1 = g->n - job.j0 < chunk ? g->n : job.j0 + chunk;
         if (g->b_packed) job.packed = g->b_packed + job.j0 / KD__GEMM_PANEL * job.panel;
         else if (job.own && parallel)
-            kd__parallel_range(ctx, job.j1 - job.j0, KD_MAX(LARGE_B / KD_MAX(g->k, 1u) / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL,
+            kd__parallel_range(ctx, job.j1 - job.j0, KD_MAX(half_l2(ctx) / KD_MAX(g->k, 1u) / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL,
                                pack_range, &job);
         else if (job.own)
             pack(&job, job.j0, job.j1 - job.j0);
@@ -175,7 +185,7 @@ bool kd__gemm_packed_floats(const kd__gemm_args *args, size_t *floats) { return 
 void kd__gemm_pack(kd_context *ctx, const kd__gemm_args *args, float *out)
 {
     gemm_job job = { .ctx = kd__context(ctx), .args = args, .own = out, .panel = args->k * KD__GEMM_PANEL };
-    kd__parallel_range(job.ctx, args->n, KD_MAX(LARGE_B / KD_MAX(args->k, 1u) / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL, pack_range, &job);
+    kd__parallel_range(job.ctx, args->n, KD_MAX(half_l2(job.ctx) / KD_MAX(args->k, 1u) / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL, pack_range, &job);
 }
 
 kd_status kd__gemm(kd_context *ctx, const kd__gemm_args *args)
