@@ -20,6 +20,7 @@
  * To 32 classes: sixteen rows transposed, a row a lane.  To 4096: a row's lanes share its top, and fold at its end (sixteen rows
  * at once while they fit the first cache, else a row at a time with the next one's maxima behind the folds).  Above: blocks
  * of 4096 with a running top in every lane (on-line softmax), nothing folds inside a row; blocks add in double. */
+#include "base/base.h"
 #include "kd/distill.h"
 #include "kernels/distill_args.h"
 #include "kernels/kernels.h"
@@ -63,27 +64,35 @@ static scale scale_of(float temperature)
     return (scale){ c, -127.0f / c };
 }
 
-/* 2^(c x), x <= 0: 0 from 2^-127 down; NaN passes.  Adding 1.5 * 2^23 + 127 rounds c x to a whole number and leaves it, biased,
- * in the low bits.  Relative error (7 + c |x|) 2^-24. */
+/* out[i] = 2^(c[i] x[i]), x <= 0: 0 from 2^-127 down; NaN passes.  Adding 1.5 * 2^23 + 127 rounds c x to a whole number and
+ * leaves it, biased, in the low bits.  Relative error (7 + c |x|) 2^-24.  Two at a time step by step: it is a long chain of
+ * dependent steps, and a CPU does not look far enough ahead to overlap one after the other (31 cycles for two; so, 19). */
+#define EACH(i, count) V_UNROLL(2) for (int i = 0; i < (count); i++)
+V_FN void exp_each(kd_f32x16 *out, const kd_f32x16 *in, const kd_f32x16 *c, const kd_f32x16 *low, const int count)
+{
+    kd_f32x16 magic = v_set1(0x1.8p23f + 127.0f), x[2], t[2] = { magic, magic }, r[2], q[2];
+    EACH(i, count) x[i] = v_max(low[i], in[i]);
+    EACH(i, count) t[i] = v_fma(x[i], c[i], magic);
+    EACH(i, count) r[i] = v_sub(magic, t[i]);
+    EACH(i, count) r[i] = v_fma(x[i], c[i], r[i]);
+    EACH(i, count) q[i] = v_fma(r[i], v_set1(0x1.5bba14p-10f), v_set1(0x1.3cea88p-7f));
+    EACH(i, count) q[i] = v_fma(q[i], r[i], v_set1(0x1.c6b752p-5f));
+    EACH(i, count) q[i] = v_fma(q[i], r[i], v_set1(0x1.ebf9bcp-3f));
+    EACH(i, count) q[i] = v_fma(q[i], r[i], v_set1(0x1.62e42ap-1f));
+    EACH(i, count) q[i] = v_fma(q[i], r[i], v_set1(1.0f));
+    EACH(i, count) out[i] = v_mul(q[i], v_from_bits(vi_shl(v_bits(t[i]), 23)));
+}
 V_FN kd_f32x16 exp_half(kd_f32x16 x, kd_f32x16 c, kd_f32x16 low)
 {
-    kd_f32x16 magic = v_set1(0x1.8p23f + 127.0f);
-    x = v_max(low, x);
-    kd_f32x16 t = v_fma(x, c, magic), power = v_from_bits(vi_shl(v_bits(t), 23));
-    kd_f32x16 r = v_fma(x, c, v_sub(magic, t));
-    kd_f32x16 p = v_fma(r, v_set1(0x1.5bba14p-10f), v_set1(0x1.3cea88p-7f));
-    p = v_fma(p, r, v_set1(0x1.c6b752p-5f));
-    p = v_fma(p, r, v_set1(0x1.ebf9bcp-3f));
-    p = v_fma(p, r, v_set1(0x1.62e42ap-1f));
-    p = v_fma(p, r, v_set1(1.0f));
-    return v_mul(p, power);
+    exp_each(&x, &x, &c, &low, 1);
+    return x;
 }
 
 /* Half of a top, 0 of one that is -inf. */
 V_FN kd_f32x16 half_of(kd_f32x16 top) { return v_mul(v_set1(0.5f), v_select(v_eq(top, v_set1(-INF)), v_zero(), top)); }
 V_FN kd_f32x16 half_difference(kd_f32x16 logit, kd_f32x16 half_top) { return v_fms(logit, v_set1(0.5f), half_top); }
-/* Half a difference in units of a logarithm, not below half the largest float: the difference of two stays finite. */
-V_FN kd_f32x16 log_units(kd_f32x16 x, kd_f32x16 unit) { return v_max(v_set1(-0.5f * FLOAT_MAX), v_mul(x, unit)); }
+/* Half a difference in units of a logarithm, not below -2^108: differences of two, and sums of a million, stay finite. */
+V_FN kd_f32x16 log_units(kd_f32x16 x, kd_f32x16 unit) { return v_max(v_set1(-0x1p108f), v_mul(x, unit)); }
 V_FN kd_f32x16 row_load(const float *p, size_t i, size_t n)
 {
     return i + 16 <= n ? v_load(p + i) : v_load_n(p + i, n - i, -INF);
@@ -112,45 +121,45 @@ V_PASS void pass_tops(pass *p)
 /* Exponentials to scratch, and their sums. */
 V_FN void sum_rows(pass *p, const int kind, const int from)
 {
-    kd_f32x16 c_s = v_set1(p->student.c), low_s = v_set1(p->student.low), c_t = v_set1(p->teacher.c), low_t = v_set1(p->teacher.low);
-    scale one = scale_of(1.0f);
-    size_t n = p->n;
+    const kd_f32x16 c[2] = { v_set1(p->student.c), v_set1(p->teacher.c) }, zero = v_zero();
+    const kd_f32x16 low[2] = { v_set1(p->student.low), v_set1(p->teacher.low) }, none = v_set1(-INF);
+    const kd_f32x16 c_1 = v_set1(2 * LOG2_E), low_1 = v_set1(-127.0f / (2 * LOG2_E)), lambda = v_set1(p->lambda);
+    const kd_f32x16 unit_s = v_set1(p->unit_s), unit_t = v_set1(p->unit_t);
+    size_t n = p->n, ahead = p->ahead;
     for (size_t k = 0; k < p->rows; k++) {
         const float *s = p->s[k], *t = kind == PLAIN ? s : p->t[k];
         float *ea = p->a + k * p->step, *eb = p->b + k * p->step, *ec = p->a1 + k * p->step;
-        kd_f32x16 half_s = half_of(v_load(p->lane[TOP_S][k])), half_t = kind == PLAIN ? half_s : half_of(v_load(p->lane[TOP_T][k]));
-        kd_f32x16 zs = v_zero(), zt = zs, z1 = zs, d = zs;
+        kd_f32x16 half_s = half_of(v_load(p->lane[TOP_S][k])), half_t = kind == PLAIN ? zero : half_of(v_load(p->lane[TOP_T][k]));
+        kd_f32x16 zs = zero, zt = zero, z1 = zero, d = zero;
         for (size_t i = 0; i < n; i += 16) {
-            kd_f32x16 x, u;
-            if (i + 16 <= n) x = v_load(s + i), u = v_load(t + i);
-            else x = v_load_n(s + i, n - i, -INF), u = v_load_n(t + i, n - i, -INF);
-            v_prefetch((const void *)((uintptr_t)(s + i) + p->ahead));
-            x = half_difference(x, half_s);
-            kd_f32x16 a = exp_half(x, c_s, low_s);
-            zs = v_add(zs, a);
-            v_store(ea + i, a);
+            kd_f32x16 x[2], e[2];   /* of student and teacher */
+            x[0] = half_difference(row_load(s, i, n), half_s);
+            v_prefetch((const void *)((uintptr_t)(s + i) + ahead));
             if (kind != PLAIN) {
-                v_prefetch((const void *)((uintptr_t)(t + i) + p->ahead));
-                u = half_difference(u, half_t);
-                kd_f32x16 b = exp_half(u, c_t, low_t);
-                zt = v_add(zt, b);
-                if (kind == FORWARD) {
-                    d = v_fma(b, v_keep(v_gt(b, v_zero()), v_fms(u, v_set1(p->lambda), x)), d);
-                } else {   /* a teacher's -inf under mass of the student is +inf, as it is; any other w is finite */
-                    kd_f32x16 w = v_sub(log_units(x, v_set1(p->unit_s)), log_units(u, v_set1(p->unit_t)));
-                    w = v_keep(v_gt(a, v_zero()), v_select(v_eq(u, v_set1(-INF)), v_set1(INF), w));
-                    d = v_fma(a, w, d);
-                    b = w;
-                }
-                v_store(eb + i, b);
+                x[1] = half_difference(row_load(t, i, n), half_t);
+                v_prefetch((const void *)((uintptr_t)(t + i) + ahead));
             }
-            kd_f32x16 a2 = v_mul(a, a);
-            if (from == SQUARE) z1 = v_fma(a, a, z1);
-            if (from == FOURTH) z1 = v_fma(a2, a2, z1);
+            exp_each(e, x, c, low, kind == PLAIN ? 1 : 2);
+            zs = v_add(zs, e[0]);
+            v_store(ea + i, e[0]);
+            if (kind != PLAIN) zt = v_add(zt, e[1]);
+            if (kind == FORWARD) {
+                d = v_fma(e[1], v_keep(v_gt(e[1], zero), v_fms(x[1], lambda, x[0])), d);
+                v_store(eb + i, e[1]);
+            }
+            if (kind == REVERSE) {   /* a teacher's -inf under mass of the student is +inf, as it is; any other w is finite */
+                kd_f32x16 w = v_sub(log_units(x[0], unit_s), log_units(x[1], unit_t));
+                w = v_keep(v_gt(e[0], zero), v_select(v_eq(x[1], none), v_set1(INF), w));
+                d = v_fma(e[0], w, d);
+                v_store(eb + i, w);
+            }
             if (from == OWN) {
-                kd_f32x16 a1 = exp_half(x, v_set1(one.c), v_set1(one.low));
-                z1 = v_add(z1, a1);
-                v_store(ec + i, a1);
+                kd_f32x16 e1 = exp_half(x[0], c_1, low_1);
+                z1 = v_add(z1, e1);
+                v_store(ec + i, e1);
+            } else if (from != NONE) {
+                kd_f32x16 root = from == FOURTH ? v_mul(e[0], e[0]) : e[0];
+                z1 = v_fma(root, root, z1);
             }
         }
         v_store(p->lane[ZS][k], zs);
@@ -339,6 +348,17 @@ V_PASS void values(const group *w)
             if (!w->tempered) log_ratio = v_mul(log_ratio, v_mul(rt, v_load(w->zt)));
             kl = v_fma(v_mul(d, rt), v_set1(2.0f / a->temperature), log_ratio);
         }
+    }
+    if (w->kind == JS) {   /* what rounding the logarithms of Zs and Zt moved every log q and log p by; w - J has none of it */
+        kd_f32x16 log_zt = w->tempered ? v_log(v_load(w->zt)) : v_zero();
+        v_store(hard, log_zs), v_store(soft, log_zt);
+        for (size_t i = 0; i < w->count; i++) {
+            double by = (double)w->p->beta, lost = (1 - by) * ((double)hard[i] - kd__fixed_log((double)w->zs[i]));
+            if (w->tempered) lost += by * ((double)soft[i] - kd__fixed_log((double)w->zt[i]));
+            blank[i] = (float)lost;
+        }
+        for (size_t i = w->count; i < 16; i++) blank[i] = 0.0f;
+        kl = v_add(kl, v_load(blank));
     }
     if (w->tempered) kl = v_max(v_zero(), kl);
     v_store(hard, v_keep(in.hard, ce));
