@@ -332,7 +332,8 @@ V_PASS void values(const group *w)
     members in = members_of(w);
     float hard[16], soft[16], blank[16];
     kd_f32x16 zs = v_load(w->zs), k = v_load(w->weight), top = v_load(w->top_s), d = v_load(w->d), kl;
-    kd_f32x16 log_zs = v_log(zs), log_z1 = w->p->from == NONE ? log_zs : v_log(v_load(w->z1));
+    int alone = w->kind == JS || !w->tempered;   /* log Zs by itself, not as a ratio */
+    kd_f32x16 log_zs = alone ? v_log(zs) : v_zero(), log_z1 = v_log(w->p->from == NONE ? zs : v_load(w->z1));
     kd_f32x16 ce = v_fma(v_add(k, v_load(w->mass)), log_z1, v_mul(k, v_sub(top, v_load(w->label_logit))));
     ce = v_fnma(v_set1(2.0f), v_load(w->inner), ce);
     if (w->kind == PLAIN) {
@@ -353,8 +354,8 @@ V_PASS void values(const group *w)
         kd_f32x16 log_zt = w->tempered ? v_log(v_load(w->zt)) : v_zero();
         v_store(hard, log_zs), v_store(soft, log_zt);
         for (size_t i = 0; i < w->count; i++) {
-            double by = (double)w->p->beta, lost = (1 - by) * ((double)hard[i] - kd__fixed_log((double)w->zs[i]));
-            if (w->tempered) lost += by * ((double)soft[i] - kd__fixed_log((double)w->zt[i]));
+            double by = (double)w->p->beta, lost = w->zs[i] > 0 ? (1 - by) * ((double)hard[i] - kd__fixed_log((double)w->zs[i])) : 0;
+            if (w->tempered && w->zt[i] > 0) lost += by * ((double)soft[i] - kd__fixed_log((double)w->zt[i]));
             blank[i] = (float)lost;
         }
         for (size_t i = w->count; i < 16; i++) blank[i] = 0.0f;
@@ -426,6 +427,29 @@ V_FN void group_clear(group *w)
 {
     w->count = 0;
     memset(w->hard, 0, sizeof w->hard), memset(w->soft, 0, sizeof w->soft);
+}
+
+/* The next sixteen rows at once, if there are as many and all are in every term the batch has, with plain labels. */
+V_FN int group_fill(group *w, size_t r)
+{
+    const kd__distill_args *a = w->args;
+    if (a->rows - r < 16 || !a->labels || !a->grad || a->soft_labels || a->class_weights || a->hard_teacher) return 0;
+    kd_f32x16 hard = v_load(a->hard_coef + r), soft = v_load(a->soft_coef + r), zero = v_zero();
+    if (vm_any(vm_or(v_eq(hard, zero), a->teacher ? v_eq(soft, zero) : v_lt(zero, zero)))) return 0;
+    const float *s = a->student + r * a->student_stride, *t = a->teacher ? a->teacher + r * a->teacher_stride : s;
+    float *g = a->grad + r * a->grad_stride;
+    size_t s_step = a->student_stride, t_step = a->teacher ? a->teacher_stride : s_step, g_step = a->grad_stride;
+    v_store(w->hard, hard), v_store(w->soft, soft);
+    v_store(w->weight, v_set1(1.0f - a->smoothing));
+    for (size_t k = 0; k < 16; k++) w->row[k] = r + k, w->s[k] = s + k * s_step, w->t[k] = t + k * t_step, w->g[k] = g + k * g_step;
+    for (size_t k = 0; k < 16; k++) {
+        size_t l = (size_t)a->labels[r + k];
+        w->label[k] = l;
+        w->label_logit[k] = s[k * s_step + l];
+    }
+    memset(w->y, 0, sizeof w->y);
+    w->count = 16;
+    return 1;
 }
 
 /* After its gradient is written: what only the label's class gets. */
@@ -633,6 +657,7 @@ V_PASS void rows(group *w)
     pass *p = w->p;
     size_t each = w->args->classes <= KD_DISTILL_PANEL ? w->count : 1;
     p->rows = each;
+    p->ahead = (each == 1 ? 2 : 16) * w->args->student_stride * sizeof(float);   /* the next rows' tops are looked at meanwhile */
     if (each > 1 && each < 16) memset(p->lane, 0, sizeof p->lane);   /* the fold looks at sixteen */
     rows_ready(w, 0);
     rows_tops(w, 0);
@@ -838,9 +863,13 @@ void KD_K(distill_f32)(const kd__distill_args *a)
     if (w.spread) target_row(a, w.shared, NULL);
 
     for (size_t r = 0; r < a->rows;) {
-        group_clear(&w);
-        for (; r < a->rows && w.count < 16; r++) group_add(&w, r);
-        if (!w.count) continue;
+        if (group_fill(&w, r)) {
+            r += 16;
+        } else {
+            group_clear(&w);
+            for (; r < a->rows && w.count < 16; r++) group_add(&w, r);
+            if (!w.count) continue;
+        }
         if (!w.folds) {
             int direct = w.count == 16 && w.row[15] - w.row[0] == 15;
             for (size_t k = 0; k < 16 && w.kind != PLAIN; k++) direct &= w.soft[k] != 0.0f;
