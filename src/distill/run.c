@@ -153,7 +153,8 @@ static kd_status classify(job *j, kd_distill_terms *t, double *hard_total, doubl
         for (size_t r = 0; r < rows; r++) {
             float weight = b->row_weights[r];
             if (!(weight >= 0 && weight <= 0x1.fffffep127f))
-                return kd__fail(KD_ERR_RANGE, "%s: row_weights[%zu] = %g is not a finite number >= 0", j->function, r, (double)weight);
+                return kd__fail(KD_ERR_RANGE, "%s: row_weights[%zu] = %g is not a finite number >= 0", j->function, r,
+                                (double)weight);
             j->hard_coef[r] *= weight;
             j->soft_coef[r] *= weight;
         }
@@ -188,7 +189,8 @@ static kd_status run_rows(job *j, size_t *masked)
         .hard_coef = j->hard_coef, .soft_coef = j->soft_coef,
         .grad = b->grad, .grad_stride = b->grad_stride,
         .hard = j->hard, .soft = j->soft,
-        .temperature = j->loss->method->hard_teacher ? 1 : d->temperature, .js_beta = d->js_beta, .smoothing = d->label_smoothing, .direction = d->direction,
+        .temperature = j->loss->method->hard_teacher ? 1 : d->temperature, .js_beta = d->js_beta,
+        .smoothing = d->label_smoothing, .direction = d->direction,
         .teacher_form = d->teacher_form, .hard_teacher = j->loss->method->hard_teacher,
     };
     kd_status status = kd__distill_run(j->ctx, &a, masked);

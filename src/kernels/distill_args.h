@@ -32,7 +32,8 @@ typedef struct kd__distill_args {
     bool     stream;                                     /* the gradient is larger than the cache: write past it; from _run */
 } kd__distill_args;
 
-/* Up to TRANSPOSED classes sixteen rows are worked on at once, a row a lane; above BLOCK in blocks of that many.  Part of the bits. */
+/* Up to TRANSPOSED classes sixteen rows are worked on at once, a row a lane; above BLOCK in blocks of that many.  Part of
+ * the bits. */
 #define KD_DISTILL_TRANSPOSED 32u
 #define KD_DISTILL_BLOCK      4096u
 #define KD_DISTILL_PANEL      160u   /* up to so many, sixteen rows wait together for their gradient; not part of the bits */
@@ -40,11 +41,12 @@ typedef struct kd__distill_args {
 #define KD_DISTILL_KEPT       96u    /* floats kept of each block until the row ends */
 #define KD_DISTILL_STEP(classes) (((classes) + 15) / 16 * 16 + 16)
 
-/* Three rows of exponentials, a row of targets and one of the teacher's logarithms, for each row at once; the targets all rows share;
- * and the blocks kept, or sixteen rows' columns of three inputs and themselves. */
+/* The kernel's bookkeeping; three rows of exponentials, a row of targets and one of the teacher's logarithms for each row at
+ * once; the targets all rows share; and the blocks kept, or sixteen rows' columns of three inputs and themselves. */
 static inline size_t kd__distill_scratch(size_t classes)
 {
     size_t step = KD_DISTILL_STEP(classes), at_once = classes <= KD_DISTILL_PANEL ? 16 : 1;
-    return KD_DISTILL_PASS + (5 * at_once + 1) * step + 64 * KD_DISTILL_TRANSPOSED + KD_DISTILL_KEPT * (classes / KD_DISTILL_BLOCK + 1);
+    size_t kept = KD_DISTILL_KEPT * (classes / KD_DISTILL_BLOCK + 1);
+    return KD_DISTILL_PASS + (5 * at_once + 1) * step + 64 * KD_DISTILL_TRANSPOSED + kept;
 }
 #endif

@@ -207,10 +207,12 @@ V_PASS void pass_js(pass *p)
     for (size_t k = 0; k < p->rows; k++) {
         float *ea = p->a + k * p->step, *eb = p->b + k * p->step;
         kd_f32x16 half_s = half_of(v_load(p->lane[TOP_S][k])), half_t = half_of(v_load(p->lane[TOP_T][k]));
-        kd_f32x16 ca = v_load(p->lane[CA][k]), cb = v_load(p->lane[CB][k]), ce = v_load(p->lane[CE][k]), cy = v_load(p->lane[CY][k]);
+        kd_f32x16 ca = v_load(p->lane[CA][k]), cb = v_load(p->lane[CB][k]);
+        kd_f32x16 ce = v_load(p->lane[CE][k]), cy = v_load(p->lane[CY][k]);
         kd_f32x16 jp = v_zero(), jq = jp, zero = jp;
         for (size_t i = 0; i < p->n; i += 16) {
-            kd_f32x16 x = half_difference(row_load(p->s[k], i, p->n), half_s), u = half_difference(row_load(p->t[k], i, p->n), half_t);
+            kd_f32x16 x = half_difference(row_load(p->s[k], i, p->n), half_s);
+            kd_f32x16 u = half_difference(row_load(p->t[k], i, p->n), half_t);
             kd_f32x16 q = v_mul(v_load(ea + i), ca), m = v_mul(v_load(eb + i), cb), v = m;
             m = v_log(v_fma(beta, m, v_mul(rest, q)));
             kd_f32x16 w = v_keep(v_gt(q, zero), v_sub(v_add(log_units(x, unit_s), ce), m));
@@ -230,7 +232,8 @@ V_FN void gradient_rows(const pass *p, const int kind, const int from, const int
     for (size_t k = 0; k < p->rows; k++) {
         const float *ea = p->a + k * p->step, *eb = p->b + k * p->step, *ec = p->a1 + k * p->step, *y = targets ? p->y[k] : NULL;
         float *g = p->g[k];
-        kd_f32x16 ca = v_load(p->lane[CA][k]), cb = v_load(p->lane[CB][k]), ce = v_load(p->lane[CE][k]), cy = v_load(p->lane[CY][k]);
+        kd_f32x16 ca = v_load(p->lane[CA][k]), cb = v_load(p->lane[CB][k]);
+        kd_f32x16 ce = v_load(p->lane[CE][k]), cy = v_load(p->lane[CY][k]);
         for (size_t i = 0; i < n; i += 16) {
             kd_f32x16 a = v_load(ea + i), w = v_mul(ca, a), a2 = v_mul(a, a);
             if (kind == FORWARD) w = v_fma(cb, a, v_mul(ce, v_load(eb + i)));
@@ -354,7 +357,8 @@ V_PASS void values(const group *w)
         kd_f32x16 log_zt = w->tempered ? v_log(v_load(w->zt)) : v_zero();
         v_store(hard, log_zs), v_store(soft, log_zt);
         for (size_t i = 0; i < w->count; i++) {
-            double by = (double)w->p->beta, lost = w->zs[i] > 0 ? (1 - by) * ((double)hard[i] - kd__fixed_log((double)w->zs[i])) : 0;
+            double by = (double)w->p->beta, lost = 0;
+            if (w->zs[i] > 0) lost = (1 - by) * ((double)hard[i] - kd__fixed_log((double)w->zs[i]));
             if (w->tempered && w->zt[i] > 0) lost += by * ((double)soft[i] - kd__fixed_log((double)w->zt[i]));
             blank[i] = (float)lost;
         }
@@ -441,7 +445,10 @@ V_FN int group_fill(group *w, size_t r)
     size_t s_step = a->student_stride, t_step = a->teacher ? a->teacher_stride : s_step, g_step = a->grad_stride;
     v_store(w->hard, hard), v_store(w->soft, soft);
     v_store(w->weight, v_set1(1.0f - a->smoothing));
-    for (size_t k = 0; k < 16; k++) w->row[k] = r + k, w->s[k] = s + k * s_step, w->t[k] = t + k * t_step, w->g[k] = g + k * g_step;
+    for (size_t k = 0; k < 16; k++) {
+        w->row[k] = r + k;
+        w->s[k] = s + k * s_step, w->t[k] = t + k * t_step, w->g[k] = g + k * g_step;
+    }
     for (size_t k = 0; k < 16; k++) {
         size_t l = (size_t)a->labels[r + k];
         w->label[k] = l;
@@ -625,13 +632,14 @@ V_PASS void transposed(group *w, int direct)
     const kd__distill_args *a = w->args;
     pass *p = w->p;
     float *packed = w->columns + 3 * COLUMN;
+    int direct_t;
     p->rows = 16;
     rows_ready(w, 0);
     if (w->spread) targets_ready(w, 0);
     p->rows = 1, p->n = 16 * a->classes;
     w->pass_s[0] = columns_of(w, w->pass_s, direct, a->student_stride, w->columns);
-    if (w->kind != PLAIN)
-        w->pass_t[0] = columns_of(w, w->pass_t, direct && a->teacher_form != KD_TEACHER_PROBS, a->teacher_stride, w->columns + COLUMN);
+    direct_t = direct && a->teacher_form != KD_TEACHER_PROBS;
+    if (w->kind != PLAIN) w->pass_t[0] = columns_of(w, w->pass_t, direct_t, a->teacher_stride, w->columns + COLUMN);
     if (w->spread) w->pass_y[0] = columns_of(w, w->pass_y, 0, 0, w->columns + 2 * COLUMN);
     rows_tops(w, 0);
     rows_sums(w, 0);
@@ -785,7 +793,8 @@ V_PASS void row_long(group *w, size_t k)
             v_store(p->lane[TOP_T][0], mt);
         }
         pass_sums(p);
-        for (int which = TOP_S; which <= D; which++) v_store(w->kept + KD_DISTILL_KEPT * i + 16 * which, v_load(p->lane[which][0]));
+        float *kept = w->kept + KD_DISTILL_KEPT * i;
+        for (int which = TOP_S; which <= D; which++) v_store(kept + 16 * which, v_load(p->lane[which][0]));
     }
     w->top_s[k] = v_hmax(ms), w->top_t[k] = w->kind == PLAIN ? 0.0f : v_hmax(mt);
     add_blocks(w, k, blocks);
