@@ -115,9 +115,7 @@ static kd_tensor *cross_entropy(kd__op_scope *op, int64_t ignore_index, float sm
     args.hard = values;
     args.soft = unused;
     size_t masked;
-    bool general = soft || smoothing > 0.0f;
-    kd_status status =
-        kd__distill_run(ctx, &args, general ? ctx->kernels->distill_general_f32 : ctx->kernels->distill_f32, &masked);
+    kd_status status = kd__distill_run(ctx, &args, &masked);
     if (status != KD_OK) return kd__tape_fail(op->tape, status);
     reduce_rows(y, reduction, values, rows, by);
     return rows_end(op);
@@ -190,7 +188,7 @@ kd_tensor *kd_kl_div(kd_tape *tape, kd_tensor *p_logits, kd_tensor *q_logits, fl
         args.soft = space + 2 * rows;
         args.hard = space + 3 * rows;
         size_t masked;
-        status = kd__distill_run(tape->ctx, &args, tape->ctx->kernels->distill_f32, &masked);
+        status = kd__distill_run(tape->ctx, &args, &masked);
         if (status == KD_OK) reduce_rows(y, reduction, args.soft, rows, by);
     }
     kd__scratch_put(tape->ctx, space);

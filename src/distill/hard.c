@@ -17,12 +17,4 @@ static double scale(const kd_loss_distill_desc *d)
     return 1;
 }
 
-static kd__distill_fn kernel(const kd_loss_distill *loss, const kd__kernels *kernels, kd__distill_args *args)
-{
-    (void)loss;
-    args->hard_teacher = true;
-    args->temperature = 1;
-    return kernels->distill_general_f32;
-}
-
-const kd__method kd__method_HARD = { check, scale, kernel };
+const kd__method kd__method_HARD = { check, scale, true };

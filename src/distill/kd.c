@@ -24,13 +24,4 @@ static double scale(const kd_loss_distill_desc *d)
     return d->temperature_squared ? (double)d->temperature * (double)d->temperature : 1;
 }
 
-/* The fused kernel serves the common case; the general one every option. */
-static kd__distill_fn kernel(const kd_loss_distill *loss, const kd__kernels *kernels, kd__distill_args *args)
-{
-    const kd_loss_distill_desc *d = &loss->desc;
-    bool plain = d->direction == KD_DIRECTION_FORWARD && d->teacher_form == KD_TEACHER_LOGITS;
-    if (plain && !args->soft_labels && !args->class_weights && args->smoothing == 0) return kernels->distill_f32;
-    return kernels->distill_general_f32;
-}
-
-const kd__method kd__method_KD = { check, scale, kernel };
+const kd__method kd__method_KD = { check, scale, false };

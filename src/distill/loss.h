@@ -12,8 +12,7 @@ typedef struct kd__method {
     kd_status (*check)(const kd_loss_distill_desc *desc);
     /* The factor on the soft term: T^2 for softened outputs. */
     double (*scale)(const kd_loss_distill_desc *desc);
-    /* The kernel for a batch; may set method fields of *args. */
-    kd__distill_fn (*kernel)(const kd_loss_distill *loss, const kd__kernels *kernels, kd__distill_args *args);
+    bool hard_teacher;   /* soft = CE with the teacher's argmax, at temperature 1 */
 } kd__method;
 #define METHOD(id, name, source) extern const kd__method kd__method_##id;
 #include "distill/methods.def"

@@ -11,7 +11,8 @@ typedef struct job {
     const char *function;
     kd_distill_batch b;
     bool     hard_on, soft_on;      /* is the term wanted at all */
-    int32_t *label;                 /* [rows]: the class; meaningful where hard_coef is not 0 */
+    const int32_t *label;           /* [rows]: the class; meaningful where hard_coef is not 0; NULL: none given */
+    int32_t *narrow;                /* [rows] for them */
     float   *hard_coef, *soft_coef, *hard, *soft;   /* [rows] */
 } job;
 
@@ -90,29 +91,85 @@ static kd_status check_values(const job *j, const char *name, const float *x, si
 }
 
 /* ---- which rows are in which term -------------------------------------------------------------------------- */
+/* hard[r] and soft[r]: 1 if the row's label puts it into that term, 0 if not; how many are in, how many labels are wrong. */
+typedef struct counts { size_t hard, soft, wrong; } counts;
+#define SORT_LABELS(name, type)                                                                                            \
+    static counts name(const type *y, size_t n, uint64_t classes, const kd_loss_distill_desc *d, float *hard, float *soft) \
+    {                                                                                                                      \
+        counts count = { 0, 0, 0 };                                                                                        \
+        const type off = (type)d->ignore_index, none = (type)d->unlabelled_index;                                          \
+        const int can_off = (int64_t)off == d->ignore_index && d->ignore_index != KD_LABEL_OFF;                            \
+        const int can_none = (int64_t)none == d->unlabelled_index && d->unlabelled_index != KD_LABEL_OFF;                  \
+        while (n) {                                                                                                        \
+            size_t some = n < 65536 ? n : 65536;   /* numbers of 32 bits: they go four at a time */                        \
+            uint32_t out = 0, unlabelled = 0, good = 0;                                                                    \
+            for (size_t r = 0; r < some; r++) {                                                                            \
+                uint32_t ignored= (y[r] == off) & can_off, open = (y[r] == none) & can_none;                             \
+                uint32_t fine = (y[r] >= 0) & (y[r] < (type)classes);                                                      \
+                out += ignored;                                                                                            \
+                unlabelled += open;                                                                                        \
+                good += fine | ignored | open;                                                                             \
+                hard[r] = ignored | open ? 0.0f : 1.0f;                                                                    \
+                soft[r] = ignored ? 0.0f : 1.0f;                                                                           \
+            }                                                                                                              \
+            count.hard += some - out - unlabelled;                                                                         \
+            count.soft += some - out;                                                                                      \
+            count.wrong += some - good;                                                                                    \
+            y += some, hard += some, soft += some, n -= some;                                                              \
+        }                                                                                                                  \
+        return count;                                                                                                      \
+    }
+SORT_LABELS(sort_labels32, int32_t)
+SORT_LABELS(sort_labels64, int64_t)
+
+static kd_status wrong_label(const job *j)
+{
+    const kd_loss_distill_desc *d = &j->loss->desc;
+    for (size_t r = 0;; r++) {
+        int64_t y = j->b.labels ? j->b.labels[r] : j->b.labels64[r];
+        bool off = y != KD_LABEL_OFF && (y == d->ignore_index || y == d->unlabelled_index);
+        if (!off && (y < 0 || (uint64_t)y >= j->b.classes))
+            return kd__fail(KD_ERR_RANGE, "%s: labels[%zu] = %lld is not in [0, %zu)", j->function, r, (long long)y, j->b.classes);
+    }
+}
+
 /* Sets label, hard_coef and soft_coef to the rows' own weights, and the sums of these, without reduction. */
 static kd_status classify(job *j, kd_distill_terms *t, double *hard_total, double *soft_total)
 {
     const kd_loss_distill_desc *d = &j->loss->desc;
-    *hard_total = *soft_total = 0;
-    for (size_t r = 0; r < j->b.rows; r++) {
-        int64_t y = j->b.labels ? j->b.labels[r] : j->b.labels64 ? j->b.labels64[r] : KD_LABEL_OFF;
-        bool given = j->b.labels || j->b.labels64;
-        bool ignored = given && d->ignore_index != KD_LABEL_OFF && y == d->ignore_index;
-        bool unlabelled = given && d->unlabelled_index != KD_LABEL_OFF && y == d->unlabelled_index;
-        float weight = j->b.row_weights ? j->b.row_weights[r] : 1.0f;
-        if (given && !ignored && !unlabelled && (y < 0 || (uint64_t)y >= j->b.classes))
-            return kd__fail(KD_ERR_RANGE, "%s: labels[%zu] = %lld is not in [0, %zu)", j->function, r, (long long)y, j->b.classes);
-        if (!(weight >= 0 && weight <= 0x1.fffffep127f))
-            return kd__fail(KD_ERR_RANGE, "%s: row_weights[%zu] = %g is not a finite number >= 0", j->function, r, (double)weight);
-        bool hard = j->hard_on && !ignored && !unlabelled, soft = j->soft_on && !ignored;
-        j->label[r] = hard && given ? (int32_t)y : 0;
-        j->hard_coef[r] = hard ? weight : 0;
-        j->soft_coef[r] = soft ? weight : 0;
-        t->hard_rows += hard;
-        t->soft_rows += soft;
-        if (hard) *hard_total += (double)weight * (given && d->class_weights ? (double)d->class_weights[y] : 1);
-        if (soft) *soft_total += (double)weight;
+    const kd_distill_batch *b = &j->b;
+    size_t rows = b->rows;
+    counts in = { rows, rows, 0 };
+    if (b->labels) in = sort_labels32(b->labels, rows, b->classes, d, j->hard_coef, j->soft_coef);
+    else if (b->labels64) in = sort_labels64(b->labels64, rows, b->classes, d, j->hard_coef, j->soft_coef);
+    else for (size_t r = 0; r < rows; r++) j->hard_coef[r] = j->soft_coef[r] = 1.0f;
+    if (in.wrong) return wrong_label(j);
+    j->label = b->labels;
+    if (b->labels64) {
+        for (size_t r = 0; r < rows; r++) j->narrow[r] = (int32_t)b->labels64[r];
+        j->label = j->narrow;
+    }
+    if (b->row_weights) {
+        for (size_t r = 0; r < rows; r++) {
+            float weight = b->row_weights[r];
+            if (!(weight >= 0 && weight <= 0x1.fffffep127f))
+                return kd__fail(KD_ERR_RANGE, "%s: row_weights[%zu] = %g is not a finite number >= 0", j->function, r,
+                                (double)weight);
+            j->hard_coef[r] *= weight;
+            j->soft_coef[r] *= weight;
+        }
+    }
+    t->hard_rows = j->hard_on ? in.hard : 0;
+    t->soft_rows = j->soft_on ? in.soft : 0;
+    *hard_total = (double)in.hard, *soft_total = (double)in.soft;
+    if (b->row_weights) {
+        j->ctx->kernels->sum_f32(hard_total, j->hard_coef, rows);
+        j->ctx->kernels->sum_f32(soft_total, j->soft_coef, rows);
+    }
+    if (d->class_weights && j->label) {
+        *hard_total = 0;
+        for (size_t r = 0; r < rows; r++)
+            if (j->hard_coef[r] != 0.0f) *hard_total += (double)j->hard_coef[r] * (double)d->class_weights[j->label[r]];
     }
     return KD_OK;
 }
@@ -126,17 +183,17 @@ static kd_status run_rows(job *j, size_t *masked)
         .rows = b->rows, .classes = b->classes,
         .student = b->student, .student_stride = b->student_stride,
         .teacher = j->soft_on ? b->teacher : NULL, .teacher_stride = b->teacher_stride,
-        .labels = j->hard_on && !b->soft_labels ? j->label : NULL,
+        .labels = j->hard_on ? j->label : NULL,
         .soft_labels = j->hard_on ? b->soft_labels : NULL, .soft_label_stride = b->soft_label_stride,
         .class_weights = d->class_weights,
         .hard_coef = j->hard_coef, .soft_coef = j->soft_coef,
         .grad = b->grad, .grad_stride = b->grad_stride,
         .hard = j->hard, .soft = j->soft,
-        .temperature = d->temperature, .js_beta = d->js_beta, .smoothing = d->label_smoothing, .direction = d->direction,
-        .teacher_form = d->teacher_form,
+        .temperature = j->loss->method->hard_teacher ? 1 : d->temperature, .js_beta = d->js_beta,
+        .smoothing = d->label_smoothing, .direction = d->direction,
+        .teacher_form = d->teacher_form, .hard_teacher = j->loss->method->hard_teacher,
     };
-    kd__distill_fn kernel = j->loss->method->kernel(j->loss, j->ctx->kernels, &a);
-    kd_status status = kd__distill_run(j->ctx, &a, kernel, masked);
+    kd_status status = kd__distill_run(j->ctx, &a, masked);
     return status == KD_OK ? KD_OK : kd__fail_prefix(status, "%s: ", j->function);
 }
 
@@ -153,15 +210,15 @@ static kd_status compute(job *j, kd_distill_terms *t)
     j->soft_coef = j->hard_coef + rows;
     j->hard = j->soft_coef + rows;
     j->soft = j->hard + rows;
-    j->label = (int32_t *)(void *)(j->soft + rows);
+    j->narrow = (int32_t *)(void *)(j->soft + rows);
 
     kd_status status = classify(j, t, &hard_total, &soft_total);
     if (status != KD_OK) goto done;
     double hard_div = hard_total, soft_div = soft_total;
     if (d->reduction == KD_REDUCE_SUM || d->reduction == KD_REDUCE_NONE) hard_div = soft_div = 1;
     if (d->reduction == KD_REDUCE_MEAN_ELEMENTS) hard_div *= (double)j->b.classes, soft_div *= (double)j->b.classes;
-    double hard_unit = hard_div > 0 ? (double)d->hard_weight / hard_div : 0;
-    double soft_unit = soft_div > 0 ? (double)d->soft_weight * scale / soft_div : 0;
+    double hard_unit = j->hard_on && hard_div > 0 ? (double)d->hard_weight / hard_div : 0;
+    double soft_unit = j->soft_on && soft_div > 0 ? (double)d->soft_weight * scale / soft_div : 0;
     for (size_t r = 0; r < rows; r++) {
         j->hard_coef[r] = (float)(hard_unit * (double)j->hard_coef[r]);
         j->soft_coef[r] = (float)(soft_unit * (double)j->soft_coef[r]);
@@ -169,13 +226,21 @@ static kd_status compute(job *j, kd_distill_terms *t)
     status = run_rows(j, &t->masked_rows);
     if (status != KD_OK) goto done;
 
-    for (size_t r = 0; r < rows; r++) {
+    /* A row outside a term has the value 0, so what its weight is does not matter. */
+    const kd__kernels *kernels = j->ctx->kernels;
+    if (j->b.row_weights) {
+        kernels->dot_f32(&hard_sum, j->b.row_weights, j->hard, rows);
+        kernels->dot_f32(&soft_sum, j->b.row_weights, j->soft, rows);
+    } else {
+        kernels->sum_f32(&hard_sum, j->hard, rows);
+        kernels->sum_f32(&soft_sum, j->soft, rows);
+    }
+    soft_sum *= scale;
+    for (size_t r = 0; j->b.row_loss && r < rows; r++) {
         double weight = j->b.row_weights ? (double)j->b.row_weights[r] : 1;
-        double hard = weight > 0 ? weight * (double)j->hard[r] : 0, soft = weight > 0 ? weight * scale * (double)j->soft[r] : 0;
-        hard_sum += hard;
-        soft_sum += soft;
-        double row = (j->hard_on ? (double)d->hard_weight * hard : 0) + (j->soft_on ? (double)d->soft_weight * soft : 0);
-        if (j->b.row_loss) j->b.row_loss[r] = (float)row;
+        double row = (j->hard_on ? (double)d->hard_weight * (double)j->hard[r] : 0) +
+                     (j->soft_on ? (double)d->soft_weight * scale * (double)j->soft[r] : 0);
+        j->b.row_loss[r] = (float)(weight * row);
     }
     t->hard = hard_div > 0 ? hard_sum / hard_div : 0;
     t->soft = soft_div > 0 ? soft_sum / soft_div : 0;

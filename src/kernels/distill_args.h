@@ -18,30 +18,35 @@ typedef struct kd__distill_args {
     const float   *teacher;     size_t teacher_stride;   /* NULL if every soft_coef is 0 */
     const int32_t *labels;                               /* [rows], in [0, classes) where hard_coef is not 0; NULL: soft_labels */
     const float   *soft_labels; size_t soft_label_stride;
-    const float   *class_weights;                        /* [classes] or NULL: CE = -sum w target log q; general kernel only */
+    const float   *class_weights;                        /* [classes] or NULL: CE = -sum w target log q */
     const float   *hard_coef, *soft_coef;                /* [rows] */
     float         *grad;        size_t grad_stride;      /* NULL: values only; may be student itself */
     float         *hard, *soft;                          /* [rows] */
     float         *scratch;                              /* kd__distill_scratch(classes) floats, 64-byte aligned; from _run */
     uint32_t      *masked;                               /* += rows -inf throughout on a side that was looked at; from _run */
     float    temperature;
-    float    js_beta, smoothing;                         /* general kernel only, as all below */
+    float    js_beta, smoothing;
     uint32_t direction;                                  /* KD_DIRECTION_* */
     uint32_t teacher_form;                               /* KD_TEACHER_* */
     bool     hard_teacher;                               /* D = CE(student, argmax teacher) at temperature 1 */
     bool     stream;                                     /* the gradient is larger than the cache: write past it; from _run */
 } kd__distill_args;
 
-typedef void (*kd__distill_fn)(const kd__distill_args *args);   /* a line of kernels.def that takes these */
-
-/* Blocks of the on-line kernel: 256 vectors.  Part of the bits. */
-#define KD_DISTILL_BLOCK 4096u
-#define KD_DISTILL_KEPT  96u   /* floats kept of each block until the row ends */
-/* Up to so many classes sixteen rows are worked on at once, a row a lane.  Part of the bits. */
+/* Up to TRANSPOSED classes sixteen rows are worked on at once, a row a lane; above BLOCK in blocks of that many.  Part of
+ * the bits. */
 #define KD_DISTILL_TRANSPOSED 32u
+#define KD_DISTILL_BLOCK      4096u
+#define KD_DISTILL_PANEL      160u   /* up to so many, sixteen rows wait together for their gradient; not part of the bits */
+#define KD_DISTILL_PASS       4096u  /* floats of the kernel's own bookkeeping */
+#define KD_DISTILL_KEPT       96u    /* floats kept of each block until the row ends */
+#define KD_DISTILL_STEP(classes) (((classes) + 15) / 16 * 16 + 16)
 
+/* The kernel's bookkeeping; three rows of exponentials, a row of targets and one of the teacher's logarithms for each row at
+ * once; the targets all rows share; and the blocks kept, or sixteen rows' columns of three inputs and themselves. */
 static inline size_t kd__distill_scratch(size_t classes)
 {
-    return 2 * ((classes + 15) / 16 * 16) + KD_DISTILL_KEPT * (classes / KD_DISTILL_BLOCK + 1);
+    size_t step = KD_DISTILL_STEP(classes), at_once = classes <= KD_DISTILL_PANEL ? 16 : 1;
+    size_t kept = KD_DISTILL_KEPT * (classes / KD_DISTILL_BLOCK + 1);
+    return KD_DISTILL_PASS + (5 * at_once + 1) * step + 64 * KD_DISTILL_TRANSPOSED + kept;
 }
 #endif

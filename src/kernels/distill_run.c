@@ -1,4 +1,4 @@
-/* distill_run.c - a distillation kernel over a batch: scratch, and the rows cut among the threads.
+/* distill_run.c - the distillation kernel over a batch: scratch, and the rows cut among the threads.
  * SPDX-License-Identifier: MIT */
 #include "kernels/distill_run.h"
 
@@ -6,7 +6,7 @@ enum { MAX_TASKS = 256 };
 
 typedef struct job {
     const kd__distill_args *all;   /* of every row */
-    kd__distill_fn kernel;
+    void   (*kernel)(const kd__distill_args *args);
     float   *scratch;
     size_t   rows_per_task, scratch_step;
     uint32_t masked[MAX_TASKS];
@@ -34,14 +34,17 @@ static void task(size_t i, void *arg)
     j->kernel(&a);
 }
 
+/* Logits that are worth another thread: waking one that sleeps takes about 15 us. */
+#define GRAIN 49152u
+
 /* Rows are independent, so any cut gives the same bits: one task for each thread, one for small work. */
-kd_status kd__distill_run(kd_context *ctx, const kd__distill_args *args, kd__distill_fn kernel, size_t *masked)
+kd_status kd__distill_run(kd_context *ctx, const kd__distill_args *args, size_t *masked)
 {
-    job j = { .all = args, .kernel = kernel, .scratch_step = kd__distill_scratch(args->classes) };
+    job j = { .all = args, .kernel = ctx->kernels->distill_f32, .scratch_step = kd__distill_scratch(args->classes) };
     size_t groups = args->rows / 16 + (args->rows % 16 != 0), floats, bytes;
     *masked = 0;
     if (!groups) return KD_OK;
-    size_t logits = args->rows * args->classes, tasks = KD_MIN(logits / 16384 + 1, (size_t)ctx->threads);
+    size_t logits = args->rows * args->classes, tasks = KD_MIN(logits / GRAIN + 1, (size_t)ctx->threads);
     tasks = KD_MIN(KD_MIN(tasks, groups), (size_t)MAX_TASKS);
     if (!kd__mul(tasks, j.scratch_step, &floats) || !kd__mul(floats, sizeof(float), &bytes))
         return kd__fail(KD_ERR_OVERFLOW, "%zu classes do not fit in memory", args->classes);

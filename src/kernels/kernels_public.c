@@ -119,7 +119,7 @@ static kd_status loss_rows(const char *function, kd_context *ctx, kd__distill_ar
     args.soft_coef = args.labels ? off : in;
     args.hard = args.labels ? out : unused;
     args.soft = args.labels ? unused : out;
-    kd_status status = kd__distill_run(ctx, &args, ctx->kernels->distill_f32, &masked);
+    kd_status status = kd__distill_run(ctx, &args, &masked);
     kd__scratch_put(ctx, in);
     return status == KD_OK ? KD_OK : kd__fail_prefix(status, "%s: ", function);
 }

@@ -55,8 +55,6 @@
 /* What follows is the same text on every instruction set. */
 
 V_FN kd_f32x16 v_zero(void) { return v_set1(0.0f); }
-V_FN kd_f32x16 v_fms(kd_f32x16 a, kd_f32x16 b, kd_f32x16 c) { return v_fma(a, b, v_neg(c)); }    /* ab - c */
-V_FN kd_f32x16 v_fnma(kd_f32x16 a, kd_f32x16 b, kd_f32x16 c) { return v_fma(v_neg(a), b, c); }   /* c - ab */
 V_FN kd_f32x16 v_load_u8(const uint8_t *p) { return vi_cvt_f32(vi_load_u8(p)); }
 V_FN kd_i32x16 vi_zero(void) { return vi_set1(0); }
 V_FN void v_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }

@@ -71,6 +71,14 @@ V_FN kd_f32x16 v_fma(kd_f32x16 a, kd_f32x16 b, kd_f32x16 c)
 {
     return F2(_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi));
 }
+V_FN kd_f32x16 v_fms(kd_f32x16 a, kd_f32x16 b, kd_f32x16 c)
+{
+    return F2(_mm256_fmsub_ps(a.lo, b.lo, c.lo), _mm256_fmsub_ps(a.hi, b.hi, c.hi));
+}
+V_FN kd_f32x16 v_fnma(kd_f32x16 a, kd_f32x16 b, kd_f32x16 c)
+{
+    return F2(_mm256_fnmadd_ps(a.lo, b.lo, c.lo), _mm256_fnmadd_ps(a.hi, b.hi, c.hi));
+}
 V_FN kd_f32x16 v_max(kd_f32x16 a, kd_f32x16 b) { return F2(_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)); }
 V_FN kd_f32x16 v_min(kd_f32x16 a, kd_f32x16 b) { return F2(_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)); }
 V_FN kd_f32x16 v_sqrt(kd_f32x16 a) { return F2(_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)); }
@@ -106,6 +114,7 @@ V_FN kd_f32x16 v_select(kd_m16 m, kd_f32x16 a, kd_f32x16 b)
 {
     return F2(_mm256_blendv_ps(b.lo, a.lo, m.lo), _mm256_blendv_ps(b.hi, a.hi, m.hi));
 }
+V_FN kd_f32x16 v_keep(kd_m16 m, kd_f32x16 a) { return F2(_mm256_and_ps(m.lo, a.lo), _mm256_and_ps(m.hi, a.hi)); }
 
 V_FN kd_i32x16 vi_set1(int32_t x) { return I2(_mm256_set1_epi32(x), _mm256_set1_epi32(x)); }
 V_FN kd_i32x16 vi_iota(void)
@@ -191,6 +200,26 @@ V_FN kd_f32x16 v_from_bits(kd_i32x16 a) { return F2(_mm256_castsi256_ps(a.lo), _
 V_FN float v_sum(kd_f32x16 a) { return x86_sum8(_mm256_add_ps(a.lo, a.hi)); }
 V_FN float v_hmax(kd_f32x16 a) { return x86_max8(_mm256_max_ps(a.lo, a.hi)); }
 V_FN float v_hmin(kd_f32x16 a) { return x86_min8(_mm256_min_ps(a.lo, a.hi)); }
+/* The tree over sixteen vectors at once: lane r of the result is what v_sum, v_hmax make of p[16 r .. 16 r + 16). */
+#define AVX2_FOLD(name, op)                                                                                        \
+    V_FN __m256 avx2_##name(const float *p)   /* eight rows */                                                     \
+    {                                                                                                              \
+        __m256 a[4], b[2];                                                                                         \
+        V_UNROLL(4)                                                                                                \
+        for (int i = 0; i < 4; i++) {             /* rows i and i + 4 */                                           \
+            __m256 x = op(_mm256_loadu_ps(p + 16 * i), _mm256_loadu_ps(p + 16 * i + 8));                           \
+            __m256 y = op(_mm256_loadu_ps(p + 16 * i + 64), _mm256_loadu_ps(p + 16 * i + 72));                     \
+            a[i] = op(_mm256_permute2f128_ps(x, y, 0x20), _mm256_permute2f128_ps(x, y, 0x31));                     \
+        }                                                                                                          \
+        V_UNROLL(2)                                                                                                \
+        for (int i = 0; i < 2; i++)                                                                                \
+            b[i] = op(_mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0x44), _mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0xee)); \
+        return op(_mm256_shuffle_ps(b[0], b[1], 0x88), _mm256_shuffle_ps(b[0], b[1], 0xdd));                       \
+    }                                                                                                              \
+    V_FN kd_f32x16 name(const float *p) { return F2(avx2_##name(p), avx2_##name(p + 128)); }
+AVX2_FOLD(v_sum_rows, _mm256_add_ps)
+AVX2_FOLD(v_hmax_rows, _mm256_max_ps)
+#undef AVX2_FOLD
 
 V_FN kd_f64x16 vd_set1(double x)
 {
@@ -282,6 +311,37 @@ V_FN void v_transpose16(kd_f32x16 r[16])
         r[i]     = F2(a[i], c[i]);
         r[8 + i] = F2(b[i], d[i]);
     }
+}
+/* Four rows' quads: lane 4 i + k is p[i * step + k], k < n <= 4; the others 0. */
+V_FN kd_f32x16 v_load_quads(const float *p, size_t step, size_t n)
+{
+    return F2(_mm256_insertf128_ps(_mm256_castps128_ps256(x86_load_n4(p, n)), x86_load_n4(p + step, n), 1),
+              _mm256_insertf128_ps(_mm256_castps128_ps256(x86_load_n4(p + 2 * step, n)), x86_load_n4(p + 3 * step, n), 1));
+}
+V_FN void v_store_quads(float *p, size_t step, kd_f32x16 a, size_t n)
+{
+    x86_store_n4(p, _mm256_castps256_ps128(a.lo), n);
+    x86_store_n4(p + step, _mm256_extractf128_ps(a.lo, 1), n);
+    x86_store_n4(p + 2 * step, _mm256_castps256_ps128(a.hi), n);
+    x86_store_n4(p + 3 * step, _mm256_extractf128_ps(a.hi, 1), n);
+}
+V_FN void avx2_transpose_quads(__m256 r[4])
+{
+    __m256 a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
+    __m256 c = _mm256_unpacklo_ps(r[2], r[3]), d = _mm256_unpackhi_ps(r[2], r[3]);
+    r[0] = _mm256_shuffle_ps(a, c, 0x44);
+    r[1] = _mm256_shuffle_ps(a, c, 0xee);
+    r[2] = _mm256_shuffle_ps(b, d, 0x44);
+    r[3] = _mm256_shuffle_ps(b, d, 0xee);
+}
+/* r[i] lane 4 q + k <-> r[k] lane 4 q + i. */
+V_FN void v_transpose_quads(kd_f32x16 r[4])
+{
+    __m256 lo[4] = { r[0].lo, r[1].lo, r[2].lo, r[3].lo }, hi[4] = { r[0].hi, r[1].hi, r[2].hi, r[3].hi };
+    avx2_transpose_quads(lo);
+    avx2_transpose_quads(hi);
+    V_UNROLL(4)
+    for (int i = 0; i < 4; i++) r[i] = F2(lo[i], hi[i]);
 }
 #undef F2
 #undef I2

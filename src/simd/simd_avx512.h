@@ -34,6 +34,8 @@ V_FN kd_f32x16 v_sub(kd_f32x16 a, kd_f32x16 b) { return _mm512_sub_ps(a, b); }
 V_FN kd_f32x16 v_mul(kd_f32x16 a, kd_f32x16 b) { return _mm512_mul_ps(a, b); }
 V_FN kd_f32x16 v_div(kd_f32x16 a, kd_f32x16 b) { return _mm512_div_ps(a, b); }
 V_FN kd_f32x16 v_fma(kd_f32x16 a, kd_f32x16 b, kd_f32x16 c) { return _mm512_fmadd_ps(a, b, c); }
+V_FN kd_f32x16 v_fms(kd_f32x16 a, kd_f32x16 b, kd_f32x16 c) { return _mm512_fmsub_ps(a, b, c); }
+V_FN kd_f32x16 v_fnma(kd_f32x16 a, kd_f32x16 b, kd_f32x16 c) { return _mm512_fnmadd_ps(a, b, c); }
 V_FN kd_f32x16 v_max(kd_f32x16 a, kd_f32x16 b) { return _mm512_max_ps(a, b); }
 V_FN kd_f32x16 v_min(kd_f32x16 a, kd_f32x16 b) { return _mm512_min_ps(a, b); }
 V_FN kd_f32x16 v_sqrt(kd_f32x16 a) { return _mm512_sqrt_ps(a); }
@@ -48,6 +50,8 @@ V_FN kd_m16 v_gt(kd_f32x16 a, kd_f32x16 b) { return _mm512_cmp_ps_mask(a, b, _CM
 V_FN kd_m16 v_eq(kd_f32x16 a, kd_f32x16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 V_FN kd_m16 v_isnan(kd_f32x16 a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
 V_FN kd_f32x16 v_select(kd_m16 m, kd_f32x16 a, kd_f32x16 b) { return _mm512_mask_blend_ps(m, b, a); }
+
+V_FN kd_f32x16 v_keep(kd_m16 m, kd_f32x16 a) { return _mm512_maskz_mov_ps(m, a); }
 
 V_FN kd_i32x16 vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
 V_FN kd_i32x16 vi_iota(void) { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
@@ -101,6 +105,29 @@ V_FN float v_hmin(kd_f32x16 a)
 {
     return x86_min8(_mm256_min_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)));
 }
+
+/* The tree over sixteen vectors at once: lane r of the result is what v_sum, v_hmax make of p[16 r .. 16 r + 16). */
+#define AVX512_FOLD(name, op)                                                                                        \
+    V_FN kd_f32x16 name(const float *p)                                                                              \
+    {                                                                                                                \
+        __m512 a[8], b[4], c[2];                                                                                     \
+        V_UNROLL(8)                                                                                                  \
+        for (int i = 0; i < 8; i++) {   /* rows i and i + 8 */                                                       \
+            __m512 x = v_load(p + 16 * i), y = v_load(p + 16 * i + 128);                                             \
+            a[i] = op(_mm512_shuffle_f32x4(x, y, 0x44), _mm512_shuffle_f32x4(x, y, 0xee));                           \
+        }                                                                                                            \
+        V_UNROLL(4)                                                                                                  \
+        for (int i = 0; i < 4; i++)     /* quads: rows i, i + 8, i + 4, i + 12 */                                    \
+            b[i] = op(_mm512_shuffle_f32x4(a[i], a[i + 4], 0x88), _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd));       \
+        V_UNROLL(2)                                                                                                  \
+        for (int i = 0; i < 2; i++)                                                                                  \
+            c[i] = op(_mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0x44), _mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0xee)); \
+        __m512 r = op(_mm512_shuffle_ps(c[0], c[1], 0x88), _mm512_shuffle_ps(c[0], c[1], 0xdd));                     \
+        return _mm512_shuffle_f32x4(r, r, 0xd8);                                                                     \
+    }
+AVX512_FOLD(v_sum_rows, _mm512_add_ps)
+AVX512_FOLD(v_hmax_rows, _mm512_max_ps)
+#undef AVX512_FOLD
 
 V_FN kd_f64x16 vd_set1(double x) { return (kd_f64x16){ _mm512_set1_pd(x), _mm512_set1_pd(x) }; }
 V_FN kd_f64x16 vd_load(const double *p) { return (kd_f64x16){ _mm512_loadu_pd(p), _mm512_loadu_pd(p + 8) }; }
@@ -163,4 +190,30 @@ V_FN void v_transpose16(kd_f32x16 r[16])
         r[4 + c]  = _mm512_shuffle_f32x4(b, e, 0x88);
         r[12 + c] = _mm512_shuffle_f32x4(b, e, 0xdd);
     }
+}
+
+/* Four rows' quads: lane 4 i + k is p[i * step + k], k < n <= 4; the others 0. */
+V_FN kd_f32x16 v_load_quads(const float *p, size_t step, size_t n)
+{
+    __m512 a = _mm512_castps128_ps512(x86_load_n4(p, n));
+    a = _mm512_insertf32x4(a, x86_load_n4(p + step, n), 1);
+    a = _mm512_insertf32x4(a, x86_load_n4(p + 2 * step, n), 2);
+    return _mm512_insertf32x4(a, x86_load_n4(p + 3 * step, n), 3);
+}
+V_FN void v_store_quads(float *p, size_t step, kd_f32x16 a, size_t n)
+{
+    x86_store_n4(p, _mm512_castps512_ps128(a), n);
+    x86_store_n4(p + step, _mm512_extractf32x4_ps(a, 1), n);
+    x86_store_n4(p + 2 * step, _mm512_extractf32x4_ps(a, 2), n);
+    x86_store_n4(p + 3 * step, _mm512_extractf32x4_ps(a, 3), n);
+}
+/* r[i] lane 4 q + k <-> r[k] lane 4 q + i. */
+V_FN void v_transpose_quads(kd_f32x16 r[4])
+{
+    __m512 a = _mm512_unpacklo_ps(r[0], r[1]), b = _mm512_unpackhi_ps(r[0], r[1]);
+    __m512 c = _mm512_unpacklo_ps(r[2], r[3]), d = _mm512_unpackhi_ps(r[2], r[3]);
+    r[0] = _mm512_shuffle_ps(a, c, 0x44);
+    r[1] = _mm512_shuffle_ps(a, c, 0xee);
+    r[2] = _mm512_shuffle_ps(b, d, 0x44);
+    r[3] = _mm512_shuffle_ps(b, d, 0xee);
 }

@@ -70,6 +70,12 @@ V_FN kd_f32x16 v_fma(kd_f32x16 a, kd_f32x16 b, kd_f32x16 c)
     for (int i = 0; i < 4; i++) c.q[i] = vfmaq_f32(c.q[i], a.q[i], b.q[i]);
     return c;
 }
+V_FN kd_f32x16 v_fnma(kd_f32x16 a, kd_f32x16 b, kd_f32x16 c)
+{
+    V_UNROLL(4)
+    for (int i = 0; i < 4; i++) c.q[i] = vfmsq_f32(c.q[i], a.q[i], b.q[i]);
+    return c;
+}
 /* Not vmaxq: that one returns NaN when either is, and +0 of two zeros. */
 V_FN float32x4_t neon_max(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 V_FN float32x4_t neon_min(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
@@ -78,6 +84,7 @@ NEON2(kd_f32x16, v_min, kd_f32x16, neon_min)
 NEON1(kd_f32x16, v_sqrt, kd_f32x16, vsqrtq_f32)
 NEON1(kd_f32x16, v_abs, kd_f32x16, vabsq_f32)
 NEON1(kd_f32x16, v_neg, kd_f32x16, vnegq_f32)
+V_FN kd_f32x16 v_fms(kd_f32x16 a, kd_f32x16 b, kd_f32x16 c) { return v_fma(a, b, v_neg(c)); }
 NEON1(kd_f32x16, v_round, kd_f32x16, vrndnq_f32)   /* to nearest, ties to even */
 NEON1(kd_f32x16, v_floor, kd_f32x16, vrndmq_f32)
 
@@ -91,6 +98,12 @@ V_FN kd_f32x16 v_select(kd_m16 m, kd_f32x16 a, kd_f32x16 b)
     V_UNROLL(4)
     for (int i = 0; i < 4; i++) b.q[i] = vbslq_f32(m.q[i], a.q[i], b.q[i]);
     return b;
+}
+V_FN kd_f32x16 v_keep(kd_m16 m, kd_f32x16 a)
+{
+    V_UNROLL(4)
+    for (int i = 0; i < 4; i++) a.q[i] = vreinterpretq_f32_u32(vandq_u32(m.q[i], vreinterpretq_u32_f32(a.q[i])));
+    return a;
 }
 
 V_FN kd_i32x16 vi_set1(int32_t x)
@@ -190,6 +203,29 @@ NEON1(kd_f32x16, v_from_bits, kd_i32x16, vreinterpretq_f32_s32)
 NEON_FOLD(v_sum, vaddq_f32, x + y)
 NEON_FOLD(v_hmax, neon_max, x > y ? x : y)
 NEON_FOLD(v_hmin, neon_min, x < y ? x : y)
+/* The tree over sixteen vectors at once: lane r of the result is what v_sum, v_hmax make of p[16 r .. 16 r + 16). */
+#define NEON_ROWS(name, op)                                                                                          \
+    V_FN kd_f32x16 name(const float *p)                                                                              \
+    {                                                                                                                \
+        kd_f32x16 r;                                                                                                 \
+        for (int g = 0; g < 4; g++) {                                                                                \
+            float32x4_t a[4];                                                                                        \
+            V_UNROLL(4)                                                                                              \
+            for (int i = 0; i < 4; i++) {                                                                            \
+                kd_f32x16 v = v_load(p + 64 * g + 16 * i);                                                           \
+                a[i] = op(op(v.q[0], v.q[2]), op(v.q[1], v.q[3]));                                                   \
+            }                                                                                                        \
+            float32x4_t b = op(vcombine_f32(vget_low_f32(a[0]), vget_low_f32(a[1])),                                 \
+                               vcombine_f32(vget_high_f32(a[0]), vget_high_f32(a[1])));                              \
+            float32x4_t c = op(vcombine_f32(vget_low_f32(a[2]), vget_low_f32(a[3])),                                 \
+                               vcombine_f32(vget_high_f32(a[2]), vget_high_f32(a[3])));                              \
+            r.q[g] = op(vuzp1q_f32(b, c), vuzp2q_f32(b, c));                                                         \
+        }                                                                                                            \
+        return r;                                                                                                    \
+    }
+NEON_ROWS(v_sum_rows, vaddq_f32)
+NEON_ROWS(v_hmax_rows, neon_max)
+#undef NEON_ROWS
 
 V_FN kd_f64x16 vd_set1(double x)
 {
@@ -283,6 +319,30 @@ V_FN void v_transpose16(kd_f32x16 r[16])
                 r[4 * i + k].q[j] = b[k];
             }
         }
+}
+/* Four rows' quads: lane 4 i + k is p[i * step + k], k < n <= 4; the others 0. */
+V_FN kd_f32x16 v_load_quads(const float *p, size_t step, size_t n)
+{
+    float t[16] = { 0 };
+    for (size_t i = 0; i < 4; i++) memcpy(t + 4 * i, p + i * step, n * sizeof *t);
+    return v_load(t);
+}
+V_FN void v_store_quads(float *p, size_t step, kd_f32x16 a, size_t n)
+{
+    float t[16];
+    v_store(t, a);
+    for (size_t i = 0; i < 4; i++) memcpy(p + i * step, t + 4 * i, n * sizeof *t);
+}
+/* r[i] lane 4 q + k <-> r[k] lane 4 q + i. */
+V_FN void v_transpose_quads(kd_f32x16 r[4])
+{
+    V_UNROLL(4)
+    for (int q = 0; q < 4; q++) {
+        float32x4_t a[4] = { r[0].q[q], r[1].q[q], r[2].q[q], r[3].q[q] };
+        neon_transpose4(a);
+        V_UNROLL(4)
+        for (int i = 0; i < 4; i++) r[i].q[q] = a[i];
+    }
 }
 #undef NEON1
 #undef NEON2

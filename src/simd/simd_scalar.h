@@ -96,6 +96,8 @@ V_FN kd_f32x16 v_sub(kd_f32x16 a, kd_f32x16 b) { EACH(kd_f32x16, a.v[i] - b.v[i]
 V_FN kd_f32x16 v_mul(kd_f32x16 a, kd_f32x16 b) { EACH(kd_f32x16, a.v[i] * b.v[i]); }
 V_FN kd_f32x16 v_div(kd_f32x16 a, kd_f32x16 b) { EACH(kd_f32x16, a.v[i] / b.v[i]); }
 V_FN kd_f32x16 v_fma(kd_f32x16 a, kd_f32x16 b, kd_f32x16 c) { EACH(kd_f32x16, scalar_fma(a.v[i], b.v[i], c.v[i])); }
+V_FN kd_f32x16 v_fms(kd_f32x16 a, kd_f32x16 b, kd_f32x16 c) { EACH(kd_f32x16, scalar_fma(a.v[i], b.v[i], -c.v[i])); }
+V_FN kd_f32x16 v_fnma(kd_f32x16 a, kd_f32x16 b, kd_f32x16 c) { EACH(kd_f32x16, scalar_fma(-a.v[i], b.v[i], c.v[i])); }
 V_FN kd_f32x16 v_max(kd_f32x16 a, kd_f32x16 b) { EACH(kd_f32x16, a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 V_FN kd_f32x16 v_min(kd_f32x16 a, kd_f32x16 b) { EACH(kd_f32x16, a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
 V_FN kd_f32x16 v_sqrt(kd_f32x16 a) { EACH(kd_f32x16, sqrtf(a.v[i])); }
@@ -110,6 +112,7 @@ V_FN kd_m16 v_gt(kd_f32x16 a, kd_f32x16 b) { EACH(kd_m16, -(a.v[i] > b.v[i])); }
 V_FN kd_m16 v_eq(kd_f32x16 a, kd_f32x16 b) { EACH(kd_m16, -(a.v[i] == b.v[i])); }
 V_FN kd_m16 v_isnan(kd_f32x16 a) { EACH(kd_m16, -(a.v[i] != a.v[i])); }
 V_FN kd_f32x16 v_select(kd_m16 m, kd_f32x16 a, kd_f32x16 b) { EACH(kd_f32x16, m.v[i] ? a.v[i] : b.v[i]); }
+V_FN kd_f32x16 v_keep(kd_m16 m, kd_f32x16 a) { EACH(kd_f32x16, m.v[i] ? a.v[i] : 0.0f); }
 
 /* Integers wrap, as on every CPU: the sums are done without sign. */
 V_FN kd_i32x16 vi_set1(int32_t x) { EACH(kd_i32x16, x); }
@@ -161,6 +164,9 @@ V_FN kd_f32x16 v_from_bits(kd_i32x16 a) { EACH(kd_f32x16, scalar_from_bits(a.v[i
 V_FN float v_sum(kd_f32x16 a) { FOLD(a.v[i] + a.v[i + w]); }
 V_FN float v_hmax(kd_f32x16 a) { FOLD(a.v[i] > a.v[i + w] ? a.v[i] : a.v[i + w]); }
 V_FN float v_hmin(kd_f32x16 a) { FOLD(a.v[i] < a.v[i + w] ? a.v[i] : a.v[i + w]); }
+/* The tree over sixteen vectors at once: lane r of the result is what v_sum, v_hmax make of p[16 r .. 16 r + 16). */
+V_FN kd_f32x16 v_sum_rows(const float *p) { EACH(kd_f32x16, v_sum(v_load(p + 16 * i))); }
+V_FN kd_f32x16 v_hmax_rows(const float *p) { EACH(kd_f32x16, v_hmax(v_load(p + 16 * i))); }
 
 V_FN kd_f64x16 vd_set1(double x) { EACH(kd_f64x16, x); }
 V_FN kd_f64x16 vd_load(const double *p) { EACH(kd_f64x16, p[i]); }
@@ -186,5 +192,26 @@ V_FN void v_transpose16(kd_f32x16 r[16])
             r[i].v[j] = r[j].v[i];
             r[j].v[i] = t;
         }
+}
+/* Four rows' quads: lane 4 i + k is p[i * step + k], k < n <= 4; the others 0. */
+V_FN kd_f32x16 v_load_quads(const float *p, size_t step, size_t n)
+{
+    EACH(kd_f32x16, (size_t)i % 4 < n ? p[(size_t)i / 4 * step + (size_t)i % 4] : 0.0f);
+}
+V_FN void v_store_quads(float *p, size_t step, kd_f32x16 a, size_t n)
+{
+    for (size_t i = 0; i < 16; i++)
+        if (i % 4 < n) p[i / 4 * step + i % 4] = a.v[i];
+}
+/* r[i] lane 4 q + k <-> r[k] lane 4 q + i. */
+V_FN void v_transpose_quads(kd_f32x16 r[4])
+{
+    for (int i = 0; i < 4; i++)
+        for (int k = 0; k < i; k++)
+            for (int q = 0; q < 16; q += 4) {
+                float t = r[i].v[q + k];
+                r[i].v[q + k] = r[k].v[q + i];
+                r[k].v[q + i] = t;
+            }
 }
 #undef EACH

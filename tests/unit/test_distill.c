@@ -154,6 +154,9 @@ static double spread(const problem *p)
     return most;
 }
 
+static size_t samples = 97;   /* of the gradient, where it has many */
+static double lane_terms;      /* numbers a lane adds one after the other: each rounds by 2^-24 */
+
 /* Value and gradient of a problem against the reference. */
 static void compare(problem *p, unsigned use, kd_context *ctx, const char *what)
 {
@@ -166,7 +169,7 @@ static void compare(problem *p, unsigned use, kd_context *ctx, const char *what)
     /* Rounding of the argument z/T enters exp once: relative error (4 + spread / T) 2^-24 of each term; a log-space
      * difference is at most spread / T + log classes. */
     double t = p->desc.method == KD_DISTILL_HARD ? 1 : p->desc.temperature, t2 = p->ref.squared ? t * t : 1;
-    double reach = spread(p) / (t < 1 ? t : 1) + log((double)p->classes) + 1, unit = (8 + 2 * reach) * U;
+    double reach = spread(p) / (t < 1 ? t : 1) + log((double)p->classes) + 1, unit = (8 + 2 * reach + lane_terms) * U;
     double rw = 1, cw = 1;
     for (size_t r = 0; use & 4 && r < p->rows; r++) rw = p->row_weights[r] > rw ? p->row_weights[r] : rw;
     for (size_t c = 0; use & 8 && c < p->classes; c++) cw = p->class_weights[c] > cw ? p->class_weights[c] : cw;
@@ -187,7 +190,7 @@ static void compare(problem *p, unsigned use, kd_context *ctx, const char *what)
     /* The gradient of a row: hard (q - y), soft T (q - p), or q (log ratio - mean) / T: each bounded by the reach. */
     double soft_scale = p->desc.soft_weight * t2 / t * (p->desc.direction == KD_DIRECTION_FORWARD ? 1 : reach);
     double g_scale = (p->desc.hard_weight + soft_scale) * rw * cw;
-    size_t step = p->rows * p->classes > 300 ? p->rows * p->classes / 97 + 1 : 1;
+    size_t step = p->rows * p->classes > 300 ? p->rows * p->classes / samples + 1 : 1;
     for (size_t i = 0; i < p->rows * p->classes; i += step) {
         double g = p->grad[i / p->classes * p->stride + i % p->classes], d = slope(p, i);
         /* the difference quotient itself: h^4 / 30 times the fifth derivative, and 1e-16 |loss| / h */
@@ -286,6 +289,66 @@ TEST(options_against_the_reference)
     }
 }
 
+/* Every option on both sides of every boundary between the kernel's structures; more than sixteen rows, some of them out. */
+TEST(options_at_every_structure)
+{
+    static const size_t sizes[] = { 1, 2, 3, 10, 16, 17, 31, 32, 33, 100, 160, 161, 1000, 4096, 4097, 10000 };
+    static const float temperatures[] = { .05f, 1, 2, 4, 20 };
+    kdtest_rand r = { 20152 };
+    samples = kdtest_full() ? 97 : 5;
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
+        for (size_t option = 0; option < 9; option++) {
+            problem p;
+            char what[100];
+            size_t classes = sizes[k], rows = classes <= 161 ? 19 : classes <= 1000 ? 3 : 1;
+            problem_make(&p, rows, classes, classes + option % 3);
+            p.desc.temperature = temperatures[(option + k) % 5];
+            p.desc.direction = (uint32_t)(option % 3 + 1);
+            p.desc.unlabelled_index = -1;
+            unsigned use = option == 4 ? 2 : option == 5 ? 2 | 8 : option == 6 ? 1 | 4 | 8 : 1;
+            if (option == 3 || option == 5) p.desc.label_smoothing = .2f;
+            if (option == 7) p.desc.method = KD_DISTILL_HARD;
+            random_logits(&r, &p, p.desc.temperature < 1 ? 3 * p.desc.temperature : 3);
+            if (option == 6 || option == 8) teacher_to_form(&p, option == 6 ? KD_TEACHER_LOG_PROBS : KD_TEACHER_PROBS);
+            for (size_t i = 0; i < rows; i++) {
+                p.labels[i] = i % 7 == 3 ? -100 : i % 5 == 2 ? -1 : (int64_t)kdtest_size(&r, 0, classes - 1);
+                p.row_weights[i] = kdtest_uniform(&r, .5, 2);
+                for (size_t c = 0; c < classes; c++) p.soft[i * classes + c] = kdtest_uniform(&r, 0, 2) / (double)classes;
+            }
+            for (size_t c = 0; c < classes; c++) p.class_weights[c] = kdtest_uniform(&r, .1, 2);
+            lane_terms = classes <= 32 ? (double)classes : (double)(classes < 4096 ? classes : 4096) / 16;
+            snprintf(what, sizeof what, "%zu classes, option %zu, T %g", classes, option, (double)p.desc.temperature);
+            compare(&p, use, NULL, what);
+            problem_free(&p);
+        }
+    samples = 97, lane_terms = 0;
+}
+
+/* A gradient larger than the caches is written past them, on rows of any alignment: the same bits as each row by itself. */
+TEST(streamed_rows)
+{
+    for (size_t classes = 10007; classes <= 10008; classes++) {
+        problem p;
+        kd_distill_terms terms;
+        kdtest_rand r = { 43 };
+        problem_make(&p, 110, classes, classes);
+        p.desc.reduction = KD_REDUCE_SUM;
+        for (size_t i = 0; i < 110 * classes; i++) p.fs[i] = (float)kdtest_uniform(&r, -9, 9), p.ft[i] = (float)kdtest_uniform(&r, -9, 9);
+        for (size_t i = 0; i < 110; i++) p.labels32[i] = (int32_t)(i * 91 % classes);
+        float *alone = calloc(classes, sizeof *alone), *grad = p.grad, *fs = p.fs, *ft = p.ft;
+        int32_t *labels = p.labels32;
+        if (CHECK_OK(problem_eval(&p, 1, NULL, &terms)))
+            for (size_t i = 0; i < 110; i += 9) {
+                p.rows = 1, p.fs = fs + i * classes, p.ft = ft + i * classes, p.labels32 = labels + i, p.grad = alone;
+                CHECK_OK(problem_eval(&p, 1, NULL, &terms));
+                CHECK_MSG(!memcmp(alone, grad + i * classes, classes * sizeof *alone), "row %zu of %zu classes: other bits", i, classes);
+            }
+        p.fs = fs, p.ft = ft, p.labels32 = labels, p.grad = grad;
+        free(alone);
+        problem_free(&p);
+    }
+}
+
 TEST(large_vocabulary)
 {
     static const size_t sizes[] = { 1000, 4097, 50257 };
@@ -317,8 +380,10 @@ TEST(large_vocabulary)
 TEST(masked_logits)
 {
     kdtest_rand r = { 3 };
+    static const size_t sizes[] = { 2, 25, 32, 33, 48, 71, 94, 117, 160, 161, 1000, 5000 };
     for (uint32_t direction = 1; direction <= 3; direction++)
-        for (size_t classes = 2; classes < 140; classes += 23) {
+        for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+            size_t classes = sizes[k];
             problem p;
             problem_make(&p, 5, classes, classes);
             p.desc.direction = direction;
