@@ -93,9 +93,8 @@ struct kd_context {
 };
 
 /* The kernels of the best instruction set that the build, the CPU and `cap` (KD_ISA_*) allow; its name in
- * *chosen.  In src/cpu, as kd__cpu_caches: what base asks of a room above it. */
-const kd__kernels *kd__cpu_kernels(uint32_t cap, uint32_t *chosen);
-kd__caches         kd__cpu_caches(void);
+ * *chosen, and the sizes of this CPU's caches.  In src/cpu, the one thing base asks of a room above it. */
+const kd__kernels *kd__cpu_kernels(uint32_t cap, uint32_t *chosen, kd__caches *caches);
 
 /* ctx, or the process default when NULL. Never fails. */
 kd_context *kd__context(const kd_context *ctx);

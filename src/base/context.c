@@ -116,8 +116,7 @@ static void set_up(kd_context *ctx, const kd_context_desc *desc)
     ctx->parallel = desc->parallel;
     ctx->parallel_user = desc->parallel_user;
     ctx->threads = choose_threads(ctx, desc->threads);
-    ctx->kernels = kd__cpu_kernels(choose_cap(ctx, desc->isa), &ctx->isa);
-    ctx->caches = kd__cpu_caches();
+    ctx->kernels = kd__cpu_kernels(choose_cap(ctx, desc->isa), &ctx->isa, &ctx->caches);
 }
 
 /* ---- the process default ----------------------------------------------------------------------------- */

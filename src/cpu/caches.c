@@ -12,7 +12,8 @@ enum { DATA = 1, UNIFIED = 3 };
 void kd__caches_add(kd__caches *caches, const uint32_t leaf[4])
 {
     const uint32_t type = leaf[0] & 31u, level = leaf[0] >> 5 & 7u;
-    const uint64_t bytes = ((uint64_t)(leaf[1] >> 22) + 1) * ((leaf[1] >> 12 & 0x3ffu) + 1) * ((leaf[1] & 0xfffu) + 1) * ((uint64_t)leaf[2] + 1);
+    const uint64_t ways = (uint64_t)(leaf[1] >> 22) + 1, partitions = (leaf[1] >> 12 & 0x3ffu) + 1, line = (leaf[1] & 0xfffu) + 1;
+    const uint64_t bytes = ways * partitions * line * ((uint64_t)leaf[2] + 1);
     if (type != DATA && type != UNIFIED) return;
     if (level == 1) caches->l1 = (size_t)bytes;
     if (level == 2) caches->l2 = (size_t)bytes;

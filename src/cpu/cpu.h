@@ -15,6 +15,8 @@ typedef struct kd__cpuid {
 uint32_t kd__cpu_level_of(const kd__cpuid *id);
 /* The best level of this machine. */
 uint32_t kd__cpu_level(void);
+/* Of this machine. */
+kd__caches kd__cpu_caches(void);
 /* One leaf of CPUID 4 or 0x8000001d: eax, ebx, ecx, edx. */
 void kd__caches_add(kd__caches *caches, const uint32_t leaf[4]);
 /* Sizes that nothing is wrong with: what was not found is as usual, what cannot be is held to what can. */

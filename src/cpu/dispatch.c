@@ -22,8 +22,9 @@ const kd__kernels *kd__kernels_for(uint32_t isa)
     return NULL;
 }
 
-const kd__kernels *kd__cpu_kernels(uint32_t cap, uint32_t *chosen)
+const kd__kernels *kd__cpu_kernels(uint32_t cap, uint32_t *chosen, kd__caches *caches)
 {
+    *caches = kd__cpu_caches();
     uint32_t level = kd__cpu_level(), isa = cap == KD_ISA_AUTO ? KD_ISA_AVX512 : cap;
     while (isa > KD_ISA_SCALAR && (isa > level || !kd__kernels_for(isa))) isa--;
     *chosen = isa;

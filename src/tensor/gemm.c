@@ -39,7 +39,16 @@ static size_t block_rows(const kd_context *ctx)
 
 /* Elements that fill half of the level-2 cache; of B at a time, a quarter of the third. */
 static size_t half_l2(const kd_context *ctx) { return ctx->caches.l2 / 2 / sizeof(float); }
-static size_t chunk_floats(const kd_context *ctx) { return KD_MIN(KD_MAX(ctx->caches.l3 / 4 / sizeof(float), half_l2(ctx)), (size_t)CHUNK); }
+static size_t chunk_floats(const kd_context *ctx)
+{
+    return KD_MIN(KD_MAX(ctx->caches.l3 / 4 / sizeof(float), half_l2(ctx)), (size_t)CHUNK);
+}
+
+/* Columns of B that a task packs. */
+static size_t pack_columns(const kd_context *ctx, size_t k)
+{
+    return KD_MAX(half_l2(ctx) / KD_MAX(k, 1u) / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL;
+}
 
 static size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -169,8 +178,7 @@ static kd_status gemm(kd_context *ctx, const kd__gemm_args *g)
         job.j1 = g->n - job.j0 < chunk ? g->n : job.j0 + chunk;
         if (g->b_packed) job.packed = g->b_packed + job.j0 / KD__GEMM_PANEL * job.panel;
         else if (job.own && parallel)
-            kd__parallel_range(ctx, job.j1 - job.j0, KD_MAX(half_l2(ctx) / KD_MAX(g->k, 1u) / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL,
-                               pack_range, &job);
+            kd__parallel_range(ctx, job.j1 - job.j0, pack_columns(ctx, g->k), pack_range, &job);
         else if (job.own)
             pack(&job, job.j0, job.j1 - job.j0);
         if (parallel) kd__parallel(ctx, cut(&job, ctx->threads), multiply_task, &job);
@@ -185,7 +193,7 @@ bool kd__gemm_packed_floats(const kd__gemm_args *args, size_t *floats) { return 
 void kd__gemm_pack(kd_context *ctx, const kd__gemm_args *args, float *out)
 {
     gemm_job job = { .ctx = kd__context(ctx), .args = args, .own = out, .panel = args->k * KD__GEMM_PANEL };
-    kd__parallel_range(job.ctx, args->n, KD_MAX(half_l2(job.ctx) / KD_MAX(args->k, 1u) / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL, pack_range, &job);
+    kd__parallel_range(job.ctx, args->n, pack_columns(job.ctx, args->k), pack_range, &job);
 }
 
 kd_status kd__gemm(kd_context *ctx, const kd__gemm_args *args)

@@ -3,14 +3,14 @@
 #include "checkkd.h"
 #include "ref_distill.h"
 
-/* What a way is; both kernels have those of the first, the general one the rest too. */
+/* The options of a loss, a way each. */
 typedef struct way {
     float    temperature;
     uint32_t direction, form;
     bool     hard, soft, no_grad, stream, soft_labels, smooth, weights, argmax;
 } way;
 #define FORWARD .direction = KD_DIRECTION_FORWARD, .form = KD_TEACHER_LOGITS
-static const way plain_ways[] = {
+static const way ways[] = {
     { 4, FORWARD, .hard = true, .soft = true },
     { 1, FORWARD, .hard = true, .soft = true },
     { 2, FORWARD, .hard = true, .soft = true },
@@ -20,11 +20,6 @@ static const way plain_ways[] = {
     { 4, FORWARD, .soft = true },
     { 4, FORWARD, .hard = true, .soft = true, .no_grad = true },
     { 4, FORWARD, .hard = true, .soft = true, .stream = true },
-};
-static const char *const plain_names[] = { "T 4", "T 1", "T 2", "T 2.5", "T 0.5", "hard", "soft", "no grad", "stream", NULL };
-static const way general_ways[] = {
-    { 4, FORWARD, .hard = true, .soft = true },
-    { 4, FORWARD, .hard = true, .soft = true, .no_grad = true },
     { 2, FORWARD, .hard = true, .soft = true, .soft_labels = true },
     { 2, FORWARD, .hard = true, .soft = true, .soft_labels = true, .smooth = true, .weights = true },
     { 2, FORWARD, .hard = true, .smooth = true, .weights = true },
@@ -35,11 +30,10 @@ static const way general_ways[] = {
     { 2, .direction = KD_DIRECTION_JS, .form = KD_TEACHER_PROBS, .soft = true },
     { 1, FORWARD, .hard = true, .soft = true, .argmax = true },
 };
-static const char *const general_names[] = {"forward", "no grad", "soft labels", "soft labels, weights", "smoothing, weights",
-                                            "reverse", "JS",      "probs",       "reverse log-probs",    "JS probs",
-                                            "argmax",  NULL};
-extern const ck_kernel check_distill_f32;
-static const way *way_of(const ck_case *c) { return (c->kernel == &check_distill_f32 ? plain_ways : general_ways) + c->way; }
+static const char *const names[] = { "T 4", "T 1", "T 2", "T 2.5", "T 0.5", "hard", "soft", "no grad", "stream", "soft labels",
+                                     "soft labels, weights", "smoothing, weights", "reverse", "JS", "probs", "reverse log-probs",
+                                     "JS probs", "argmax", NULL };
+static const way *way_of(const ck_case *c) { return ways + c->way; }
 
 enum { GRAD, STUDENT, TEACHER, SOFT_LABELS, LABELS, WEIGHTS, HARD_COEF, SOFT_COEF, HARD, SOFT, MASKED };
 static float js_beta, smoothing;
@@ -131,15 +125,10 @@ static kd__distill_args args_of(const ck_case *c)
         .stream = w->stream,
     };
 }
-static void run_plain(const ck_case *c, const kd__kernels *k)
+static void run(const ck_case *c, const kd__kernels *k)
 {
     const kd__distill_args a = args_of(c);
     if (c->n) k->distill_f32(&a);
-}
-static void run_general(const ck_case *c, const kd__kernels *k)
-{
-    const kd__distill_args a = args_of(c);
-    if (c->n) k->distill_general_f32(&a);
 }
 
 /* log softmax(x / t) */
@@ -242,7 +231,5 @@ static void oracle(const ck_case *c)
         ck_fail(c, "masked rows were counted: %d", *(const int32_t *)c->a[MASKED].after - 5);
     free(work);
 }
-CK_KERNEL(distill_f32, .ways = plain_names, .matrix = true, .independent = true, .make = make_distill, .run = run_plain,
-          .oracle = oracle, .bench_rows = 256, .bench_n = 1000, .ops = 34);
-CK_KERNEL(distill_general_f32, .ways = general_names, .matrix = true, .independent = true, .make = make_distill,
-          .run = run_general, .oracle = oracle, .bench_rows = 256, .bench_n = 1000, .ops = 80);
+CK_KERNEL(distill_f32, .ways = names, .matrix = true, .independent = true, .make = make_distill, .run = run, .oracle = oracle,
+          .bench_rows = 256, .bench_n = 1000, .ops = 34);

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
 #include "cpu/cpu.h"
+#include "tensor/tensor.h"
 #include "kdtest.h"
 #include <signal.h>
 #include <stdlib.h>
@@ -314,4 +315,39 @@ TEST(processors)
         id.xcr0 &= ~(1ull << xcr0[i]);
         CHECK(kd__cpu_level_of(&id) == (xcr0[i] < 5 ? KD_ISA_SCALAR : KD_ISA_AVX2));
     }
+}
+
+/* Leaf 4 of a Haswell: first-level data and instructions, second, third level. */
+TEST(cache_sizes)
+{
+    static const uint32_t leaves[][4] = { { 0x1c004121, 0x01c0003f, 0x0000003f, 0 }, { 0x1c004122, 0x01c0003f, 0x0000007f, 0 },
+                                          { 0x1c004143, 0x01c0003f, 0x000001ff, 0 }, { 0x1c03c163, 0x03c0003f, 0x00001fff, 6 } };
+    kd__caches found = { 0 };
+    for (size_t i = 0; i < KD_COUNT(leaves); i++) kd__caches_add(&found, leaves[i]);
+    CHECK(found.l1 == 32u << 10 && found.l2 == 256u << 10 && found.l3 == 8u << 20);
+    const kd__caches none = kd__caches_held((kd__caches){ 0 }), odd = kd__caches_held((kd__caches){ 1, SIZE_MAX, 2 });
+    CHECK(none.l1 == 32u << 10 && none.l2 == 512u << 10 && none.l3 == 8u << 20);
+    CHECK(odd.l1 >= 8u << 10 && odd.l2 <= 8u << 20 && odd.l3 >= odd.l2);
+    kd_context *ctx;
+    CHECK_OK(kd_context_create(&ctx, NULL));
+    CHECK(ctx->caches.l1 && ctx->caches.l2 >= ctx->caches.l1 && ctx->caches.l3 >= ctx->caches.l2);
+    kd_context_free(ctx);
+}
+
+/* Block sizes follow the caches; results do not. */
+TEST(cache_sizes_change_no_bit)
+{
+    enum { M = 150, N = 140, K = 300 };
+    static float a[M * K], b[K * N], c[2][M * N];
+    kdtest_rand r = { 8 };
+    kdtest_fill(&r, a, M * K, 1.0), kdtest_fill(&r, b, K * N, 1.0);
+    for (int i = 0; i < 2; i++) {
+        kd_context *ctx;
+        CHECK_OK(kd_context_create(&ctx, NULL));
+        ctx->caches = i ? (kd__caches){ 8u << 10, 128u << 10, 128u << 10 } : (kd__caches){ 256u << 10, 8u << 20, 1u << 30 };
+        CHECK_OK(kd__gemm(ctx, &(kd__gemm_args){ .m = M, .n = N, .k = K, .a = a, .a_stride = K, .b = b, .b_stride = N, .c = c[i],
+                                                 .c_stride = N }));
+        kd_context_free(ctx);
+    }
+    CHECK(!memcmp(c[0], c[1], sizeof c[0]));
 }
