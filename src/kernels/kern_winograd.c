@@ -134,13 +134,11 @@ V_FN void output_tile(const kd__winograd_args *p, const float *m, size_t first, 
         for (size_t a = 0; a < 4; a++) c[a] = load_part(m + (a * 4 + b) * p->plane + i, n);
         output_axis(c, s[b]);
     }
-    V_UNROLL(2)
     for (size_t a = 0; a < rows; a++) {
         kd_f32x16 c[4], out[2];
         V_UNROLL(4)
         for (size_t b = 0; b < 4; b++) c[b] = s[b][a];
         output_axis(c, out);
-        V_UNROLL(2)
         for (size_t b = 0; b < columns; b++) {
             const size_t pixel = first + a * p->ow + b;
             float *to = p->y + pixel * p->co + i;
