@@ -36,19 +36,20 @@ typedef struct direct_job {
     _Atomic int   status;
 } direct_job;
 
-/* Columns [j, j + n) of one group, one row of outputs. */
-static void output_row(const direct_job *job, const pass *p, const kd__region *region, const kd__patch *patch, size_t image, size_t r,
-                       size_t group, size_t j, size_t n)
+/* Columns [j, j + n) of one group, a row of outputs after the other. */
+static void output_rows(const direct_job *job, const pass *p, const kd__region *region, const kd__patch *patch, size_t image,
+                        size_t group, size_t j, size_t n)
 {
     const kd__window *w = &p->w;
-    const ptrdiff_t top = w->first_h + (ptrdiff_t)(r * w->step_h);
-    const size_t i0 = kd__taps_below(top, w->tap_h, 0, w->kh), i1 = kd__taps_below(top, w->tap_h, w->h, w->kh);
     const size_t column = group * job->n + j;
     const size_t taps = w->kw * job->c;                       /* rows of B for one row of the kernel */
-    kd__gemm_block block = { .m = region->c1 - region->c0, .n = n, .outer = i1 - i0, .a_row = w->step_w * w->c, .a_k = 1,
+    const float *a = patch->data + group * job->c;
+    const float *b = p->b + group * p->b_group + (p->b_panel ? j / KD__GEMM_PANEL * p->b_panel : j);
+    float *c = job->y + image * job->y_image + w->y_first + (ptrdiff_t)(region->c0 * w->y_step + column);
+    const bool finish = kd__epilogue_any(&job->after);
+    kd__gemm_block block = { .m = region->c1 - region->c0, .n = n, .a_row = w->step_w * w->c, .a_k = 1,
                              .a_outer = (ptrdiff_t)(w->tap_h * patch->row), .b_k = p->b_k, .b_panel = p->b_panel,
-                             .b_outer = (ptrdiff_t)(taps * p->b_k), .add = job->accumulate, .c_row = w->y_step,
-                             .after = kd__epilogue_at(&job->after, (image * w->oh + r) * w->ow + region->c0, column) };
+                             .b_outer = (ptrdiff_t)(taps * p->b_k), .add = job->accumulate, .c_row = w->y_step };
     if (job->groups == 1 && w->tap_w == 1) {
         block.inner = 1;
         block.length = taps;
@@ -58,11 +59,16 @@ static void output_row(const direct_job *job, const pass *p, const kd__region *r
         block.a_inner = (ptrdiff_t)(w->tap_w * w->c);
         block.b_inner = (ptrdiff_t)(job->c * p->b_k);
     }
-    block.a = patch->data + group * job->c;
-    if (i1 > i0) block.a += (size_t)(top + (ptrdiff_t)(i0 * w->tap_h) - (ptrdiff_t)patch->lo) * patch->row;
-    block.b = p->b + group * p->b_group + i0 * taps * p->b_k + (p->b_panel ? j / KD__GEMM_PANEL * p->b_panel : j);
-    block.c = job->y + image * job->y_image + w->y_first + (ptrdiff_t)(r * w->y_row + region->c0 * w->y_step + column);
-    job->ctx->kernels->gemm_block_f32(&block);
+    for (size_t r = region->r0; r < region->r1; r++) {
+        const ptrdiff_t top = w->first_h + (ptrdiff_t)(r * w->step_h);
+        const size_t i0 = kd__taps_below(top, w->tap_h, 0, w->kh), i1 = kd__taps_below(top, w->tap_h, w->h, w->kh);
+        block.outer = i1 - i0;
+        block.a = i1 > i0 ? a + (size_t)(top + (ptrdiff_t)(i0 * w->tap_h) - (ptrdiff_t)patch->lo) * patch->row : a;
+        block.b = b + i0 * taps * p->b_k;
+        block.c = c + r * w->y_row;
+        if (finish) block.after = kd__epilogue_at(&job->after, (image * w->oh + r) * w->ow + region->c0, column);
+        job->ctx->kernels->gemm_block_f32(&block);
+    }
 }
 
 static void direct_task(size_t task, void *arg)
@@ -83,8 +89,7 @@ static void direct_task(size_t task, void *arg)
         size_t step = KD_MAX(panel_floats(job->ctx) / rows / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL;
         for (size_t g = 0; g < job->groups; g++)
             for (size_t j = 0; j < job->n; j += step)
-                for (size_t r = region.r0; r < region.r1; r++)
-                    output_row(job, p, &region, &patch, image, r, g, j, KD_MIN(job->n - j, step));
+                output_rows(job, p, &region, &patch, image, g, j, KD_MIN(job->n - j, step));
     }
     kd__scratch_put(job->ctx, buffer);
 }

@@ -30,6 +30,7 @@ typedef struct kd__patch {
 static inline size_t kd__taps_below(ptrdiff_t from, size_t step, size_t limit, size_t count)
 {
     if (from >= (ptrdiff_t)limit) return 0;
+    if (step == 1) return KD_MIN((size_t)((ptrdiff_t)limit - from), count);   /* a division takes as long as a tile's row */
     size_t n = ((size_t)((ptrdiff_t)limit - from) + step - 1) / step;
     return KD_MIN(n, count);
 }
