@@ -67,6 +67,22 @@ KD_API kd_layer *kd_layer_flatten(kd_layer *parent, const char *name);
 KD_API kd_layer *kd_layer_dropout(kd_layer *parent, const char *name, float p);
 /* weight [count, width], initialised from the standard normal as PyTorch does. */
 KD_API kd_layer *kd_layer_embedding(kd_layer *parent, const char *name, size_t count, size_t width);
+typedef struct kd_rnn_desc {
+    size_t   struct_size;
+    uint32_t layers;           /* on top of each other; default 1                                                   */
+    uint32_t bidirectional;    /* 1: a second run from the last step to the first beside each; default 0            */
+    uint32_t bias;             /* default 1                                                                         */
+    float    dropout;          /* TRAIN: of what goes from one layer to the next, in [0, 1); default 0              */
+} kd_rnn_desc;
+KD_API void kd_rnn_desc_init(kd_rnn_desc *desc, size_t struct_size);
+/* x [n, t, in] -> [n, t, hidden], or with both directions [n, t, 2 hidden], forward first.  Parameters with the names, order and
+ * initialisation of PyTorch's nn.LSTM and nn.GRU (batch_first): weight_ih_l0 [in, gates hidden], weight_hh_l0 [hidden, gates
+ * hidden], bias_ih_l0, bias_hh_l0 [gates hidden], then the same with "_reverse", then _l1 ..; uniform, bound 1 / sqrt(hidden).
+ * First states are zeros: for others, and for the last ones, kd_lstm and kd_gru in a block.  desc NULL: all defaults. */
+KD_API kd_layer *kd_layer_lstm(kd_layer *parent, const char *name, size_t in, size_t hidden, const kd_rnn_desc *desc);
+KD_API kd_layer *kd_layer_gru(kd_layer *parent, const char *name, size_t in, size_t hidden, const kd_rnn_desc *desc);
+/* [n, t, c] -> [n, c], the last step: what classifies a sequence. */
+KD_API kd_layer *kd_layer_last_step(kd_layer *parent, const char *name);
 
 /* ---- containers: add their children with the container as parent ------------------------------------------------ */
 KD_API kd_layer *kd_layer_sequence(kd_layer *parent, const char *name);   /* one after the other */

@@ -150,6 +150,20 @@ KD_API kd_tensor *kd_l2_normalize(kd_tape *tape, kd_tensor *x, float eps);
 KD_API kd_tensor *kd_softmax(kd_tape *tape, kd_tensor *x, float temperature);
 KD_API kd_tensor *kd_log_softmax(kd_tape *tape, kd_tensor *x, float temperature);
 
+/* ---- recurrent: a sequence x [n, t, in] -> the states after each step, [n, t, hidden] ------------------------------ */
+/* LSTM (Hochreiter and Schmidhuber 1997) and GRU (Cho et al. 2014) with the gates and formulas of PyTorch.  weight_ih
+ * [in, gates hidden] and weight_hh [hidden, gates hidden] are the transposes of PyTorch's; bias_ih and bias_hh [gates hidden] or
+ * NULL; the states before the first step h0, c0 [n, hidden] or NULL (zeros).  reverse != 0: from the last step to the first; the
+ * result has the steps of x all the same.  h_n and c_n, where not NULL, receive the states after the last step made, [n, hidden],
+ * through which gradients pass too; poison on error.
+ * LSTM: 4 gates i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g),  h' = sigmoid(o) tanh(c') */
+KD_API kd_tensor *kd_lstm(kd_tape *tape, kd_tensor *x, kd_tensor *h0, kd_tensor *c0, kd_tensor *weight_ih,
+                          kd_tensor *weight_hh, kd_tensor *bias_ih, kd_tensor *bias_hh, int32_t reverse, kd_tensor **h_n,
+                          kd_tensor **c_n);
+/* GRU: 3 gates r, z, n;  n = tanh(x W_in + b_in + sigmoid(r) (h W_hn + b_hn)),  h' = (1 - sigmoid(z)) n + sigmoid(z) h */
+KD_API kd_tensor *kd_gru(kd_tape *tape, kd_tensor *x, kd_tensor *h0, kd_tensor *weight_ih, kd_tensor *weight_hh,
+                         kd_tensor *bias_ih, kd_tensor *bias_hh, int32_t reverse, kd_tensor **h_n);
+
 /* ---- shape -------------------------------------------------------------------------------------------------- */
 /* A size of (size_t)-1 is inferred.  Shares memory when x is contiguous. */
 KD_API kd_tensor *kd_reshape(kd_tape *tape, kd_tensor *x, size_t rank, const size_t *shape);

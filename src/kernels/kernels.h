@@ -145,6 +145,16 @@ typedef struct kd__norm_relu {
  * difference_sum          *sum = sum f(d): blocks of 4096 in single precision, added in double
  * difference_backward     da (=, +=) scale f'(d), times dy[i] where dy is not NULL */
 
+/* ---- recurrent cells (kern_rnn.c) ------------------------------------------------------------------- */
+/* One step of `rows` sequences.  A row of gates has the blocks i, f, g, o (LSTM) or r, z, n (GRU) of `hidden` columns each, states
+ * have `hidden`; all are contiguous.
+ * lstm_step            gates: arguments in, values out: i, f, o = sigmoid, g = tanh; c = f c_before + i g; h = o tanh c
+ * lstm_backward_step   gates: values in, gradients of their arguments out; dh that of h, dc of c in, of c_before out
+ * gru_step             gates: x W + b in, values out; product: h_before W + b.  r, z = sigmoid of the sum, n = tanh(gate + r product),
+ *                      h = n + z (h_before - n)
+ * gru_backward_step    gates: values in, gradients of their arguments out; product: as it was in, its gradient out; dh that of h;
+ *                      dh_before += z dh, without what comes through the product */
+
 /* ---- random ------------------------------------------------------------------------------------------------- */
 /* dropout_f32          out[i] = or += w >> 8 < threshold ? 0 : in[i] * scale, w number index + i of the stream `key`
  *                      (kd_rng); index a multiple of 4.  in place when not accumulating. */

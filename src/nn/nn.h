@@ -69,6 +69,7 @@ struct kd_layer {
     kd__param  *slot[4];           /* the first parameters, in the order they were added */
     union {
         kd_conv_desc    conv;
+        kd_rnn_desc     rnn;
         struct { float momentum, eps; uint32_t groups; } norm;
         struct { uint32_t window[2], stride[2], padding[2]; } pool;
         uint32_t        activation;   /* activation, residual */

@@ -1,7 +1,7 @@
 /* golden_resnet8.h - made by tests/tools/gen_resnet8.py: PyTorch in double precision.
  * SPDX-License-Identifier: MIT */
+#include "probe.h"
 enum { CLASSES = 5, BATCH = 4, SIDE = 12 };
-typedef struct probe { const char *name; double dot, magnitude; } probe;
 
 static const double eval_logits[] = {
     -0.15852741556664479, -0.84028764219604968, -0.28173374955082475, -0.032204331102923034, 0.56551562018005408,

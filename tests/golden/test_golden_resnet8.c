@@ -4,22 +4,9 @@
  * Tolerance: a value is the end of chains of sums whose lengths add up along the network (forward 9 ci per convolution, 1728 in
  * all with the pool and the last layer; backward as many again plus the 576 positions of a weight gradient).  Each addition rounds
  * by at most 2^-24 of what has been summed, so the error is within (chain lengths) 2^-24 of the magnitude that enters. */
-#include "kdtest.h"
 #include "golden_resnet8.h"
-#include <math.h>
 
 enum { FORWARD_CHAIN = 1728, BACKWARD_CHAIN = 2 * FORWARD_CHAIN + 576 };
-#define U 0x1p-24
-
-/* As numbers() in gen_resnet8.py. */
-static double number(uint32_t stream, uint32_t i)
-{
-    uint32_t x = i * 2654435761u + stream * 40503u + 12345u;
-    x = (x ^ x >> 16) * 0x45d9f3bu;
-    x = (x ^ x >> 15) * 0x45d9f3bu;
-    x ^= x >> 16;
-    return (double)(x >> 8) * 0x1p-24 - 0.5;
-}
 
 static int ends_with(const char *text, const char *end)
 {
@@ -55,19 +42,6 @@ static kd_tensor *golden_images(void)
     CHECK_OK(kd_tensor_create(&x, NULL, KD_F32, 4, (size_t[]){ BATCH, SIDE, SIDE, 3 }));
     for (uint32_t i = 0; i < kd_tensor_count(x); i++) kd_tensor_f32(x)[i] = (float)(number(1000, i) * 4);
     return x;
-}
-
-static void check_probe(const probe *want, const float *v, size_t n, uint32_t stream, int chain)
-{
-    double dot = 0, magnitude = 0;
-    for (uint32_t i = 0; v && i < n; i++) {
-        dot += (double)v[i] * number(stream, i);
-        magnitude += fabs((double)v[i] * number(stream, i));
-    }
-    CHECK_MSG(v && fabs(dot - want->dot) <= chain * U * want->magnitude, "%s: %.9g, want %.9g within %.2g", want->name, dot, want->dot,
-              chain * U * want->magnitude);
-    CHECK_MSG(fabs(magnitude - want->magnitude) <= chain * U * want->magnitude, "%s: magnitude %.9g, want %.9g", want->name, magnitude,
-              want->magnitude);
 }
 
 static void check_logits(const kd_tensor *y, const double *want)

@@ -220,8 +220,54 @@ done:
     return h;
 }
 
+/* ---- recurrent: two layers in both directions and what a classifier makes of them, a few steps -------------------- */
+static uint64_t recurrent(kd_context *ctx, kd_layer *(*layer)(kd_layer *, const char *, size_t, size_t, const kd_rnn_desc *))
+{
+    kd_model *m = NULL;
+    kd_optimizer *opt = NULL;
+    kd_tape *t = NULL;
+    kd_tensor *x = NULL, *labels = NULL;
+    int32_t classes[21];
+    uint64_t h = 0;
+    kd_optimizer_desc sgd;
+    kd_rnn_desc how;
+    kd_rng rng = kd_rng_make(6);
+    for (int32_t i = 0; i < 21; i++) classes[i] = i * 5 % 3;
+    kd_optimizer_desc_init(&sgd, sizeof sgd);
+    kd_rnn_desc_init(&how, sizeof how);
+    how.layers = 2, how.bidirectional = 1, how.dropout = 0.1f;
+    NEED(kd_model_create(&m, ctx));
+    layer(kd_model_root(m), "rnn", 19, 75, &how);
+    kd_layer_last_step(kd_model_root(m), "last");
+    kd_layer_linear(kd_model_root(m), "fc", 150, 3, 1);
+    NEED(kd_model_finish(m, 7));
+    NEED(kd_optimizer_create(&opt, ctx, &sgd));
+    NEED(kd_optimizer_add(opt, m));
+    NEED(kd_tape_create(&t, ctx, KD_TAPE_TRAIN));
+    NEED(kd_tensor_create(&x, ctx, KD_F32, 3, (size_t[]){ 21, 9, 19 }));
+    NEED(kd_tensor_wrap(&labels, ctx, KD_I32, 1, (size_t[]){ 21 }, NULL, classes));
+    fill(&rng, kd_tensor_f32(x), 21 * 9 * 19, 1);
+    for (int step = 0; step < 3; step++) {
+        kd_tape_reset(t);
+        kd_tensor *y = kd_cross_entropy(t, kd_model_forward(m, t, x), labels, -100, 0, KD_REDUCE_MEAN_ROWS);
+        NEED(kd_backward(t, y));
+        h = mix(h, kd_tensor_f32(y), sizeof(float));
+        NEED(kd_optimizer_step(opt));
+    }
+    h = mix(h, &(uint64_t){ model_hash(m) }, sizeof(uint64_t));
+done:
+    kd_tape_free(t);
+    kd_optimizer_free(opt);
+    kd_tensor_free(x), kd_tensor_free(labels);
+    kd_model_free(m);
+    return h;
+}
+static uint64_t lstm(kd_context *ctx) { return recurrent(ctx, kd_layer_lstm); }
+static uint64_t gru(kd_context *ctx) { return recurrent(ctx, kd_layer_gru); }
+
 static const struct { const char *name; scenario_fn run; } scenarios[] = {
     { "losses", losses }, { "ops", ops }, { "mlp_adam", mlp_adam }, { "cnn_sgd", cnn_sgd }, { "resnet", resnet },
+    { "lstm", lstm }, { "gru", gru },
 };
 
 /* The committed hash of a scenario; 0 if there is none. */
@@ -269,6 +315,8 @@ TEST(ops) { compare(1); }
 TEST(mlp_adam) { compare(2); }
 TEST(cnn_sgd) { compare(3); }
 TEST(resnet) { compare(4); }
+TEST(lstm) { compare(5); }
+TEST(gru) { compare(6); }
 
 TEST(every_instruction_set)
 {

@@ -9,18 +9,9 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
+from golden_numbers import numbers, probe, table
 
 CLASSES, BATCH, SIDE = 5, 4, 12
-
-
-def numbers(stream, n):
-    """In [-0.5, 0.5), multiples of 2^-24: the same as the C test makes."""
-    x = np.arange(n, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(stream) * np.uint64(40503) + np.uint64(12345)
-    x &= np.uint64(0xffffffff)
-    for shift in (16, 15):
-        x = ((x ^ (x >> np.uint64(shift))) * np.uint64(0x45d9f3b)) & np.uint64(0xffffffff)
-    x ^= x >> np.uint64(16)
-    return (x >> np.uint64(8)).astype(np.float64) * 2.0**-24 - 0.5
 
 
 # (name, shape in libkd's layout, scale, shift) in libkd's order: parameters, then buffers
@@ -97,36 +88,21 @@ def libkd_layout(name, v):
     return v.contiguous().numpy().reshape(-1)
 
 
-def probe(stream, name, v):
-    v = libkd_layout(name, v)
-    h = numbers(stream, v.size)
-    return f'{{ "{name}", {np.dot(v, h):.17g}, {np.abs(v * h).sum():.9g} }}'
-
-
 images = torch.from_numpy((numbers(1000, BATCH * SIDE * SIDE * 3) * 4).reshape(BATCH, SIDE, SIDE, 3)).permute(0, 3, 1, 2)
 labels = torch.arange(BATCH) * 3 % CLASSES
 
-print("/* golden_resnet8.h - made by tests/tools/gen_resnet8.py: PyTorch in double precision.\n * SPDX-License-Identifier: MIT */")
+print("/* golden_resnet8.h - made by tests/tools/gen_resnet8.py: PyTorch in double precision.\n * SPDX-License-Identifier: MIT */\n#include \"probe.h\"")
 print(f"enum {{ CLASSES = {CLASSES}, BATCH = {BATCH}, SIDE = {SIDE} }};")
-print("typedef struct probe { const char *name; double dot, magnitude; } probe;")
-
-
-def table(ctype, name, rows, per_line=1):
-    print(f"\nstatic const {ctype} {name}[] = {{")
-    for i in range(0, len(rows), per_line):
-        print("    " + ", ".join(rows[i:i + per_line]) + ",")
-    print("};")
-
 
 with torch.no_grad():
     logits, taps = forward(images, False)
 table("double", "eval_logits", [f"{v:.17g}" for v in logits.reshape(-1)], 5)
-table("probe", "eval_taps", [probe(2000 + i, n, v) for i, (n, v) in enumerate(taps.items())])
+table("probe", "eval_taps", [probe(2000 + i, n, libkd_layout(n, v)) for i, (n, v) in enumerate(taps.items())])
 
 logits, _ = forward(images, True)
 loss = F.cross_entropy(logits, labels)
 loss.backward()
 table("double", "train_logits", [f"{v:.17g}" for v in logits.detach().reshape(-1)], 5)
 print(f"\nstatic const double train_loss = {loss.item():.17g};")
-table("probe", "train_grads", [probe(3000 + i, p[0], state[p[0]].grad) for i, p in enumerate(params)])
-table("probe", "train_buffers", [probe(4000 + i, b[0], state[b[0]]) for i, b in enumerate(buffers)])
+table("probe", "train_grads", [probe(3000 + i, p[0], libkd_layout(p[0], state[p[0]].grad)) for i, p in enumerate(params)])
+table("probe", "train_buffers", [probe(4000 + i, b[0], libkd_layout(b[0], state[b[0]])) for i, b in enumerate(buffers)])
