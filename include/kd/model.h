@@ -173,6 +173,10 @@ KD_API void kd_model_touch(kd_model *model);
 /* Frozen: no gradients reach the parameters, and batch norm uses and keeps its running statistics on any tape. */
 KD_API void kd_model_freeze(kd_model *model, int32_t frozen);
 KD_API int32_t kd_model_frozen(const kd_model *model);
+/* Set `algorithm` (KD_CONV_*, kd/tape.h) of every convolution of the model: KD_CONV_WINOGRAD4 makes a frozen teacher's forwards faster
+ * and a little less exact; KD_CONV_DEFAULT takes it back.  Not saved with the model.  KD_ERR_ARG, KD_ERR_STATE before
+ * kd_model_finish. */
+KD_API KD_MUST_USE kd_status kd_model_set_convolution(kd_model *model, uint32_t algorithm);
 /* Initialise again every parameter whose name matches the glob ('*' any run, '?' one character), from streams of `seed`.
  * KD_ERR_ARG if none matches. */
 KD_API KD_MUST_USE kd_status kd_model_initialize(kd_model *model, const char *pattern, uint32_t init, float a, float b,

@@ -51,8 +51,8 @@ static bool conv_shape(kd__op_scope *op, const kd_conv_desc *desc, bool one, kd_
         d.stride[0] = d.dilation[0] = 1;
         d.padding[0] = 0;
     }
-    if (d.reserved) {
-        kd__op_fail(op, KD_ERR_ARG, "reserved: %u, must be 0", d.reserved);
+    if (d.algorithm > KD_CONV_WINOGRAD4) {
+        kd__op_fail(op, KD_ERR_ARG, "algorithm %u is no KD_CONV_*", d.algorithm);
         return false;
     }
     if (!d.stride[0] || !d.stride[1] || !d.dilation[0] || !d.dilation[1] || !d.groups) {
@@ -65,6 +65,7 @@ static bool conv_shape(kd__op_scope *op, const kd_conv_desc *desc, bool one, kd_
         .n = x->shape[0], .h = one ? 1 : x->shape[1], .w = x->shape[rx - 2], .ci = x->shape[rx - 1],
         .kh = one ? 1 : ws[0], .kw = ws[rw - 3], .co = ws[rw - 1], .stride_h = d.stride[0], .stride_w = d.stride[1],
         .pad_h = d.padding[0], .pad_w = d.padding[1], .dil_h = d.dilation[0], .dil_w = d.dilation[1], .groups = d.groups,
+        .winograd4 = d.algorithm == KD_CONV_WINOGRAD4 && op->tape->mode == KD_TAPE_INFER,
     };
     if (!s->kh || !s->kw || !s->ci || !s->co) {
         kd__op_fail(op, KD_ERR_SHAPE, "x %S, weight %S: a kernel or channels of size 0", rx, x->shape, rw, ws);

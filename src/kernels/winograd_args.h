@@ -1,14 +1,23 @@
-/* winograd_args.h - Winograd's F(2x2, 3x3): what its transforms are asked to do (Winograd 1980; Lavin and Gray, "Fast
- * Algorithms for Convolutional Neural Networks", CVPR 2016).
+/* winograd_args.h - Winograd's F(2x2, 3x3) and F(4x4, 3x3): what their transforms are asked to do (Winograd 1980; Lavin and Gray,
+ * "Fast Algorithms for Convolutional Neural Networks", CVPR 2016).
  *
- * Tile t makes outputs (2a, 2b) .. (2a + 1, 2b + 1) of an image from the 4x4 pixels d at (2a - pad_h, 2b - pad_w):
+ * Tile t makes out x out outputs from (out a, out b) of an image on, from the (out + 2) x (out + 2) pixels d at
+ * (out a - pad_h, out b - pad_w); out is 2 or 4:
  *     Y = A^T [ (G g G^T) . (B^T d B) ] A      summed over channels inside the brackets, . element by element
  *     B^T = 1  0 -1  0     G =  1   0   0     A^T = 1 1  1  0
  *           0  1  1  0         1/2 1/2 1/2           0 1 -1 -1
  *           0 -1  1  0         1/2 -1/2 1/2
  *           0  1  0 -1          0   0   1
- * Each matrix acts on the rows first, then on the columns; B^T as (d0 - d2, d1 + d2, d2 - d1, d1 - d3), G as
- * (g0, ((g0 + g2) + g1) / 2, ((g0 + g2) - g1) / 2, g2), A^T as ((m0 + m1) + m2, (m1 - m2) - m3).
+ * and for out = 4
+ *     B^T = 4  0 -5  0  1  0     G =  1/4    0     0       A^T = 1  1  1  1  1  0
+ *           0 -4 -4  1  1  0         -1/6  -1/6  -1/6            0  1 -1  2 -2  0
+ *           0  4 -4 -1  1  0         -1/6   1/6  -1/6            0  1  1  4  4  0
+ *           0 -2 -1  2  1  0          1/24  1/12  1/6            0  1 -1  8 -8  1
+ *           0  2 -1 -2  1  0          1/24 -1/12  1/6
+ *           0  4  0 -5  0  1           0     0     1
+ * Each matrix acts on the rows first, then on the columns; the order of the operations is that of kern_winograd.c: for out = 2 B^T as
+ * (d0 - d2, d1 + d2, d2 - d1, d1 - d3), G as (g0, ((g0 + g2) + g1) / 2, ((g0 + g2) - g1) / 2, g2), A^T as ((m0 + m1) + m2,
+ * (m1 - m2) - m3).
  *
  * winograd_weights_f32    u[q * u_plane + i] = element q of G g G^T, g = taps[0 .. 8][i], i < n; tap_plane apart.
  * winograd_input_f32      v[q * plane + t * c + i] = element q of B^T d B for tiles first + t, t < count; pixels
@@ -25,6 +34,7 @@
 typedef struct kd__winograd_args {
     size_t h, w, c, pad_h, pad_w;          /* of x */
     size_t oh, ow, co;                     /* of y */
+    size_t out;                            /* outputs of a tile's side, 2 or 4 */
     size_t tiles_h, tiles_w;               /* in an image */
     size_t first, count, plane;
     const float *x, *zeros;

@@ -12,6 +12,8 @@ static kd_layer *build(kd_layer *self, size_t in, size_t out, size_t axes, const
     kd_status status = kd__desc_read(own, sizeof *own, desc, "kd_conv_desc");
     if (status != KD_OK) return kd__layer_fail(self, status, "%s: %s", function, kd_last_error());
     if (!in || !out) return kd__layer_fail(self, KD_ERR_ARG, "%s: in %zu, out %zu: both must be at least 1", function, in, out);
+    if (own->algorithm > KD_CONV_WINOGRAD4)
+        return kd__layer_fail(self, KD_ERR_ARG, "%s: algorithm %u is no KD_CONV_*", function, own->algorithm);
     if (!own->groups || in % own->groups || out % own->groups)
         return kd__layer_fail(self, KD_ERR_ARG, "%s: groups %u must divide in %zu and out %zu", function, own->groups, in, out);
     size_t shape[4], window = 1;

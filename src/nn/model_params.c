@@ -125,6 +125,15 @@ void kd_model_freeze(kd_model *model, int32_t frozen)
     for (size_t i = 0; i < model->parameter_count; i++) model->entries[i]->tensor.requires_grad = !model->frozen;
 }
 
+kd_status kd_model_set_convolution(kd_model *model, uint32_t algorithm)
+{
+    NEED_READY(model);
+    if (algorithm > KD_CONV_WINOGRAD4) return kd__fail(KD_ERR_ARG, "%s: algorithm %u is no KD_CONV_*", __func__, algorithm);
+    for (kd_layer *l = model->root; l; l = kd__layer_next(model->root, l))
+        if (l->type == KD__LAYER_conv2d) l->u.conv.algorithm = algorithm;
+    return KD_OK;
+}
+
 int32_t kd_model_frozen(const kd_model *model) { return model && model->frozen; }
 
 kd_status kd_model_initialize(kd_model *model, const char *pattern, uint32_t init, float a, float b, uint64_t seed)

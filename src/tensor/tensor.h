@@ -101,7 +101,7 @@ bool      kd__gemm_blis(kd_context *ctx, const kd__gemm_args *args);
 
 /* ---- packed.c: weights that stay as they are, kept in the order that the kernels read --------------------- */
 typedef enum kd__packed_form { KD__PACKED_NOTHING, KD__PACKED_PANELS, KD__PACKED_TAPS, KD__PACKED_WINOGRAD,
-                              KD__PACKED_NORM } kd__packed_form;
+                              KD__PACKED_WINOGRAD4, KD__PACKED_NORM } kd__packed_form;
 typedef struct kd__packed {
     kd__monitor    *lock;        /* forwards of one model may run on several threads */
     const uint64_t *version;     /* of the weights; what was packed from another one is packed again */
@@ -122,6 +122,7 @@ kd_status kd__gemm_kept(kd_context *ctx, const kd__gemm_args *args, kd__packed *
 typedef struct kd__conv_shape {
     size_t n, h, w, ci, kh, kw, co, oh, ow;
     size_t stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups;
+    bool   winograd4;        /* forward: F(4x4,3x3) where Winograd serves */
 } kd__conv_shape;
 /* y = conv(x, weight), then the epilogue (NULL: none) on its pixels [n oh ow, co].  packed: the weight's, or NULL.  Chain over kh, kw,
  * ci; the rule which shapes go through Winograd F(2x2,3x3) is part of the same-bits contract (docs/design/numerics.md). */

@@ -127,8 +127,8 @@ TEST(refused)
     d.groups = 2;
     REFUSED(kd_conv2d(tape, TENSOR(1, 8, 8, 3), TENSOR(3, 3, 3, 4), NULL, &d), KD_ERR_SHAPE, "groups 2");
     d = good;
-    d.reserved = 1;
-    REFUSED(kd_conv2d(tape, TENSOR(1, 8, 8, 3), TENSOR(3, 3, 3, 4), NULL, &d), KD_ERR_ARG, "reserved");
+    d.algorithm = 2;
+    REFUSED(kd_conv2d(tape, TENSOR(1, 8, 8, 3), TENSOR(3, 3, 3, 4), NULL, &d), KD_ERR_ARG, "algorithm 2 is no KD_CONV_*");
     d = good;
     d.dilation[0] = 0xffffffffu;
     REFUSED(kd_conv2d(tape, TENSOR(1, 8, 8, 3), TENSOR(3, 3, 3, 4), NULL, &d), KD_ERR_SHAPE, "spans 8589934591");

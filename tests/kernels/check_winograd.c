@@ -10,7 +10,7 @@ static void make_weights(ck_case *c)
     ck_floats(c, CK_IN, "taps", 9, c->n, 1);
     ck_strided(c);
 }
-static void run_weights(const ck_case *c, const kd__kernels *k) { k->winograd_weights_f32(F(1), ROW(1), F(0), ROW(0), c->n); }
+static void run_weights(const ck_case *c, const kd__kernels *k) { k->winograd_weights_f32(2, F(1), ROW(1), F(0), ROW(0), c->n); }
 static void oracle_weights(const ck_case *c)
 {
     for (size_t i = 0; i < c->n; i++) {
@@ -34,7 +34,7 @@ static size_t images;
 static void draw(ck_case *c)
 {
     kdtest_rand *r = &c->rand;
-    shape = (kd__winograd_args){ .h = kdtest_size(r, 3, 9), .w = kdtest_size(r, 3, 9), .c = c->n, .pad_h = kdtest_size(r, 0, 2),
+    shape = (kd__winograd_args){ .out = 2, .h = kdtest_size(r, 3, 9), .w = kdtest_size(r, 3, 9), .c = c->n, .pad_h = kdtest_size(r, 0, 2),
                                  .pad_w = kdtest_size(r, 0, 2), .co = c->n, .count = c->rows };
     if (c->bench) shape.h = 16, shape.w = 14, shape.pad_h = shape.pad_w = 1;   /* 56 tiles */
     shape.oh = shape.h + 2 * shape.pad_h - 2;

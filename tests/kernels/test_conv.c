@@ -25,7 +25,7 @@ static void make_contexts(void)
 static kd__conv_shape shape_of(size_t n, size_t h, size_t w, size_t ci, size_t co, size_t kh, size_t kw, size_t sh, size_t sw, size_t ph,
                                size_t pw, size_t dh, size_t dw, size_t groups)
 {
-    kd__conv_shape s = { n, h, w, ci, kh, kw, co, 0, 0, sh, sw, ph, pw, dh, dw, groups };
+    kd__conv_shape s = { n, h, w, ci, kh, kw, co, 0, 0, sh, sw, ph, pw, dh, dw, groups, false };
     s.oh = (h + 2 * ph - dh * (kh - 1) - 1) / sh + 1;
     s.ow = (w + 2 * pw - dw * (kw - 1) - 1) / sw + 1;
     return s;
