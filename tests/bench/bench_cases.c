@@ -35,6 +35,7 @@ const bench_case bench_cases[] = {
     { .name = "resnet8x4_resnet32x4_step", STEP, .n = { 64, 32, 32, 3 }, .classes = 100, .temperature = 4,
       .student = "resnet 8 4", .teacher = "resnet 32 4" },
     /* the demo's own */
+    { .name = "lstm_step", STEP, .n = { 32, 64, 64 }, .classes = 10, .student = "lstm 256 2" },
     { .name = "digits_teacher_step", .kind = BENCH_STEP, .method = KD_OPT_ADAM, .n = { 64, 8, 8, 1 }, .classes = 10,
       .student = "cnn 8" },
     { .name = "digits_student_step", .kind = BENCH_STEP, .method = KD_OPT_ADAM, .n = { 64, 8, 8, 1 }, .classes = 10,
@@ -109,7 +110,7 @@ static void open_conv(bench *b, kd_rng *rng)
 {
     const size_t *n = b->what->n, out = conv_out(n), pad = n[5] / 2;
     const size_t x[] = { n[0], n[1], n[1], n[2] }, y[] = { n[0], out, out, n[3] }, w[] = { n[5], n[5], n[2] / n[6], n[3] };
-    b->conv = (kd__conv_shape){ n[0], n[1], n[1], n[2], n[5], n[5], n[3], out, out, n[4], n[4], pad, pad, 1, 1, n[6] };
+    b->conv = (kd__conv_shape){ n[0], n[1], n[1], n[2], n[5], n[5], n[3], out, out, n[4], n[4], pad, pad, 1, 1, n[6], false };
     b->a = uniform(b, rng, 4, x, -1, 1);
     b->b = uniform(b, rng, 4, w, -1, 1);
     b->c = uniform(b, rng, 4, y, -1, 1);
@@ -128,6 +129,15 @@ static kd_model *network(bench *b, const char *what, uint64_t seed)
         BENCH_NEED(kd_zoo_mlp(&model, b->ctx, v, count, KD_ACT_RELU, seed));
     } else if (!strncmp(what, "resnet", 6)) {
         BENCH_NEED(kd_zoo_resnet_cifar(&model, b->ctx, v[0], v[1], b->what->classes, seed));
+    } else if (!strncmp(what, "lstm", 4)) {   /* hidden layers; the classes from the last step */
+        kd_rnn_desc rnn;
+        kd_rnn_desc_init(&rnn, sizeof rnn);
+        rnn.layers = (uint32_t)v[1];
+        BENCH_NEED(kd_model_create(&model, b->ctx));
+        kd_layer_lstm(kd_model_root(model), "lstm", b->what->n[2], v[0], &rnn);
+        kd_layer_last_step(kd_model_root(model), "last");
+        kd_layer_linear(kd_model_root(model), "fc", v[0], b->what->classes, 1);
+        BENCH_NEED(kd_model_finish(model, seed));
     } else {
         kd_cnn_desc cnn;
         kd_cnn_desc_init(&cnn, sizeof cnn);
