@@ -83,8 +83,8 @@ SO := $(OUT)/libkd.so.$(VERSION)
 
 all: $(A) $(SO) ## the library, static and shared
 
-# Rooms that leave the numbers to others are compiled small.
-$(filter $(foreach room,io nn zoo,$(OBJ)/$(room)/%),$(OBJS)): SMALL = $(if $(filter -O2,$(CFLAGS)),-Os)
+# Rooms that leave the loops over numbers to kernels are compiled small.
+$(filter $(foreach room,base autograd nn optim zoo data io,$(OBJ)/$(room)/%),$(OBJS)): SMALL = $(if $(filter -O2,$(CFLAGS)),-Os)
 $(OBJ)/%.o: src/%.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) $(BASE) $(ISA_DEFS) $(CPPFLAGS) $(CFLAGS) $(SMALL) $(SAN) -c $< -o $@

@@ -59,6 +59,17 @@ V_FN void output_axis(const kd_f32x16 *m, kd_f32x16 *y, const size_t out)
 
 enum { MOST = 6 };   /* pixels of a tile's side */
 
+/* body for each i below n, 4 or 6: a small tile lives in registers, unrolled; the other one does not fit there anyway. */
+#define EACH(i, n, body)                                  \
+    do {                                                  \
+        if ((n) == 4) {                                   \
+            V_UNROLL(4)                                   \
+            for (size_t i = 0; i < 4; i++) body           \
+        } else {                                          \
+            for (size_t i = 0; i < 6; i++) body           \
+        }                                                 \
+    } while (0)
+
 V_FN void weights(const float *taps, size_t tap_plane, float *u, size_t u_plane, size_t n, const size_t out)
 {
     const size_t in = out + 2;
@@ -72,15 +83,15 @@ V_FN void weights(const float *taps, size_t tap_plane, float *u, size_t u_plane,
             for (size_t a = 0; a < 3; a++) g[a] = load_part(taps + (a * 3 + b) * tap_plane + i, lanes);
             weights_axis(g, t[b], out);
         }
-        V_UNROLL(6)
-        for (size_t a = 0; a < in; a++) {
-            kd_f32x16 g[3], w[MOST];
+        EACH(a, in, {
+            kd_f32x16 g[3];
+            kd_f32x16 w[MOST];
             V_UNROLL(3)
             for (size_t b = 0; b < 3; b++) g[b] = t[b][a];
             weights_axis(g, w, out);
             V_UNROLL(6)
             for (size_t b = 0; b < in; b++) store_part(u + (a * in + b) * u_plane + i, w[b], lanes);
-        }
+        });
     }
 }
 
@@ -114,36 +125,40 @@ V_FN void input_tile(const kd__winograd_args *p, const float *const *pixel, cons
 {
     const size_t in = out + 2;
     kd_f32x16 s[MOST][MOST];   /* [column of d][row of B^T d] */
-    V_UNROLL(6)
-    for (size_t b = 0; b < in; b++) {
+    EACH(b, in, {
         kd_f32x16 d[MOST];
         V_UNROLL(6)
         for (size_t a = 0; a < in; a++) d[a] = load_part((pixel ? pixel[in * a + b] : row[a] + b * p->c) + i, n);
         input_axis(d, s[b], out);
-    }
-    V_UNROLL(6)
-    for (size_t a = 0; a < in; a++) {
-        kd_f32x16 d[MOST], w[MOST];
+    });
+    EACH(a, in, {
+        kd_f32x16 d[MOST];
+        kd_f32x16 w[MOST];
         V_UNROLL(6)
         for (size_t b = 0; b < in; b++) d[b] = s[b][a];
         input_axis(d, w, out);
         V_UNROLL(6)
         for (size_t b = 0; b < in; b++) store_part(v + (a * in + b) * p->plane + i, w[b], n);
-    }
+    });
 }
 
-/* A tile that reaches over a side of the image: pixels outside are zeros. */
-V_FN void input_border(const kd__winograd_args *p, const place *at, float *v, const size_t out)
+/* The same from pixels, for part of a vector too. */
+V_FN void input_pixels(const kd__winograd_args *p, const float *const *pixel, float *v, size_t from, const size_t out)
 {
-    const size_t in = out + 2;
-    const float *pixel[MOST * MOST], *x = p->x + at->image * p->h * p->w * p->c;
+    for (size_t i = from; i < p->c; i += 16) input_tile(p, pixel, NULL, i, p->c - i < 16 ? p->c - i : 16, v, out);
+}
+
+/* The pixels of a tile; outside the image they are zeros. */
+static void find_pixels(const kd__winograd_args *p, const place *at, const float **pixel)
+{
+    const size_t in = p->out + 2;
+    const float *x = p->x + at->image * p->h * p->w * p->c;
     for (size_t a = 0; a < in; a++)
         for (size_t b = 0; b < in; b++) {
             const size_t r = at->row + a, q = at->column + b;   /* plus the padding */
             const int inside = r >= p->pad_h && r - p->pad_h < p->h && q >= p->pad_w && q - p->pad_w < p->w;
             pixel[in * a + b] = inside ? x + ((r - p->pad_h) * p->w + q - p->pad_w) * p->c : p->zeros;
         }
-    for (size_t i = 0; i < p->c; i += 16) input_tile(p, pixel, NULL, i, p->c - i < 16 ? p->c - i : 16, v, out);
 }
 
 V_FN void input(const kd__winograd_args *p, const size_t out)
@@ -152,16 +167,17 @@ V_FN void input(const kd__winograd_args *p, const size_t out)
     place at = place_of(p, p->first);
     float *v = p->v;
     for (size_t t = 0; t < p->count; t++, v += p->c, place_next(p, &at)) {
-        if (at.row < p->pad_h || at.row + in > p->h + p->pad_h || at.column < p->pad_w || at.column + in > p->w + p->pad_w) {
-            input_border(p, &at, v, out);
-            continue;
-        }
-        const float *row[MOST];
-        row[0] = p->x + ((at.image * p->h + at.row - p->pad_h) * p->w + at.column - p->pad_w) * p->c;
-        for (size_t a = 1; a < in; a++) row[a] = row[a - 1] + step;
         size_t i = 0;
-        for (; i + 16 <= p->c; i += 16) input_tile(p, NULL, row, i, 16, v, out);
-        if (i < p->c) input_tile(p, NULL, row, i, p->c - i, v, out);
+        if (at.row >= p->pad_h && at.row + in <= p->h + p->pad_h && at.column >= p->pad_w && at.column + in <= p->w + p->pad_w) {
+            const float *row[MOST];
+            row[0] = p->x + ((at.image * p->h + at.row - p->pad_h) * p->w + at.column - p->pad_w) * p->c;
+            for (size_t a = 1; a < in; a++) row[a] = row[a - 1] + step;
+            for (; i + 16 <= p->c; i += 16) input_tile(p, NULL, row, i, 16, v, out);
+            if (i == p->c) continue;
+        }
+        const float *pixel[MOST * MOST];
+        find_pixels(p, &at, pixel);
+        input_pixels(p, pixel, v, i, out);
     }
 }
 
@@ -178,13 +194,12 @@ V_FN void output_tile(const kd__winograd_args *p, const float *m, size_t first, 
     const size_t in = out + 2;
     const epilogue_columns after = epilogue_begin(&p->after, i, n);
     kd_f32x16 s[MOST][MOST - 2];   /* [column of m][row of A^T m] */
-    V_UNROLL(6)
-    for (size_t b = 0; b < in; b++) {
+    EACH(b, in, {
         kd_f32x16 c[MOST];
         V_UNROLL(6)
         for (size_t a = 0; a < in; a++) c[a] = load_part(m + (a * in + b) * p->plane + i, n);
         output_axis(c, s[b], out);
-    }
+    });
     for (size_t a = 0; a < rows; a++) {
         kd_f32x16 c[MOST], y[MOST - 2];
         V_UNROLL(6)

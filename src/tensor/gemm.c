@@ -18,7 +18,7 @@ enum {
     SPREAD = BLOCK_ROWS + 8,       /* and these do not */
     SMALL_PACK = 2048,             /* floats that are packed on the stack */
 };
-#define SERIAL_WORK 2e6            /* multiply-adds that are not worth waking a thread for: about 15 us */
+#define SERIAL_WORK 6e6            /* multiply-adds that are not worth waking a thread for: some 40 us */
 #define TASK_WORK   4e5            /* and the least one task should have */
 
 typedef struct gemm_job {

@@ -110,7 +110,9 @@ static kd_status run(kd_context *ctx, kd__winograd_args *args, size_t n, const f
     args->zeros = zeros;
     job.args = *args;
 
-    job.block = KD_MIN(KD_MAX(ctx->caches.l2 / 2 / sizeof(float) / job.planes / (c + co) / 14 * 14, (size_t)LEAST_TILES), (size_t)MOST_TILES);
+    /* Transformed floats of a block of tiles: about half of the level-2 cache. */
+    const size_t half_l2 = ctx->caches.l2 / 2 / sizeof(float) / job.planes / (c + co) / 14 * 14;
+    job.block = KD_MIN(KD_MAX(half_l2, (size_t)LEAST_TILES), (size_t)MOST_TILES);
     const bool parallel = ctx->threads > 1 && (double)job.tiles * (double)job.planes * (double)c * (double)co >= PARALLEL_WORK;
     while (parallel && job.block > 14 && job.tiles / job.block < 2 * ctx->threads) job.block -= 14;
     job.block = KD_MIN(job.block, job.tiles);
@@ -131,7 +133,8 @@ static size_t winograd_out(const kd__conv_shape *s) { return s->winograd4 && s->
 kd_status kd__winograd_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, kd__packed *packed,
                                const kd__epilogue *after, float *y)
 {
-    kd__winograd_args a = { .out = winograd_out(s), .h = s->h, .w = s->w, .c = s->ci, .pad_h = s->pad_h, .pad_w = s->pad_w, .oh = s->oh, .ow = s->ow,
+    kd__winograd_args a = { .out = winograd_out(s),
+                            .h = s->h, .w = s->w, .c = s->ci, .pad_h = s->pad_h, .pad_w = s->pad_w, .oh = s->oh, .ow = s->ow,
                             .co = s->co, .x = x, .y = y, .after = *after };
     return run(ctx, &a, s->n, weight, packed, false);
 }
@@ -139,7 +142,8 @@ kd_status kd__winograd_forward(kd_context *ctx, const kd__conv_shape *s, const f
 kd_status kd__winograd_backward_data(kd_context *ctx, const kd__conv_shape *s, const float *dy, const float *weight, float *dx,
                                      bool accumulate)
 {
-    kd__winograd_args a = { .out = 2, .h = s->oh, .w = s->ow, .c = s->co, .pad_h = 2 - s->pad_h, .pad_w = 2 - s->pad_w, .oh = s->h, .ow = s->w,
+    kd__winograd_args a = { .out = 2,
+                            .h = s->oh, .w = s->ow, .c = s->co, .pad_h = 2 - s->pad_h, .pad_w = 2 - s->pad_w, .oh = s->h, .ow = s->w,
                             .co = s->ci, .x = dy, .y = dx, .add = accumulate };
     return run(ctx, &a, s->n, weight, NULL, true);
 }

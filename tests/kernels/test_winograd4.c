@@ -124,8 +124,8 @@ TEST(within_the_bound)
     const size_t sides = kdtest_full() ? 4 : 2;
     for (int kind = 0; kind < 4; kind++)
         for (size_t i = 0; i < sides; i++)   /* sizes that are no multiple of a tile, with every padding */
-            check((kd__conv_shape){ .n = 2, .h = 5 + 3 * i, .w = 7 + 2 * i, .ci = 33, .co = 35, .pad_h = i % 3, .pad_w = (i + 1) % 3 }, kind,
-                  rms);
+            check((kd__conv_shape){ .n = 2, .h = 5 + 3 * i, .w = 7 + 2 * i, .ci = 33, .co = 35, .pad_h = i % 3, .pad_w = (i + 1) % 3 },
+                  kind, rms);
 }
 
 TEST(accuracy_as_documented)

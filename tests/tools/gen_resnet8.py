@@ -91,7 +91,8 @@ def libkd_layout(name, v):
 images = torch.from_numpy((numbers(1000, BATCH * SIDE * SIDE * 3) * 4).reshape(BATCH, SIDE, SIDE, 3)).permute(0, 3, 1, 2)
 labels = torch.arange(BATCH) * 3 % CLASSES
 
-print("/* golden_resnet8.h - made by tests/tools/gen_resnet8.py: PyTorch in double precision.\n * SPDX-License-Identifier: MIT */\n#include \"probe.h\"")
+print("/* golden_resnet8.h - made by tests/tools/gen_resnet8.py: PyTorch in double precision.\n"
+      " * SPDX-License-Identifier: MIT */\n#include \"probe.h\"")
 print(f"enum {{ CLASSES = {CLASSES}, BATCH = {BATCH}, SIDE = {SIDE} }};")
 
 with torch.no_grad():
