@@ -1,5 +1,6 @@
 /* winograd_args.h - Winograd's F(2x2, 3x3) and F(4x4, 3x3): what their transforms are asked to do (Winograd 1980; Lavin and Gray,
  * "Fast Algorithms for Convolutional Neural Networks", CVPR 2016).
+ * SPDX-License-Identifier: MIT
  *
  * Tile t makes out x out outputs from (out a, out b) of an image on, from the (out + 2) x (out + 2) pixels d at
  * (out a - pad_h, out b - pad_w); out is 2 or 4:
@@ -24,8 +25,7 @@
  *                         outside the image are `zeros` (c of them).
  * winograd_output_f32     y (=|+=) A^T m A, then the epilogue, its rows the pixels of y; m in v's place with co for c; outputs outside
  *                         are left out.
- * Tiles are numbered image by image, row by row.
- * SPDX-License-Identifier: MIT */
+ * Tiles are numbered image by image, row by row. */
 #ifndef KD__WINOGRAD_ARGS_H
 #define KD__WINOGRAD_ARGS_H
 #include <stddef.h>
