@@ -106,7 +106,7 @@ static void row(const char *name, const char *isa, const char *unit, double one,
 
 bench_limits bench_show_limits(void)
 {
-    enum { ROUNDS = 40000, FLOPS = 2 * 12 * 16, CACHED = 4096, LARGE = 32 << 20 };   /* floats: 128 MB an array */
+    enum { ROUNDS = 40000, FLOPS = 2 * 12 * 16, CACHED = 65536, LARGE = 32 << 20 };   /* floats: 128 MB an array */
     kd_context *two = two_threads();
     bench_limits l;
     l.fma = FLOPS * rate(FMA, ROUNDS, isa_of(), NULL);

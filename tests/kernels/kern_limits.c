@@ -12,10 +12,13 @@ enum { CHAINS = 6 };
 
 static float multiply_add(size_t rounds)
 {
+    static volatile float step = 1.0f;   /* lanes that the compiler cannot know to be equal, or it computes one of them */
     kd_f32x16 s[CHAINS];
     const kd_f32x16 a = v_set1(0.5f), b = v_set1(0.25f);
+    float lanes[16];
+    for (int i = 0; i < 16; i++) lanes[i] = (float)i * step;
     V_UNROLL(12)
-    for (int i = 0; i < CHAINS; i++) s[i] = v_set1((float)i);
+    for (int i = 0; i < CHAINS; i++) s[i] = v_add(v_load(lanes), v_set1((float)i));
     for (size_t r = 0; r < rounds * (12 / CHAINS); r++) {
         V_UNROLL(12)
         for (int i = 0; i < CHAINS; i++) s[i] = v_fma(s[i], a, b);

@@ -442,6 +442,7 @@ class Others:
         return max(0.0, self.seconds() - self.before) / (time.perf_counter() - self.clock)
 
     def wait(self, limit):
+        """Until they are idle, or that many seconds."""
         for _ in range(int(limit / 0.1)):
             self.start()
             time.sleep(0.1)
@@ -454,9 +455,10 @@ def measure(case, ours, table, threads, first, budget, rounds, least):
     ours.ask(f"open {case.name} {threads}")
     others = Others(ours.p)
     for peer, call in case.sides(threads):
-        for _ in range(3):
+        for attempt in range(rounds - 1):
             a, b = [], []
-            others.wait(2.0)
+            if attempt:
+                others.wait(2.0)
             others.start()
             for _ in range(rounds):
                 settle()
@@ -540,16 +542,17 @@ def main():
     names = ours.ask("list").split()
     if options.cases:
         names = [n for n in names if any(fnmatch.fnmatch(n, c) for c in options.cases)]
+    threads = [int(n) for n in options.threads.split(",")]
     budget, rounds, least = (0.04, 3, 1) if options.quick else (0.3, 5, 3)
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            torch.set_num_threads(1)
-            ours.ask(f"open {name} 1")
+            torch.set_num_threads(max(threads))
+            ours.ask(f"open {name} {max(threads)}")
             ours.ask(f"dump {os.path.join(folder, name)}")
             case = make(name, folder)
             first = "openblas" if case.kind == "gemm" and options.openblas else "torch"
-            for threads in map(int, options.threads.split(",")):
-                measure(case, ours, table, threads, first, budget, rounds, least)
+            for count in threads:
+                measure(case, ours, table, count, first, budget, rounds, least)
             if case.memory:
                 measure_memory(case, options.program, table)
             for file in os.listdir(folder):
