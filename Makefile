@@ -194,7 +194,7 @@ install: all ## into PREFIX, LIBDIR, INCLUDEDIR, below DESTDIR
 	$(INSTALL) -m 644 include/kd.h $(DESTDIR)$(INCLUDEDIR)/kd.h
 	$(INSTALL) -m 644 $(HEADERS) $(DESTDIR)$(INCLUDEDIR)/kd/
 	sed -e 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(call pc_path,$(LIBDIR))|; s|@INCLUDEDIR@|$(call pc_path,$(INCLUDEDIR))|' \
-	    -e 's|@VERSION@|$(VERSION)|; s|@REQUIRES@|$(if $(filter 1,$(BLIS)), blis)|' pkgconfig/libkd.pc.in \
+	    -e 's|@VERSION@|$(VERSION)|; s|@BLIS@|$(if $(filter 1,$(BLIS)), -lblis)|' pkgconfig/libkd.pc.in \
 	    > $(DESTDIR)$(LIBDIR)/pkgconfig/libkd.pc
 uninstall: ## what install put there
 	rm -f $(DESTDIR)$(LIBDIR)/libkd.a $(DESTDIR)$(LIBDIR)/libkd.so.$(VERSION) $(SONAMES:%=$(DESTDIR)$(LIBDIR)/%) \
