@@ -483,6 +483,7 @@ TEST(several_threads_may_look_at_once)
         l[i] = alone[i] = (looker){ .model = m, .x = batch(i) };
         look_on(&alone[i]);
     }
+    kd_model_freeze(m, 1);   /* now the first to come packs the weights of each layer */
     for (size_t i = 0; i < THREADS; i++) CHECK(pthread_create(&threads[i], NULL, look_on, &l[i]) == 0);
     for (size_t i = 0; i < THREADS; i++) {
         CHECK(pthread_join(threads[i], NULL) == 0);
