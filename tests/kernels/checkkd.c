@@ -216,7 +216,7 @@ static sigjmp_buf back;
 static volatile sig_atomic_t running;
 static void *volatile fault;
 
-static void caught(int sig, siginfo_t *info, void *context)
+KD_UNUSED static void caught(int sig, siginfo_t *info, void *context)
 {
     (void)context;
     if (!running) {
