@@ -4,7 +4,7 @@
  * Only the cut along k shows in the bits: KD__GEMM_K.  Everything else here is a question of speed:
  *   - A is read in place.  B is read in place too while few rows of A would pay for packing it, unless its rows
  *     fall on the same cache sets; else it is packed into panels, a few megabytes at a time.
- *   - A transposed A is copied, a block at a time, only if its rows fall on the same sets.
+ *     A is copied, a block at a time, only if its rows fall on the same sets.
  *   - Rows of C go in blocks of 168, a multiple of every tile's height.
  * SPDX-License-Identifier: MIT */
 #include "tensor/tensor.h"
@@ -15,7 +15,8 @@ enum {
     CHUNK = 1024 * 1024,           /* elements of B worked on at a time, or fewer */
     FEW_ROWS = 4 * 14,             /* in so few, B comes from memory and hardly again from the cache */
     SAME_SETS = 1024,              /* rows of this many floats apart share their sets of the level-1 cache */
-    SPREAD = BLOCK_ROWS + 8,       /* and these do not */
+    SPREAD_ROWS = BLOCK_ROWS + 8,  /* and rows of these lengths do not */
+    SPREAD_K = KD__GEMM_K + 16,
     SMALL_PACK = 2048,             /* floats that are packed on the stack */
 };
 #define SERIAL_WORK 6e6            /* multiply-adds that are not worth waking a thread for: some 40 us */
@@ -95,11 +96,12 @@ static void multiply(const gemm_job *job, size_t i0, size_t i1, size_t j0, size_
     }
     block.b_k = job->packed ? KD__GEMM_PANEL : g->b_stride;
     if (block.n <= 2 * KD__GEMM_PANEL && g->k > 2 * half_l2(job->ctx) / g->m) block.prefetch |= KD__GEMM_FETCH_A;
-    if (!job->packed && i1 - i0 <= FEW_ROWS && b_large(job->ctx, g)) block.prefetch |= KD__GEMM_FETCH_B;
+    if (g->k / 2 > half_l2(job->ctx) / g->n) block.prefetch |= KD__GEMM_FETCH_B;   /* not in the level-2 cache */
     float *spread = NULL;
-    if (g->a_transposed && g->a_stride % SAME_SETS == 0 && block.n > 2 * KD__GEMM_PANEL && g->k > 16) {
-        spread = kd__scratch_get(job->ctx, KD__GEMM_K * SPREAD * sizeof *spread);   /* none: A in place will do */
-        if (spread) block.a_k = SPREAD;
+    if (g->a_stride % SAME_SETS == 0 && block.n > 2 * KD__GEMM_PANEL && g->k > 16) {
+        spread = kd__scratch_get(job->ctx, (size_t)SPREAD_ROWS * SPREAD_K * sizeof *spread);   /* none: A in place will do */
+        if (spread && g->a_transposed) block.a_k = SPREAD_ROWS;
+        else if (spread) block.a_row = SPREAD_K;
     }
     const size_t rows = block_rows(job->ctx);
     for (size_t i = i0; i < i1; i += rows) {
@@ -110,7 +112,9 @@ static void multiply(const gemm_job *job, size_t i0, size_t i1, size_t j0, size_
             block.length = g->k - k < KD__GEMM_K ? g->k - k : KD__GEMM_K;
             block.a = g->a + (g->a_transposed ? i + k * g->a_stride : i * g->a_stride + k);
             if (spread) {
-                job->ctx->kernels->copy2d_f32(spread, SPREAD, 1, block.a, (ptrdiff_t)g->a_stride, 1, block.length, block.m, 0);
+                const bool turned = g->a_transposed;
+                job->ctx->kernels->copy2d_f32(spread, turned ? SPREAD_ROWS : SPREAD_K, 1, block.a, (ptrdiff_t)g->a_stride, 1,
+                                              turned ? block.length : block.m, turned ? block.m : block.length, 0);
                 block.a = spread;
             }
             block.b = b + k * block.b_k;
