@@ -4,6 +4,10 @@
  * epilogue_f32         the epilogue alone, in place, on c [rows, n], rows c_row apart.
  * pack_panels_f32      B [k, n] (transposed: stored [n, k]) to panels of KD__GEMM_PANEL columns, each [k][32] and
  *                      filled up with zeros, `panel` floats apart in `out`.
+ * weight_taps_f32      a weight gradient's three taps at a time, A being the source by columns (a_row = 1, no edges) and B the
+ *                      gradient of the outputs, both whole rows of `length` pixels, two or more; no epilogue:
+ *                      C(t, i, j), `tap` floats from t to t, sums a(i, o, p, k) b(o, p, k + 1 - t, j) over k in [0, length)
+ *                      with k + 1 - t there too.
  *
  *     s = the chain   s = 0;  for o < outer, p < inner, k < length:  s = fma(a(i, o, p, k), b(o, p, k, j), s)
  *     C(i, j) = s, or C(i, j) + s when `add`;  then the epilogue
@@ -22,16 +26,17 @@
 
 /* A by rows: the rows of the next tile; A by columns: the block that follows along k. */
 #define KD__GEMM_FETCH_A 1
-/* B in place: the columns right of this tile's. */
+/* The columns of B right of this tile's, and C. */
 #define KD__GEMM_FETCH_B 2
 
 typedef struct kd__gemm_block {
     size_t m, n;
     size_t outer, inner, length;
-    /* a(i, o, p, k) = a[i * a_row + o * a_outer + p * a_inner + k * a_k]; a_row or a_k is 1 */
-    const float *a;
+    /* a(i, o, p, k) = a[i * a_row + o * a_outer + p * a_inner + k * a_k]; one of a_row, a_k, a_inner is 1.  Where length is 3 and
+     * a_k = a_row, rows 0 and m - 1 may lie elsewhere, at a_first and a_last (else NULL), with a_edge_outer for a_outer */
+    const float *a, *a_first, *a_last;
     size_t       a_row, a_k;
-    ptrdiff_t    a_outer, a_inner;
+    ptrdiff_t    a_outer, a_inner, a_edge_outer;
     /* b(o, p, k, j) = b[o * b_outer + p * b_inner + k * b_k + j], or, packed (b_panel > 0), column j lies in
      * panel j / 32 at b + (j / 32) * b_panel, as column j % 32; panels are filled up with zeros */
     const float *b;

@@ -32,22 +32,57 @@
 #define EACH_ROWS_1(X, ...) \
     X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__) X(5, __VA_ARGS__) X(6, __VA_ARGS__)
 #endif
-enum { BY_ROW, BY_COLUMN, HALF = 8 };
+enum { BY_ROW, BY_COLUMN, HALF = 8, SHARED_K = 3 };
 /* The compiler may not know how this pointer was made. */
 #define OPAQUE(pointer) __asm__("" : "+r"(pointer))
 
-/* Ask for what the next tile or block will read where this one reads the `steps` elements at ak and bk. */
-static void prefetch(const kd__gemm_block *g, const float *ak, const float *bk, size_t steps, size_t i, size_t rows, int order)
+/* Between tiles: ask for what the one at row i and column j will write, and for its share of the columns of B behind its own. */
+static void prefetch_tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, size_t rows, size_t columns, size_t tile,
+                          size_t tiles)
 {
-    if (g->prefetch & KD__GEMM_FETCH_A) {
-        if (order == BY_ROW)
-            for (size_t r = 0; r < rows; r++) v_prefetch(ak + (rows + r) * g->a_row);
-        else
-            for (size_t k = 0; k < steps; k++) v_prefetch(ak + (g->length + k) * g->a_k);
+    if (!(g->prefetch & KD__GEMM_FETCH_B)) return;
+    __asm__ volatile("");   /* without this the compiler sees a function that does nothing, and calls none */
+    for (size_t r = 0; r < rows; r++)
+        for (size_t v = 0; v < columns; v += 16) v_prefetch(g->c + (i + r) * g->c_row + j + v);
+    if (j + columns >= g->n) return;
+    b += g->b_panel && (j + columns) % KD__GEMM_PANEL == 0 ? g->b_panel + columns - KD__GEMM_PANEL : columns;
+    for (size_t k = tile * g->length / tiles; k < (tile + 1) * g->length / tiles; k++)
+        for (size_t v = 0; v < columns; v += 16) v_prefetch(b + k * g->b_k + v);
+}
+
+/* Columns in the last of `vecs` vectors from column j on. */
+V_FN size_t last_width(const kd__gemm_block *g, size_t j, size_t vecs)
+{
+    const size_t left = g->n - j - 16 * (vecs - 1);
+    return left < 16 ? left : 16;
+}
+
+/* The sums to C.  Is vector v of C only part of one?  Where masks cost nothing, as for B; else a whole panel may stand before
+ * the end of C. */
+V_FN void put(const kd__gemm_block *g, kd_f32x16 acc[ROWS][VECS], size_t i, size_t j, const size_t rows, const size_t vecs,
+              const int partial)
+{
+    const size_t width = last_width(g, j, vecs);
+    float *c = g->c + i * g->c_row + j;
+#define PART(v) ((v) + 1 == vecs && (MASKS ? partial : width < 16))
+    if (g->add) {
+        V_UNROLL(16)
+        for (size_t r = 0; r < rows; r++)
+            V_UNROLL(2)
+            for (size_t v = 0; v < vecs; v++) {
+                const float *at = c + r * g->c_row + 16 * v;
+                acc[r][v] = v_add(PART(v) ? v_load_n(at, width, 0.0f) : v_load(at), acc[r][v]);
+            }
     }
-    if ((g->prefetch & KD__GEMM_FETCH_B) && i == 0)
-        for (size_t k = 0; k < steps; k++)
-            for (size_t v = 0; v < VECS; v++) v_prefetch(bk + k * g->b_k + 16 * (VECS + v));
+    V_UNROLL(16)
+    for (size_t r = 0; r < rows; r++)
+        V_UNROLL(2)
+        for (size_t v = 0; v < vecs; v++) {
+            float *at = c + r * g->c_row + 16 * v;
+            if (PART(v)) v_store_n(at, acc[r][v], width);
+            else v_store(at, acc[r][v]);
+        }
+#undef PART
 }
 
 /* The tile at row i and column j; b is its first column of B.  rows, vecs, order and partial are constants;
@@ -56,9 +91,8 @@ V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, cons
                const int order, const int partial)
 {
     kd_f32x16 acc[ROWS][VECS];
-    const size_t a_row = order == BY_ROW ? g->a_row : 1, a_k = order == BY_ROW ? 1 : g->a_k, b_k = g->b_k;
-    const size_t last = 16 * (vecs - 1);                  /* first column of the last vector */
-    const size_t width = g->n - j - last < 16 ? g->n - j - last : 16;   /* its columns */
+    const size_t a_row = order == BY_ROW ? g->a_row : 1, a_k = g->a_k, b_k = g->b_k;
+    const size_t width = last_width(g, j, vecs);
     const float *a = g->a + i * a_row;
 
     V_UNROLL(16)
@@ -70,10 +104,19 @@ V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, cons
         for (size_t p = 0; p < g->inner; p++) {
             const float *ak = a + (ptrdiff_t)o * g->a_outer + (ptrdiff_t)p * g->a_inner;
             const float *restrict bk = b + (ptrdiff_t)o * g->b_outer + (ptrdiff_t)p * g->b_inner;
-            const size_t piece = g->prefetch ? 16 : g->length;
+            /* What follows in A: the rows of the next tile, if they lie close together line after line, which memory answers twice
+             * as fast as a line of each.  Columns come by themselves where a tile is wide. */
+            const int fetch = (g->prefetch & KD__GEMM_FETCH_A) && (order == BY_ROW || VECS == 1);
+            const int dense = order == BY_ROW && g->a_row < g->length + 16;
+            const size_t lines = order == BY_ROW ? rows : 16, next_line = dense ? 16 : order == BY_ROW ? a_row : a_k;
+            const size_t next_piece = order == BY_ROW && !dense ? 16 : lines * next_line, piece = fetch ? 16 : g->length;
+            const float *next = ak + (order == BY_ROW ? rows * a_row : g->length * a_k);
             for (size_t k = 0; k < g->length; k += piece) {
                 const size_t steps = g->length - k < piece ? g->length - k : piece;
-                if (g->prefetch) prefetch(g, ak, bk, steps, i, rows, order);
+                if (fetch) {
+                    for (size_t line = 0; line < lines; line++) v_prefetch(next + line * next_line);
+                    next += next_piece;
+                }
                 /* Seven distances from two places, not fifteen from one: more do not fit the registers. */
                 const float *restrict low = ak, *restrict high = ak + (rows > HALF ? HALF * a_row : 0);
                 OPAQUE(high);
@@ -97,27 +140,85 @@ V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, cons
         }
     }
 
-    float *c = g->c + i * g->c_row + j;
-/* Is vector v of C only part of one?  Where masks cost nothing, as for B; else a whole panel may stand before the end of C. */
-#define PART(v) ((v) + 1 == vecs && (MASKS ? partial : width < 16))
-    if (g->add) {
-        V_UNROLL(16)
-        for (size_t r = 0; r < rows; r++)
-            V_UNROLL(2)
-            for (size_t v = 0; v < vecs; v++) {
-                const float *at = c + r * g->c_row + 16 * v;
-                acc[r][v] = v_add(PART(v) ? v_load_n(at, width, 0.0f) : v_load(at), acc[r][v]);
-            }
-    }
+    put(g, acc, i, j, rows, vecs, partial);
+}
+
+/* The last and the first row of a tile at row i of A, under block o: in place or the copy. */
+V_FN const float *last_row(const kd__gemm_block *g, size_t i, size_t o, size_t rows)
+{
+    return g->a_last && i + rows == g->m ? g->a_last + (ptrdiff_t)o * g->a_edge_outer
+                                         : g->a + (i + rows - 1) * g->a_row + (ptrdiff_t)o * g->a_outer;
+}
+
+V_FN const float *first_row(const kd__gemm_block *g, size_t i, size_t o, size_t rows)
+{
+    if (g->a_first && i == 0) return g->a_first + (ptrdiff_t)o * g->a_edge_outer;
+    return rows == 1 ? last_row(g, i, o, 1) : g->a + i * g->a_row + (ptrdiff_t)o * g->a_outer;
+}
+
+/* The same where a step along k is a step to the next row, for three k: a row of a 3-wide kernel.  Neighbours share places of A;
+ * where there are registers for three vectors of B too, each place is read once. */
+V_FN void tile_shared(const kd__gemm_block *g, const float *b, size_t i, size_t j, const size_t rows, const int partial)
+{
+    enum { TAPS = SHARED_K };
+    kd_f32x16 acc[ROWS][VECS];
+    const size_t row = g->a_row, width = last_width(g, j, 1);
+
     V_UNROLL(16)
-    for (size_t r = 0; r < rows; r++)
-        V_UNROLL(2)
-        for (size_t v = 0; v < vecs; v++) {
-            float *at = c + r * g->c_row + 16 * v;
-            if (PART(v)) v_store_n(at, acc[r][v], width);
-            else v_store(at, acc[r][v]);
+    for (size_t r = 0; r < rows; r++) acc[r][0] = v_zero();
+
+    for (size_t o = 0; o < g->outer; o++) {
+        const float *low = g->a + i * row + (ptrdiff_t)o * g->a_outer, *bk = b + (ptrdiff_t)o * g->b_outer;
+        const float *first = first_row(g, i, o, rows), *end = last_row(g, i, o, rows);
+#if MASKS
+        const size_t last = rows + TAPS - 2;
+        const float *high = low + HALF * row;
+        OPAQUE(high);
+        end += (TAPS - 1) * row;
+        for (size_t p = 0; p < g->inner; p++, bk += g->b_inner) {
+            kd_f32x16 x[TAPS], y[ROWS + TAPS];
+            V_UNROLL(3)
+            for (size_t t = 0; t < TAPS; t++) x[t] = partial ? v_load_n(bk + t * g->b_k, width, 0.0f) : v_load(bk + t * g->b_k);
+            /* Eight rows at a time: enough for the multipliers, and registers for what they read. */
+            V_UNROLL(2)
+            for (size_t r0 = 0; r0 < ROWS; r0 += HALF) {
+                V_UNROLL(10)
+                for (size_t q = r0 ? r0 + TAPS - 1 : 0; q < r0 + HALF + TAPS - 1; q++)
+                    if (q <= last) y[q] = v_set1(q == 0 ? *first : q == last ? *end : q < HALF ? low[q * row] : high[(q - HALF) * row]);
+                V_UNROLL(3)
+                for (size_t t = 0; t < TAPS; t++)
+                    V_UNROLL(8)
+                    for (size_t r = r0; r < r0 + HALF; r++)
+                        if (r < rows) acc[r][0] = v_fma(y[r + t], x[t], acc[r][0]);
+            }
+            first += g->a_inner;
+            low += g->a_inner;
+            high += g->a_inner;
+            end += g->a_inner;
         }
-#undef PART
+#else
+        for (size_t p = 0; p < g->inner; p++) {
+            const float *to_low = low + g->a_inner, *to_first = first + g->a_inner, *to_end = end + g->a_inner;
+            const float *bt = bk;
+            V_UNROLL(1)
+            for (size_t t = 0; t < TAPS; t++) {
+                const kd_f32x16 x = partial ? v_load_n(bt, width, 0.0f) : v_load(bt);
+                V_UNROLL(6)
+                for (size_t r = 0; r < rows; r++)
+                    acc[r][0] = v_fma(v_set1(r == 0 ? *first : r + 1 == rows ? *end : low[r * row]), x, acc[r][0]);
+                low += row;
+                first += row;
+                end += row;
+                bt += g->b_k;
+            }
+            low = to_low;
+            first = to_first;
+            end = to_end;
+            bk += g->b_inner;
+        }
+#endif
+    }
+    put(g, acc, i, j, rows, 1, partial);
 }
 
 /* The tile is in the first cache still, so that taking it up again costs less than a copy of this in every tile. */
@@ -159,12 +260,31 @@ TILES(1, BY_ROW, 0)
 TILES(1, BY_COLUMN, 0)
 #endif
 
+#define TILE_SHARED(rows, partial)                                                                                 \
+    static void shared_##rows##_##partial(const kd__gemm_block *g, const float *b, size_t i, size_t j)             \
+    {                                                                                                              \
+        tile_shared(g, b, i, j, rows, partial);                                                                    \
+    }
+#define ENTRY_SHARED(rows, partial) [rows] = shared_##rows##_##partial,
+EACH_ROWS_1(TILE_SHARED, 1)
+static const tile_fn tiles_shared_1[ROWS + 1] = { EACH_ROWS_1(ENTRY_SHARED, 1) };
+#if !MASKS
+EACH_ROWS_1(TILE_SHARED, 0)
+static const tile_fn tiles_shared_0[ROWS + 1] = { EACH_ROWS_1(ENTRY_SHARED, 0) };
+#endif
+
 /* The tiles for `left` columns: how many of these one takes, how many rows at most. */
 static const tile_fn *choose(const kd__gemm_block *g, size_t left, size_t *columns, size_t *rows)
 {
-    const int order = g->a_k == 1 ? BY_ROW : BY_COLUMN;
+    const int order = g->a_row == 1 && g->a_k != 1 ? BY_COLUMN : BY_ROW;
     *columns = 16;
     *rows = ROWS;
+    if (g->length == SHARED_K && g->a_k == g->a_row) {
+#if !MASKS
+        if (left >= 16 || g->b_panel) return tiles_shared_0;
+#endif
+        return tiles_shared_1;
+    }
 #if VECS == 2
     if (left > 16) {
         *columns = 32;
@@ -190,6 +310,7 @@ void KD_K(gemm_block_f32)(const kd__gemm_block *g)
         const size_t count = (g->m + most - 1) / most, height = g->m / count, higher = g->m % count;
         for (size_t t = 0, i = 0; t < count; t++) {
             size_t rows = height + (t < higher);
+            prefetch_tile(g, b, i, j, rows, columns, t, count);
             tiles[rows](g, b, i, j);
             if (finish) {
                 const kd__epilogue after = kd__epilogue_at(&g->after, i, j);

@@ -74,36 +74,55 @@ static size_t extent(size_t outputs, size_t step, size_t taps, size_t tap)
 
 bool kd__patch_size(const kd__window *w, size_t rows, size_t columns, size_t *floats)
 {
-    size_t high = KD_MIN(extent(rows, w->step_h, w->kh, w->tap_h), w->h);
-    return kd__mul(extent(columns, w->step_w, w->kw, w->tap_w), w->c, floats) && kd__mul(*floats, high, floats);
+    const size_t high = KD_MIN(extent(rows, w->step_h, w->kh, w->tap_h), w->h), one = extent(1, w->step_w, w->kw, w->tap_w);
+    const size_t wide = KD_MAX(extent(columns, w->step_w, w->kw, w->tap_w), KD_MIN(columns, 2u) * one);
+    return kd__mul(wide, w->c, floats) && kd__mul(*floats, high, floats);
 }
 
-kd__patch kd__patch_take(const kd__window *w, const kd__region *region, const float *x, float *buffer)
+/* Columns [left, left + wide) of `rows` rows of the image, with zeros beside it. */
+static void copy_columns(const kd__window *w, ptrdiff_t left, size_t wide, const float *x, size_t rows, float *out, size_t out_row)
 {
-    const size_t wide = extent(region->c1 - region->c0, w->step_w, w->kw, w->tap_w);
-    const ptrdiff_t left = w->first_w + (ptrdiff_t)(region->c0 * w->step_w), right = left + (ptrdiff_t)wide;
-    const ptrdiff_t top = w->first_h + (ptrdiff_t)(region->r0 * w->step_h);
-    const ptrdiff_t bottom = top + (ptrdiff_t)extent(region->r1 - region->r0, w->step_h, w->kh, w->tap_h);
-    const ptrdiff_t h = (ptrdiff_t)w->h, width = (ptrdiff_t)w->w;
-    kd__patch p = { .data = x, .lo = (size_t)KD_MIN(KD_MAX(top, 0), h), .hi = (size_t)KD_MAX(KD_MIN(bottom, h), 0), .row = w->w * w->c };
-    if (wide == 0 || p.hi <= p.lo) return p;
-    x += p.lo * p.row;
-    if (left >= 0 && right <= width) {
-        p.data = x + (size_t)left * w->c;
-        return p;
-    }
-    /* Zeros, `count` columns from `from` on, zeros. */
+    const ptrdiff_t right = left + (ptrdiff_t)wide, width = (ptrdiff_t)w->w;
     const size_t from = (size_t)KD_MIN(KD_MAX(left, 0), width), to = (size_t)KD_MIN(KD_MAX(right, 0), width);
     const size_t count = to > from ? (to - from) * w->c : 0;
     const size_t before = count ? (size_t)((ptrdiff_t)from - left) * w->c : wide * w->c, after = wide * w->c - before - count;
-    float *out = buffer;
-    for (size_t r = p.lo; r < p.hi; r++, out += wide * w->c, x += p.row) {
+    for (size_t r = 0; r < rows; r++, out += out_row, x += w->w * w->c) {
         memset(out, 0, before * sizeof *out);
         if (count) memcpy(out + before, x + from * w->c, count * sizeof *out);
         memset(out + before + count, 0, after * sizeof *out);
     }
-    p.data = buffer;
-    p.row = wide * w->c;
+}
+
+kd__patch kd__patch_take(const kd__window *w, const kd__region *region, bool whole, const float *x, float *buffer)
+{
+    const size_t columns = region->c1 - region->c0;
+    const size_t wide = extent(columns, w->step_w, w->kw, w->tap_w), one = extent(1, w->step_w, w->kw, w->tap_w);
+    const ptrdiff_t left = w->first_w + (ptrdiff_t)(region->c0 * w->step_w), right = left + (ptrdiff_t)wide;
+    const ptrdiff_t top = w->first_h + (ptrdiff_t)(region->r0 * w->step_h), step = (ptrdiff_t)w->step_w;
+    const ptrdiff_t bottom = top + (ptrdiff_t)extent(region->r1 - region->r0, w->step_h, w->kh, w->tap_h);
+    const ptrdiff_t h = (ptrdiff_t)w->h, width = (ptrdiff_t)w->w;
+    kd__patch p = { .data = x, .lo = (size_t)KD_MIN(KD_MAX(top, 0), h), .hi = (size_t)KD_MAX(KD_MIN(bottom, h), 0), .row = w->w * w->c };
+    if (wide == 0 || p.hi <= p.lo) return p;
+    const size_t rows = p.hi - p.lo;
+    x += p.lo * p.row;
+    if (whole ? left < 0 || right > width : left + step < 0 || right - step > width) {
+        copy_columns(w, left, wide, x, rows, buffer, wide * w->c);
+        p.data = buffer;
+        p.row = wide * w->c;
+        return p;
+    }
+    p.data = x + left * (ptrdiff_t)w->c;   /* outside where the first output has a copy: used from the second on */
+    p.edge = KD_MIN(columns, 2u) * one * w->c;
+    if (left < 0) {
+        copy_columns(w, left, one, x, rows, buffer, p.edge);
+        p.first = buffer;
+    }
+    if (right > width) {
+        float *last = buffer + (columns > 1 ? one * w->c : 0);
+        copy_columns(w, right - (ptrdiff_t)one, one, x, rows, last, p.edge);
+        p.last = last;
+        if (columns == 1) p.first = last;
+    }
     return p;
 }
 

@@ -121,7 +121,7 @@ static void chunk_task(size_t i, void *arg)
     kd__patch patch = { 0 };
     ptrdiff_t x_image = 0;
     for (size_t k = 0; k < images; k++) {
-        kd__patch one = kd__patch_take(w, &region, job->x + (first + k) * s->h * s->w * s->ci, buffer + k * job->patch);
+        kd__patch one = kd__patch_take(w, &region, true, job->x + (first + k) * s->h * s->w * s->ci, buffer + k * job->patch);
         if (k == 0) patch = one;
         if (k == 1) x_image = one.data - patch.data;   /* and so on: all in place, or all in the buffer */
     }

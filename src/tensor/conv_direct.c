@@ -10,6 +10,9 @@
  * SPDX-License-Identifier: MIT */
 #include "tensor/conv_internal.h"
 
+/* The usual kernel rows, which the kernel reads together. */
+static bool three_wide(const kd__conv_shape *s) { return s->kw == 3 && s->stride_w == 1 && s->dil_w == 1; }
+
 /* Floats of source, and of weights, that a task works on: an eighth and three eighths of the level-2 cache. */
 static size_t patch_floats(const kd_context *ctx) { return ctx->caches.l2 / 8 / sizeof(float); }
 static size_t panel_floats(const kd_context *ctx) { return 3 * patch_floats(ctx); }
@@ -30,6 +33,7 @@ typedef struct direct_job {
     size_t        groups, c, n;        /* channels of x and of y in a group */
     size_t        x_image, y_image;
     bool          accumulate;
+    bool          shares;              /* kernel rows of 3 at stride 1: neighbouring outputs share what they read */
     pass         *passes;
     size_t        pass_count, patch;   /* the largest patch */
     kd__cut       cut;                 /* of the first pass, which has the most outputs */
@@ -48,9 +52,17 @@ static void output_rows(const direct_job *job, const pass *p, const kd__region *
     float *c = job->y + image * job->y_image + w->y_first + (ptrdiff_t)(region->c0 * w->y_step + column);
     const bool finish = kd__epilogue_any(&job->after);
     kd__gemm_block block = { .m = region->c1 - region->c0, .n = n, .a_row = w->step_w * w->c, .a_k = 1,
-                             .a_outer = (ptrdiff_t)(w->tap_h * patch->row), .b_k = p->b_k, .b_panel = p->b_panel,
-                             .b_outer = (ptrdiff_t)(taps * p->b_k), .add = job->accumulate, .c_row = w->y_step };
-    if (job->groups == 1 && w->tap_w == 1) {
+                             .a_outer = (ptrdiff_t)(w->tap_h * patch->row), .a_edge_outer = (ptrdiff_t)(w->tap_h * patch->edge),
+                             .b_k = p->b_k, .b_panel = p->b_panel, .b_outer = (ptrdiff_t)(taps * p->b_k),
+                             .add = job->accumulate, .c_row = w->y_step };
+    if (job->shares) {   /* kw inside ci: part of the bits */
+        block.inner = job->c;
+        block.a_inner = 1;
+        block.b_inner = (ptrdiff_t)p->b_k;
+        block.length = w->kw;
+        block.a_k = w->c;
+        block.b_k = job->c * p->b_k;
+    } else if (job->groups == 1 && w->tap_w == 1) {
         block.inner = 1;
         block.length = taps;
     } else {
@@ -63,7 +75,10 @@ static void output_rows(const direct_job *job, const pass *p, const kd__region *
         const ptrdiff_t top = w->first_h + (ptrdiff_t)(r * w->step_h);
         const size_t i0 = kd__taps_below(top, w->tap_h, 0, w->kh), i1 = kd__taps_below(top, w->tap_h, w->h, w->kh);
         block.outer = i1 - i0;
-        block.a = i1 > i0 ? a + (size_t)(top + (ptrdiff_t)(i0 * w->tap_h) - (ptrdiff_t)patch->lo) * patch->row : a;
+        const size_t down = i1 > i0 ? (size_t)(top + (ptrdiff_t)(i0 * w->tap_h) - (ptrdiff_t)patch->lo) : 0;
+        block.a = a + down * patch->row;
+        if (patch->first) block.a_first = patch->first + group * job->c + down * patch->edge;
+        if (patch->last) block.a_last = patch->last + group * job->c + down * patch->edge;
         block.b = b + i0 * taps * p->b_k;
         block.c = c + r * w->y_row;
         if (finish) block.after = kd__epilogue_at(&job->after, (image * w->oh + r) * w->ow + region->c0, column);
@@ -84,7 +99,7 @@ static void direct_task(size_t task, void *arg)
         kd__region region;
         const size_t image = kd__cut_region(&job->cut, &p->w, task, &region);
         if (region.r0 == region.r1 || region.c0 == region.c1) continue;
-        const kd__patch patch = kd__patch_take(&p->w, &region, job->x + image * job->x_image, buffer);
+        const kd__patch patch = kd__patch_take(&p->w, &region, !job->shares, job->x + image * job->x_image, buffer);
         size_t rows = KD_MAX(p->w.kh * p->w.kw * job->c, 1u);
         size_t step = KD_MAX(panel_floats(job->ctx) / rows / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL;
         for (size_t g = 0; g < job->groups; g++)
@@ -143,7 +158,7 @@ kd_status kd__direct_forward(kd_context *ctx, const kd__conv_shape *s, const flo
     const size_t c = s->ci / s->groups, n = s->co / s->groups, rows = s->kh * s->kw * c;
     pass p = { .w = kd__window_forward(s), .b = weight, .b_k = s->co, .b_group = n };
     direct_job job = { .ctx = ctx, .x = x, .after = *after, .y = y, .groups = s->groups, .c = c, .n = n, .passes = &p, .pass_count = 1,
-                       .x_image = s->h * s->w * s->ci, .y_image = s->oh * s->ow * s->co };
+                       .shares = three_wide(s), .x_image = s->h * s->w * s->ci, .y_image = s->oh * s->ow * s->co };
     float *own = NULL;
     /* Weights are read in place where panels would look the same, or would not pay. */
     const bool same = n == KD__GEMM_PANEL && s->groups == 1, tail = n % 16 && ctx->isa != KD_ISA_AVX512;
@@ -190,7 +205,7 @@ kd_status kd__direct_backward_data(kd_context *ctx, const kd__conv_shape *s, con
     const size_t c = s->ci / s->groups, n = s->co / s->groups;
     const size_t down = KD_MIN(s->stride_h, s->h), across = KD_MIN(s->stride_w, s->w);
     direct_job job = { .ctx = ctx, .x = dy, .y = dx, .groups = s->groups, .c = n, .n = c, .x_image = s->oh * s->ow * s->co,
-                       .y_image = s->h * s->w * s->ci, .accumulate = accumulate };
+                       .y_image = s->h * s->w * s->ci, .accumulate = accumulate, .shares = three_wide(s) };
     size_t wide, floats, bytes;
     if (!kd__round_up(c, KD__GEMM_PANEL, &wide) || !kd__mul(wide, s->kh * s->kw * n, &floats) || !kd__mul(floats, s->groups, &floats) ||
         !kd__mul(floats, sizeof(float), &bytes) || !kd__add(bytes, down * across * sizeof(pass), &bytes) ||

@@ -20,10 +20,11 @@ typedef struct kd__window {
 /* Output rows [r0, r1) and columns [c0, c1). */
 typedef struct kd__region { size_t r0, r1, c0, c1; } kd__region;
 
-/* Source pixels of a region: rows [lo, hi) of the image, from the column of the region's first tap on. */
+/* Source pixels of a region: rows [lo, hi) of the image, from the column of the region's first tap on.  What lies under the
+ * first and the last output of a row may be a copy, with zeros beside the image. */
 typedef struct kd__patch {
-    const float *data;
-    size_t lo, hi, row;            /* row: floats from row to row */
+    const float *data, *first, *last;   /* first, last: NULL where `data` will do */
+    size_t lo, hi, row, edge;           /* floats from row to row of data; of first and last */
 } kd__patch;
 
 /* How many of the taps from + i step, i < count, are below limit. */
@@ -42,9 +43,10 @@ kd__window kd__window_backward(const kd__conv_shape *s, size_t a, size_t b, size
 
 /* Floats that the patch of any region of rows x columns outputs needs; false if that wraps. */
 bool      kd__patch_size(const kd__window *w, size_t rows, size_t columns, size_t *floats);
-/* The patch of a region of image x: in place where the region's taps lie between the image's sides, else in `buffer`, with
- * zeros beside the image.  Rows above and below are left out. */
-kd__patch kd__patch_take(const kd__window *w, const kd__region *region, const float *x, float *buffer);
+/* The patch of a region of image x: in place where the region's taps lie between the image's sides.  Else what lies under the
+ * outputs at the sides is copied to `buffer`, with zeros beside the image; all of it if that is more than one output, or the
+ * patch is to be `whole`.  Rows above and below are left out. */
+kd__patch kd__patch_take(const kd__window *w, const kd__region *region, bool whole, const float *x, float *buffer);
 
 /* Cut the outputs of n images into regions: about `patch` floats of source each, enough of them for the threads. */
 typedef struct kd__cut { size_t rows, columns, down, across, count; } kd__cut;   /* count = n * down * across */

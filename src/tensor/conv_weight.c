@@ -1,7 +1,8 @@
 /* conv_weight.c - the gradient of a convolution's weights, as it is defined: dw[i][j][c][o] is the sum over pixels of
  * x under tap (i, j) times dy.
  *
- * For one tap, or with few channels for a row of taps, this is a matrix product whose A, transposed, is the image itself.
+ * For one tap, or with few channels for a row of taps, this is a matrix product whose A, transposed, is the image itself; for
+ * the usual kernels, 3 wide at stride 1, three such products at once.
  * Pixels are summed in chunks (kd__chunks), each chain from zero, and chunks are added in order.  Threads share the
  * taps and columns where there are many, each going through all chunks; else they share the chunks, and what these give
  * is added in order afterwards.  The bits are the same.
@@ -22,7 +23,8 @@ typedef struct weight_job {
     const float          *x, *dy;
     float                *dw;
     bool                  accumulate;
-    bool                  merged;        /* all taps of a kernel row at once, from padded patches */
+    bool                  merged;        /* all taps of a kernel row as rows of one product, from padded patches */
+    bool                  three;         /* three taps of a kernel row at once */
     kd__chunks            chunks;
     size_t                patch;         /* floats of one image's */
     size_t                items, tasks;  /* pieces of dw; they go to tasks in order */
@@ -42,11 +44,13 @@ static void add_chunk(const weight_job *job, size_t chunk, size_t begin, size_t 
     kd__region region;
     kd__chunk_at(s, &job->chunks, chunk, &first, &images, &region);
     const float *x = job->x + first * s->h * s->w * s->ci, *dy = job->dy + first * s->oh * s->ow * s->co;
-    const size_t c = s->ci / s->groups, n = s->co / s->groups, panels = panels_of(n), taps_across = job->merged ? 1 : s->kw;
+    const size_t c = s->ci / s->groups, n = s->co / s->groups, panels = panels_of(n);
+    const bool whole_row = job->merged || job->three;
+    const size_t taps_across = whole_row ? 1 : s->kw;
     kd__patch patch = { .data = x, .lo = 0, .hi = s->h, .row = s->w * s->ci };
     ptrdiff_t a_image = (ptrdiff_t)(s->h * s->w * s->ci);
     for (size_t k = 0; job->merged && k < images; k++) {
-        kd__patch one = kd__patch_take(w, &region, x + k * s->h * s->w * s->ci, buffer + k * job->patch);
+        kd__patch one = kd__patch_take(w, &region, true, x + k * s->h * s->w * s->ci, buffer + k * job->patch);
         if (k == 0) patch = one;
         if (k == 1) a_image = one.data - patch.data;   /* and so on: all in place, or all in the buffer */
     }
@@ -57,8 +61,8 @@ static void add_chunk(const weight_job *job, size_t chunk, size_t begin, size_t 
         const ptrdiff_t top = w->first_h + (ptrdiff_t)(i * w->tap_h), left = w->first_w + (ptrdiff_t)(j * w->tap_w);
         const size_t a0 = KD_MAX(kd__taps_below(top, w->step_h, 0, s->oh), region.r0);
         const size_t a1 = KD_MIN(kd__taps_below(top, w->step_h, s->h, s->oh), region.r1);
-        const size_t b0 = job->merged ? 0 : kd__taps_below(left, w->step_w, 0, s->ow);
-        const size_t b1 = job->merged ? s->ow : kd__taps_below(left, w->step_w, s->w, s->ow);
+        const size_t b0 = whole_row ? 0 : kd__taps_below(left, w->step_w, 0, s->ow);
+        const size_t b1 = whole_row ? s->ow : kd__taps_below(left, w->step_w, s->w, s->ow);
         const bool any = a1 > a0 && b1 > b0;
         kd__gemm_block block = { .m = job->merged ? s->kw * c : c, .n = KD_MIN(n - panel * KD__GEMM_PANEL, KD__GEMM_PANEL),
                                  .outer = images, .a_outer = a_image, .b_outer = (ptrdiff_t)(s->oh * s->ow * s->co),
@@ -70,11 +74,12 @@ static void add_chunk(const weight_job *job, size_t chunk, size_t begin, size_t 
         block.b = dy + column;
         if (any) {
             block.a += (size_t)(top + (ptrdiff_t)(a0 * w->step_h) - (ptrdiff_t)patch.lo) * patch.row;
-            if (!job->merged) block.a += (size_t)(left + (ptrdiff_t)(b0 * w->step_w)) * s->ci;
+            if (!whole_row) block.a += (size_t)(left + (ptrdiff_t)(b0 * w->step_w)) * s->ci;
             block.b += (a0 * s->ow + b0) * s->co;
         }
         block.c = dw + ((i * s->kw + j) * c) * s->co + column;
-        job->ctx->kernels->gemm_block_f32(&block);
+        if (job->three) job->ctx->kernels->weight_taps_f32(&block, c * s->co);
+        else job->ctx->kernels->gemm_block_f32(&block);
     }
 }
 
@@ -144,11 +149,12 @@ kd_status kd__direct_backward_weight(kd_context *ctx, const kd__conv_shape *s, c
         if (!accumulate) memset(dw, 0, job.size * sizeof *dw);
         return KD_OK;
     }
-    job.merged = s->groups == 1 && s->dil_w == 1 && s->kw > 1 && c < FEW_CHANNELS;
+    job.three = s->kw == 3 && s->stride_w == 1 && s->dil_w == 1 && s->pad_w == 1 && s->w >= 2 && c >= 3;
+    job.merged = !job.three && s->groups == 1 && s->dil_w == 1 && s->kw > 1 && c < FEW_CHANNELS;
     if (job.merged && (!kd__patch_size(&job.w, job.chunks.rows, s->ow, &job.patch) ||
                        job.patch > SIZE_MAX / sizeof *dw / job.chunks.images))
         return kd__fail(KD_ERR_OVERFLOW, "convolution: a padded row does not fit");
-    job.items = s->groups * s->kh * (job.merged ? 1 : s->kw) * panels_of(n);
+    job.items = s->groups * s->kh * (job.merged || job.three ? 1 : s->kw) * panels_of(n);
     const double work = (double)job.size * (double)s->n * (double)s->oh * (double)s->ow;
     kd_status status = KD_OK;
     if (ctx->threads > 1 && work >= PARALLEL_WORK) {

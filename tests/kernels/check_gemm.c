@@ -4,15 +4,39 @@
 
 /* ---- gemm_block_f32: rows and columns of C are the case's, the loops along k are drawn ------------------------- */
 
-/* Ways: A by rows or by columns, B in place or packed, what happens to the sum. */
-static const char *const names[] = { ENDS("rows"), ENDS("columns"), ENDS("rows packed"), ENDS("columns packed"), NULL };
-static bool by_column(const ck_case *c) { return c->way & 4; }
-static bool packed(const ck_case *c) { return c->way & 8; }
+/* Ways: A by rows, by columns, or by rows that share what they read; B in place or packed; what happens to the sum. */
+static const char *const names[] = { ENDS("rows"), ENDS("columns"), ENDS("rows packed"), ENDS("columns packed"), ENDS("shared"),
+                                     ENDS("shared packed"), NULL };
+static bool by_column(const ck_case *c) { return c->way / 4 == 1 || c->way / 4 == 3; }
+static bool packed(const ck_case *c) { return c->way / 4 == 2 || c->way / 4 == 3 || c->way / 4 == 5; }
+static bool shared(const ck_case *c) { return c->way / 4 >= 4; }
 
 enum { A, B, C, END };
+enum { TAPS = 3, FIRST = 1, LAST = 2 };
 static size_t outer, inner, length;
 static bool a_turned, b_turned;   /* the outermost loop runs backwards */
-static int prefetch;
+static int prefetch, edges;       /* FIRST, LAST: these rows of a shared A lie elsewhere */
+
+/* Rows of the array A.  Shared: for each o the places, from row to row and k to k; behind all that, what the first and the last
+ * row read, three places for each o. */
+static size_t places(const ck_case *c) { return c->rows + TAPS - 1; }
+static size_t a_rows(const ck_case *c)
+{
+    if (shared(c)) return outer * (places(c) + 2 * TAPS);
+    return by_column(c) ? outer * inner * length : c->rows;
+}
+/* Row and column of the array at which a(i, o, p, k) stands. */
+static size_t a_at(const ck_case *c, size_t i, size_t o, size_t p, size_t k)
+{
+    const size_t at = ((a_turned ? outer - 1 - o : o) * inner + p) * length + k;
+    const bool first = i == 0 && (edges & FIRST), last = !first && i + 1 == c->rows && (edges & LAST);
+    if (by_column(c)) return at * c->rows + i;
+    if (!shared(c)) return i * (outer * inner * length) + at;
+    const size_t turned = at / (inner * length);
+    size_t row = turned * places(c) + i + k;
+    if (first || last) row = outer * places(c) + (first ? 0 : outer * TAPS) + turned * TAPS + k;
+    return row * inner + p;
+}
 
 static void make_block(ck_case *c)
 {
@@ -22,15 +46,31 @@ static void make_block(ck_case *c)
     a_turned = !c->bench && kdtest_size(&c->rand, 0, 1);
     b_turned = !c->bench && kdtest_size(&c->rand, 0, 1);
     prefetch = c->bench ? 0 : (int)kdtest_size(&c->rand, 0, 3);
+    edges = c->bench || !shared(c) ? 0 : (int)kdtest_size(&c->rand, 0, 3);
+    if (c->rows == 1) edges = edges & FIRST ? FIRST | LAST : 0;
+    if (shared(c)) {
+        inner = c->bench ? 48 : inner * length + 1;
+        length = TAPS;
+        outer = c->bench ? 3 : outer;
+        prefetch = 0;
+    }
     const size_t k = outer * inner * length, panels = (c->n + KD__GEMM_PANEL - 1) / KD__GEMM_PANEL;
-    ck_floats(c, CK_IN, "a", by_column(c) ? k : c->rows, by_column(c) ? c->rows : k, 1);
+    float *a = ck_floats(c, CK_IN, "a", a_rows(c), by_column(c) ? c->rows : shared(c) ? inner : k, 1);
     ck_strided(c);
-    c->whole = by_column(c);
+    c->whole = by_column(c) || shared(c);
     float *b = ck_floats(c, CK_IN, "b", packed(c) ? panels : k, packed(c) ? k * KD__GEMM_PANEL : c->n, 1);
     ck_strided(c);
     ck_shared(c);
     for (size_t i = 0; packed(c) && i < panels * k * KD__GEMM_PANEL; i++)
         if (i / (k * KD__GEMM_PANEL) * KD__GEMM_PANEL + i % KD__GEMM_PANEL >= c->n) b[i] = 0;
+    /* Two copies of the middle place of a lone row, or of the places that the second row shares, hold the same. */
+    for (size_t o = 0; shared(c) && o < outer; o++)
+        for (size_t t = 0; t < TAPS; t++)
+            for (size_t p = 0; p < inner; p++) {
+                float *row = a + (o * places(c)) * inner + p, *first = a + (outer * places(c) + o * TAPS + t) * inner + p;
+                if (t > 0 || c->rows == 1) *first = row[t * inner];
+                if (t < TAPS - 1 || c->rows == 1) first[outer * TAPS * inner] = row[(c->rows - 1 + t) * inner];
+            }
     ck_floats(c, ends_by_adding(c) ? CK_INOUT : CK_OUT, "c", c->rows, c->n, 1);
     ck_strided(c);
     epilogue_make(c, ends_with(c), c->rows, c->n);
@@ -49,35 +89,45 @@ static void run_block(const ck_case *c, const kd__kernels *k)
                         .add = ends_by_adding(c),
                         .after = epilogue_args(c, END, ends_with(c)),
                         .prefetch = prefetch};
-    g.a_row = by_column(c) ? 1 : ROW(A);
-    g.a_k = by_column(c) ? ROW(A) : 1;
-    g.b_k = packed(c) ? KD__GEMM_PANEL : ROW(B);
+    const size_t b_row = packed(c) ? KD__GEMM_PANEL : ROW(B);
     g.b_panel = packed(c) ? ROW(B) : 0;
-    g.a_inner = (ptrdiff_t)(length * g.a_k);
-    g.b_inner = (ptrdiff_t)(length * g.b_k);
-    g.a_outer = (ptrdiff_t)inner * g.a_inner;
-    g.b_outer = (ptrdiff_t)inner * g.b_inner;
-    if (a_turned) g.a += (ptrdiff_t)(outer - 1) * g.a_outer, g.a_outer = -g.a_outer;
+    g.a_row = by_column(c) ? 1 : ROW(A);
+    g.a_k = by_column(c) || shared(c) ? ROW(A) : 1;
+    g.a_inner = shared(c) ? 1 : (ptrdiff_t)(length * g.a_k);
+    g.a_outer = shared(c) ? (ptrdiff_t)(places(c) * ROW(A)) : (ptrdiff_t)inner * g.a_inner;
+    g.a_edge_outer = (ptrdiff_t)(TAPS * ROW(A));
+    const float *copies = F(A) + outer * places(c) * ROW(A);
+    if (edges & FIRST) g.a_first = copies;
+    if (edges & LAST) g.a_last = copies + outer * TAPS * ROW(A);
+    g.b_k = shared(c) ? inner * b_row : b_row;
+    g.b_inner = shared(c) ? (ptrdiff_t)b_row : (ptrdiff_t)(length * b_row);
+    g.b_outer = (ptrdiff_t)(inner * length * b_row);
+    if (a_turned) {
+        g.a += (ptrdiff_t)(outer - 1) * g.a_outer, g.a_outer = -g.a_outer;
+        if (g.a_first) g.a_first += (ptrdiff_t)(outer - 1) * g.a_edge_outer;
+        if (g.a_last) g.a_last += (ptrdiff_t)(outer - 1) * g.a_edge_outer;
+        g.a_edge_outer = -g.a_edge_outer;
+    }
     if (b_turned) g.b += (ptrdiff_t)(outer - 1) * g.b_outer, g.b_outer = -g.b_outer;
     k->gemm_block_f32(&g);
 }
 static void oracle_block(const ck_case *c)
 {
-    const size_t k = outer * inner * length, block = inner * length;
+    const size_t k = outer * inner * length;
     for (size_t i = 0; i < c->rows; i++)
         for (size_t j = 0; j < c->n; j++) {
             float s = 0;
             double exact = 0, size = 0;
-            for (size_t o = 0; o < outer; o++)
-                for (size_t p = 0; p < block; p++) {
-                    const size_t ka = (a_turned ? outer - 1 - o : o) * block + p, kb = (b_turned ? outer - 1 - o : o) * block + p;
-                    const float a = BEFORE(A)[by_column(c) ? ka * c->rows + i : i * k + ka];
-                    const float b = BEFORE(
-                        B)[packed(c) ? (j / KD__GEMM_PANEL * k + kb) * KD__GEMM_PANEL + j % KD__GEMM_PANEL : kb * c->n + j];
-                    s = fmaf(a, b, s);
-                    exact += (double)a * (double)b;
-                    size += fabs((double)a * (double)b);
-                }
+            for (size_t step = 0; step < k; step++) {
+                const size_t t = step % length, p = step / length % inner, o = step / length / inner, ob = b_turned ? outer - 1 - o : o;
+                const size_t kb = shared(c) ? (ob * length + t) * inner + p : (ob * inner + p) * length + t;
+                const float a = BEFORE(A)[a_at(c, i, o, p, t)];
+                const float b = BEFORE(
+                    B)[packed(c) ? (j / KD__GEMM_PANEL * k + kb) * KD__GEMM_PANEL + j % KD__GEMM_PANEL : kb * c->n + j];
+                s = fmaf(a, b, s);
+                exact += (double)a * (double)b;
+                size += fabs((double)a * (double)b);
+            }
             if (ends_by_adding(c)) {
                 const float old = BEFORE(C)[i * c->n + j];
                 s = old + s;
@@ -93,6 +143,60 @@ static void oracle_block(const ck_case *c)
 static double block_flops(const ck_case *c) { return 2.0 * (double)(outer * inner * length) * (double)c->rows * (double)c->n; }
 CK_KERNEL(gemm_block_f32, .ways = names, .matrix = true, .independent = true, .special = true, .make = make_block,
           .run = run_block, .oracle = oracle_block, .bench_rows = 210, .bench_n = 192, .bench_every = 4, .flops = block_flops);
+
+/* ---- weight_taps_f32: rows of C are channels; its three taps below one another ------------------------------------ */
+
+static const char *const taps_names[] = { "to", "add", NULL };
+static void make_taps(ck_case *c)
+{
+    outer = c->bench ? 2 : kdtest_size(&c->rand, 1, 3);
+    inner = c->bench ? 8 : kdtest_size(&c->rand, 1, 3);
+    length = c->bench ? 16 : kdtest_size(&c->rand, 2, 9);
+    ck_floats(c, CK_IN, "x", outer * inner * length, c->rows, 1);
+    ck_strided(c);
+    c->whole = true;
+    ck_floats(c, CK_IN, "dy", outer * inner * length, c->n, 1);
+    ck_strided(c);
+    ck_shared(c);
+    ck_floats(c, c->way ? CK_INOUT : CK_OUT, "dw", TAPS * c->rows, c->n, 1);
+    ck_strided(c);
+}
+static void run_taps(const ck_case *c, const kd__kernels *k)
+{
+    kd__gemm_block g = {.m = c->rows, .n = c->n, .outer = outer, .inner = inner, .length = length, .a = F(A), .a_row = 1, .a_k = ROW(A),
+                        .b = F(B), .b_k = ROW(B), .c = F(C), .c_row = ROW(C), .add = (int)c->way};
+    g.a_inner = (ptrdiff_t)(length * g.a_k);
+    g.b_inner = (ptrdiff_t)(length * g.b_k);
+    g.a_outer = (ptrdiff_t)inner * g.a_inner;
+    g.b_outer = (ptrdiff_t)inner * g.b_inner;
+    k->weight_taps_f32(&g, c->rows * ROW(C));
+}
+static void oracle_taps(const ck_case *c)
+{
+    for (size_t at = 0; at < TAPS * c->rows * c->n; at++) {
+        const size_t j = at % c->n, i = at / c->n % c->rows, t = at / c->n / c->rows;
+        float s = 0;
+        double exact = 0, size = 0;
+        for (size_t k = 0; k < outer * inner * length; k++) {
+            const size_t pixel = k % length, out = pixel + 1 - t;   /* wraps below 0 */
+            if (out >= length) continue;
+            const float x = BEFORE(A)[k * c->rows + i], dy = BEFORE(B)[(k - pixel + out) * c->n + j];
+            s = fmaf(x, dy, s);
+            exact += (double)x * (double)dy;
+            size += fabs((double)x * (double)dy);
+        }
+        if (c->way) {
+            s = BEFORE(C)[at] + s;
+            exact += (double)BEFORE(C)[at];
+            size += fabs((double)BEFORE(C)[at]);
+        }
+        if (!ck_same(c, C, at, s)) return;
+        if (!c->special && !ck_near(c, C, at, exact, (double)(outer * inner * length + 2) * U * size)) return;
+    }
+}
+static double taps_flops(const ck_case *c) { return 6.0 * (double)(outer * inner * length) * (double)c->rows * (double)c->n; }
+CK_KERNEL(weight_taps_f32, .ways = taps_names, .matrix = true, .independent = true, .special = true, .make = make_taps,
+          .run = run_taps, .oracle = oracle_taps, .bench_rows = 64, .bench_n = 64, .flops = taps_flops);
 
 /* ---- epilogue_f32: alone, in place; ways: every choice of its parts ------------------------------------------------- */
 

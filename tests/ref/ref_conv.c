@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "ref_conv.h"
 #include <math.h>
+#include <stdbool.h>
 
 typedef struct term { size_t x, weight, y; } term;   /* indices of one product */
 
@@ -89,17 +90,26 @@ void ref_conv_backward_weight(const ref_conv *s, const double *x, const double *
     }
 }
 
+/* Kernel rows of 3 at stride 1 sum over the kernel's columns inside the channels, others the other way round: step t is where. */
+static void step_at(const ref_conv *s, size_t t, size_t channels, size_t *column, size_t *channel)
+{
+    const bool inside = s->kw == 3 && s->stride_w == 1 && s->dil_w == 1;
+    *column = inside ? t % 3 : t / channels;
+    *channel = inside ? t / 3 : t % channels;
+}
+
 float ref_conv_chain_forward(const ref_conv *s, const float *x, const float *weight, size_t n, size_t r, size_t q, size_t o)
 {
     const size_t cg = s->ci / s->groups, g = o / (s->co / s->groups);
     float sum = 0.0f;
     for (size_t i = 0; i < s->kh; i++)
-        for (size_t j = 0; j < s->kw; j++) {
+        for (size_t t = 0; t < s->kw * cg; t++) {
+            size_t j, c;
+            step_at(s, t, cg, &j, &c);
             const size_t a = r * s->stride_h + i * s->dil_h, b = q * s->stride_w + j * s->dil_w;
             if (a < s->pad_h || a - s->pad_h >= s->h || b < s->pad_w || b - s->pad_w >= s->w) continue;
-            for (size_t c = 0; c < cg; c++)
-                sum = fmaf(x[((n * s->h + a - s->pad_h) * s->w + b - s->pad_w) * s->ci + g * cg + c],
-                           weight[((i * s->kw + j) * cg + c) * s->co + o], sum);
+            sum = fmaf(x[((n * s->h + a - s->pad_h) * s->w + b - s->pad_w) * s->ci + g * cg + c],
+                       weight[((i * s->kw + j) * cg + c) * s->co + o], sum);
         }
     return sum;
 }
@@ -109,14 +119,16 @@ float ref_conv_chain_data(const ref_conv *s, const float *dy, const float *weigh
     const size_t cg = s->ci / s->groups, og = s->co / s->groups, g = c / cg;
     float sum = 0.0f;
     for (size_t i = s->kh; i-- > 0;)       /* the source pixels ascend */
-        for (size_t j = s->kw; j-- > 0;) {
+        for (size_t t = 0; t < s->kw * og; t++) {
+            size_t j, o;
+            step_at(s, t, og, &j, &o);
+            j = s->kw - 1 - j;
             const size_t a = r + s->pad_h, b = q + s->pad_w, di = i * s->dil_h, dj = j * s->dil_w;
             if (a < di || b < dj || (a - di) % s->stride_h || (b - dj) % s->stride_w) continue;
             const size_t u = (a - di) / s->stride_h, v = (b - dj) / s->stride_w;
             if (u >= s->oh || v >= s->ow) continue;
-            for (size_t o = 0; o < og; o++)
-                sum = fmaf(dy[((n * s->oh + u) * s->ow + v) * s->co + g * og + o],
-                           weight[((i * s->kw + j) * cg + c % cg) * s->co + g * og + o], sum);
+            sum = fmaf(dy[((n * s->oh + u) * s->ow + v) * s->co + g * og + o],
+                       weight[((i * s->kw + j) * cg + c % cg) * s->co + g * og + o], sum);
         }
     return sum;
 }
