@@ -1,4 +1,5 @@
-/* kern_winograd.c - the transforms of Winograd's F(2x2, 3x3) and F(4x4, 3x3): channels in lanes.
+/* kern_winograd.c - the transforms of Winograd's F(2x2, 3x3) and F(4x4, 3x3), and of the gradient of the former's weights: channels
+ * in lanes.
  * SPDX-License-Identifier: MIT */
 #include "kernels/kernels.h"
 #include "kernels/epilogue_vector.h"
@@ -166,7 +167,7 @@ V_FN void input(const kd__winograd_args *p, const size_t out)
     const size_t in = out + 2, step = p->w * p->c;
     place at = place_of(p, p->first);
     float *v = p->v;
-    for (size_t t = 0; t < p->count; t++, v += p->c, place_next(p, &at)) {
+    for (size_t t = 0; t < p->count; t++, v += p->row, place_next(p, &at)) {
         size_t i = 0;
         if (at.row >= p->pad_h && at.row + in <= p->h + p->pad_h && at.column >= p->pad_w && at.column + in <= p->w + p->pad_w) {
             const float *row[MOST];
@@ -233,4 +234,79 @@ void KD_K(winograd_output_f32)(const kd__winograd_args *p)
 {
     if (p->out == 2) output(p, 2);
     else output(p, 4);
+}
+
+/* ---- the gradient of the weights, F(2x2, 3x3) ------------------------------------------------------------------ */
+
+V_FN void dy_axis(kd_f32x16 y0, kd_f32x16 y1, kd_f32x16 w[4])
+{
+    w[0] = y0;
+    w[1] = v_add(y0, y1);
+    w[2] = v_sub(y0, y1);
+    w[3] = v_neg(y1);
+}
+
+V_FN void dw_axis(const kd_f32x16 m[4], kd_f32x16 g[3])
+{
+    const kd_f32x16 half = v_set1(0.5f), s = v_mul(half, v_add(m[1], m[2]));
+    g[0] = v_add(m[0], s);
+    g[1] = v_mul(half, v_sub(m[1], m[2]));
+    g[2] = v_add(s, m[3]);
+}
+
+/* Channels [i, i + n) of a tile whose outputs are y[row of it][column]. */
+V_FN void dy_tile(const kd__winograd_args *p, const float *const y[2][2], size_t i, size_t n, float *v)
+{
+    kd_f32x16 s[2][4];   /* [column of dY][row of A dY] */
+    V_UNROLL(2)
+    for (size_t b = 0; b < 2; b++) dy_axis(load_part(y[0][b] + i, n), load_part(y[1][b] + i, n), s[b]);
+    V_UNROLL(4)
+    for (size_t a = 0; a < 4; a++) {
+        kd_f32x16 w[4];
+        dy_axis(s[0][a], s[1][a], w);
+        V_UNROLL(4)
+        for (size_t b = 0; b < 4; b++) store_part(v + (a * 4 + b) * p->plane + i, w[b], n);
+    }
+}
+
+void KD_K(winograd_dy_f32)(const kd__winograd_args *p)
+{
+    place at = place_of(p, p->first);
+    float *v = p->v;
+    for (size_t t = 0; t < p->count; t++, v += p->row, place_next(p, &at)) {
+        const float *first = p->x + ((at.image * p->oh + at.row) * p->ow + at.column) * p->co;
+        const int down = at.row + 1 < p->oh, right = at.column + 1 < p->ow;
+        const float *const below = first + p->ow * p->co;
+        const float *const y[2][2] = { { first, right ? first + p->co : p->zeros },
+                                       { down ? below : p->zeros, down && right ? below + p->co : p->zeros } };
+        size_t i = 0;
+        for (; i + 16 <= p->co; i += 16) dy_tile(p, y, i, 16, v);
+        if (i < p->co) dy_tile(p, y, i, p->co - i, v);
+    }
+}
+
+void KD_K(winograd_dw_f32)(const float *m, size_t m_plane, float *dw, size_t dw_plane, size_t n, int add)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        const size_t lanes = n - i < 16 ? n - i : 16;
+        kd_f32x16 s[4][3];   /* [column of m][row of G^T m] */
+        V_UNROLL(4)
+        for (size_t b = 0; b < 4; b++) {
+            kd_f32x16 c[4];
+            V_UNROLL(4)
+            for (size_t a = 0; a < 4; a++) c[a] = load_part(m + (a * 4 + b) * m_plane + i, lanes);
+            dw_axis(c, s[b]);
+        }
+        V_UNROLL(3)
+        for (size_t a = 0; a < 3; a++) {
+            const kd_f32x16 c[4] = { s[0][a], s[1][a], s[2][a], s[3][a] };
+            kd_f32x16 g[3];
+            dw_axis(c, g);
+            V_UNROLL(3)
+            for (size_t b = 0; b < 3; b++) {
+                float *to = dw + (a * 3 + b) * dw_plane + i;
+                store_part(to, add ? v_add(load_part(to, lanes), g[b]) : g[b], lanes);
+            }
+        }
+    }
 }

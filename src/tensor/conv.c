@@ -210,6 +210,7 @@ kd_status kd__conv_backward_weight(kd_context *ctx, const kd__conv_shape *s, con
                                                .a_transposed = true, .b = dy, .b_stride = s->co, .c = dw, .c_stride = s->co,
                                                .accumulate = accumulate });
     case KD__CONV_DEPTHWISE: return kd__depthwise_backward_weight(ctx, s, x, dy, dw, accumulate);
+    case KD__CONV_WINOGRAD: return kd__winograd_backward_weight(ctx, s, x, dy, dw, accumulate);
     default: return kd__direct_backward_weight(ctx, s, x, dy, dw, accumulate);
     }
 }

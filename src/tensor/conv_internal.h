@@ -83,6 +83,8 @@ kd_status kd__winograd_forward(kd_context *ctx, const kd__conv_shape *s, const f
                                const kd__epilogue *after, float *y);
 kd_status kd__winograd_backward_data(kd_context *ctx, const kd__conv_shape *s, const float *dy, const float *weight, float *dx,
                                      bool accumulate);
+kd_status kd__winograd_backward_weight(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *dy, float *dw,
+                                       bool accumulate);
 void      kd__depthwise_forward(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *weight, const kd__epilogue *after,
                                 float *y);
 void      kd__depthwise_backward_data(kd_context *ctx, const kd__conv_shape *s, const float *dy, const float *weight, float *dx,

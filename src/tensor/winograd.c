@@ -35,6 +35,7 @@ static void block_task(size_t task, void *arg)
     a.count = KD_MIN(job->block, job->tiles - a.first);
     a.v = v;
     a.plane = job->v_plane;
+    a.row = a.c;
     job->ctx->kernels->winograd_input_f32(&a);
     for (size_t q = 0; q < job->planes; q++) {
         kd__gemm_block b = { .m = a.count, .n = a.co, .outer = 1, .inner = 1, .a_row = a.c, .a_k = 1, .b_k = KD__GEMM_PANEL,

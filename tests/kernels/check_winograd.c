@@ -66,6 +66,7 @@ static void run_input(const ck_case *c, const kd__kernels *k)
     kd__winograd_args a = shape;
     a.v = F(0);
     a.plane = ROW(0);
+    a.row = c->n;
     a.x = F(1);
     a.zeros = F(2);
     k->winograd_input_f32(&a);
@@ -146,3 +147,78 @@ static void oracle_output(const ck_case *c)
 }
 CK_KERNEL(winograd_output_f32, .ways = names, .matrix = true, .special = true, .make = make_output, .run = run_output,
           .oracle = oracle_output, .bench_rows = 56, .bench_n = 64, .ops = 24);
+
+/* ---- the gradient of the weights -------------------------------------------------------------------------------- */
+
+static void make_dy(ck_case *c)
+{
+    draw(c);
+    ck_floats(c, CK_OUT, "v", 16, c->rows * c->n, 1);
+    ck_strided(c);
+    ck_floats(c, CK_IN, "dy", 1, images * shape.oh * shape.ow * c->n, 1);
+    ck_floats(c, CK_IN, "zeros", 1, c->n, 0);
+    memset(c->a[2].before, 0, c->n * sizeof(float));
+}
+static void run_dy(const ck_case *c, const kd__kernels *k)
+{
+    kd__winograd_args a = shape;
+    a.v = F(0);
+    a.plane = ROW(0);
+    a.row = c->n;
+    a.x = F(1);
+    a.zeros = F(2);
+    k->winograd_dy_f32(&a);
+}
+static void oracle_dy(const ck_case *c)
+{
+    for (size_t t = 0; t < c->rows; t++)
+        for (size_t i = 0; i < c->n; i++) {
+            size_t image, row, column;
+            float s[2][4], w[4];
+            place(shape.first + t, &image, &row, &column);
+            for (size_t b = 0; b < 2; b++) {
+                float y[2];
+                for (size_t a = 0; a < 2; a++) {
+                    const size_t r = row + a, q = column + b;
+                    y[a] = r < shape.oh && q < shape.ow ? BEFORE(1)[((image * shape.oh + r) * shape.ow + q) * c->n + i] : 0.0f;
+                }
+                ref_winograd_dy_axis(y, s[b]);
+            }
+            for (size_t a = 0; a < 4; a++) {
+                ref_winograd_dy_axis((float[]){ s[0][a], s[1][a] }, w);
+                for (size_t b = 0; b < 4; b++)
+                    if (!ck_same(c, 0, ((a * 4 + b) * c->rows + t) * c->n + i, w[b])) return;
+            }
+        }
+}
+CK_KERNEL(winograd_dy_f32, .matrix = true, .special = true, .make = make_dy, .run = run_dy, .oracle = oracle_dy, .bench_rows = 56,
+          .bench_n = 64, .ops = 12);
+
+static const char *const dw_names[] = { "to", "add", NULL };
+static void make_dw(ck_case *c)
+{
+    ck_floats(c, CK_IN, "m", 16, c->n, 1);
+    ck_strided(c);
+    ck_floats(c, c->way ? CK_INOUT : CK_OUT, "dw", 9, c->n, 1);
+    ck_strided(c);
+}
+static void run_dw(const ck_case *c, const kd__kernels *k) { k->winograd_dw_f32(F(0), ROW(0), F(1), ROW(1), c->n, (int)c->way); }
+static void oracle_dw(const ck_case *c)
+{
+    for (size_t i = 0; i < c->n; i++) {
+        float s[4][3], g[3];
+        for (size_t b = 0; b < 4; b++) {
+            float m[4];
+            for (size_t a = 0; a < 4; a++) m[a] = BEFORE(0)[(a * 4 + b) * c->n + i];
+            ref_winograd_dw_axis(m, s[b]);
+        }
+        for (size_t a = 0; a < 3; a++) {
+            ref_winograd_dw_axis((float[]){ s[0][a], s[1][a], s[2][a], s[3][a] }, g);
+            for (size_t b = 0; b < 3; b++) {
+                const size_t at = (a * 3 + b) * c->n + i;
+                if (!ck_same(c, 1, at, c->way ? BEFORE(1)[at] + g[b] : g[b])) return;
+            }
+        }
+    }
+}
+CK_KERNEL(winograd_dw_f32, .ways = dw_names, .special = true, .make = make_dw, .run = run_dw, .oracle = oracle_dw, .bench_n = 256 << 10);

@@ -121,6 +121,18 @@ static void winograd_sizes(const char *what, const kd__conv_shape *s, ref_winogr
     }
 }
 
+static void winograd_gradient_sizes(const char *what, const kd__conv_shape *s, const ref_winograd *w, const float *dy, const float *out,
+                                    double *size)
+{
+    const size_t count = 9 * s->ci * s->co, step = s->n * s->h * s->w > 300 ? 7 : 1;   /* some, of larger ones */
+    for (size_t i = 0; i < count; i++) {
+        const size_t o = i % s->co, c = i / s->co % s->ci, tap = i / s->co / s->ci;
+        if (out && i % step) continue;
+        const float want = ref_winograd_gradient(w, w->x, dy, s->n, tap / 3, tap % 3, c, o, &size[i]);
+        if (out) same_float(what, s, out[i], want);
+    }
+}
+
 /* The weights of the data gradient's convolution: turned round, channels exchanged. */
 static float *turned(const kd__conv_shape *s, const float *weight)
 {
@@ -183,9 +195,11 @@ static void check_shape(const kd__conv_shape *s, uint64_t seed, size_t first, si
     }
     compare("data, accumulated", s, backward_data, dy.f, w.f, NULL, x.f, x.n, want, size, back, 1, out, first, last);
 
-    const double pixels = (double)(s->n * s->oh * s->ow) + 3;
+    const double pixels = winograd ? ref_winograd_gradient_roundings(&there, s->n) + 2 : (double)(s->n * s->oh * s->ow) + 3;
     ref_conv_backward_weight(&ref, x.d, dy.d, want, size);
+    if (winograd) winograd_gradient_sizes("weight", s, &there, dy.f, NULL, size);
     compare("weight", s, backward_weight, x.f, dy.f, NULL, w.f, w.n, want, size, pixels, 0, out, first, last);
+    if (winograd) winograd_gradient_sizes("weight", s, &there, dy.f, out, size);
     for (size_t e = 0; direct && e < 10 && w.n && s->n; e++) {
         size_t at = kdtest_size(&r, 0, w.n - 1), o = at % s->co, c = at / s->co % cg, tap = at / s->co / cg;
         same_float("weight", s, out[at], ref_conv_chain_weight(&ref, x.f, dy.f, tap / s->kw, tap % s->kw, c, o));

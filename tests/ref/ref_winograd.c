@@ -24,6 +24,21 @@ void ref_winograd_output_axis(const float m[4], float y[2])
     y[1] = (m[1] - m[2]) - m[3];
 }
 
+void ref_winograd_dy_axis(const float y[2], float w[4])
+{
+    w[0] = y[0];
+    w[1] = y[0] + y[1];
+    w[2] = y[0] - y[1];
+    w[3] = -y[1];
+}
+void ref_winograd_dw_axis(const float m[4], float g[3])
+{
+    const float s = 0.5f * (m[1] + m[2]);
+    g[0] = m[0] + s;
+    g[1] = 0.5f * (m[1] - m[2]);
+    g[2] = s + m[3];
+}
+
 /* The same with magnitudes. */
 static void g_size(const double g[3], double u[4])
 {
@@ -41,6 +56,19 @@ static void a_size(const double m[4], double y[2])
 {
     y[0] = m[0] + m[1] + m[2];
     y[1] = m[1] + m[2] + m[3];
+}
+
+static void dy_size(const double y[2], double w[4])
+{
+    w[0] = y[0];
+    w[1] = w[2] = y[0] + y[1];
+    w[3] = y[1];
+}
+static void dw_size(const double m[4], double g[3])
+{
+    g[0] = m[0] + 0.5 * (m[1] + m[2]);
+    g[1] = 0.5 * (m[1] + m[2]);
+    g[2] = 0.5 * (m[1] + m[2]) + m[3];
 }
 
 double ref_winograd_roundings(const ref_winograd *s) { return (double)s->c + 2 + 4 + 4 + 6; }   /* chain, input, weights, output */
@@ -106,4 +134,63 @@ float ref_winograd_element(const ref_winograd *s, size_t r, size_t q, size_t o, 
     a_size(lines, ys);
     if (size) *size = ys[q % 2];
     return y[q % 2];
+}
+
+enum { TILES = 64 };   /* of a chain */
+
+double ref_winograd_gradient_roundings(const ref_winograd *s, size_t n)
+{
+    const size_t tiles = n * ((s->h + 2 * s->pad_h - 1) / 2) * ((s->w + 2 * s->pad_w - 1) / 2);
+    return TILES + (double)((tiles + TILES - 1) / TILES) + 4 + 2 + 4;   /* chain, blocks, input, dy, taps */
+}
+
+float ref_winograd_gradient(const ref_winograd *s, const float *x, const float *dy, size_t n, size_t ta, size_t tb, size_t c, size_t o,
+                            double *size)
+{
+    const size_t oh = s->h + 2 * s->pad_h - 2, ow = s->w + 2 * s->pad_w - 2, down = (oh + 1) / 2, across = (ow + 1) / 2;
+    float m[4][4] = { { 0 } }, block[4][4] = { { 0 } }, rows[4][3], g[3];
+    double ms[4][4] = { { 0 } }, rs[4][3], gs[3];
+    for (size_t t = 0; t < n * down * across; t++) {
+        const size_t image = t / across / down, r = t / across % down * 2, q = t % across * 2;
+        float d[4][4], v[4][4], half[4][4], y[2][2], w[4][4];
+        double ds[4][4], vs[4][4], halfs[4][4], ys[2][2], ws[4][4];
+        for (size_t a = 0; a < 4; a++)
+            for (size_t b = 0; b < 4; b++) {
+                const size_t i = r + a - s->pad_h, j = q + b - s->pad_w;   /* wraps where it is outside */
+                d[b][a] = i < s->h && j < s->w ? x[((image * s->h + i) * s->w + j) * s->c + c] : 0.0f;   /* [column][row] */
+                ds[b][a] = fabs((double)d[b][a]);
+            }
+        for (size_t a = 0; a < 2; a++)
+            for (size_t b = 0; b < 2; b++) {
+                y[b][a] = r + a < oh && q + b < ow ? dy[((image * oh + r + a) * ow + q + b) * s->co + o] : 0.0f;
+                ys[b][a] = fabs((double)y[b][a]);
+            }
+        for (size_t b = 0; b < 4; b++) ref_winograd_input_axis(d[b], half[b]), b_size(ds[b], halfs[b]);
+        for (size_t a = 0; a < 4; a++) {
+            ref_winograd_input_axis((float[]){ half[0][a], half[1][a], half[2][a], half[3][a] }, v[a]);
+            b_size((double[]){ halfs[0][a], halfs[1][a], halfs[2][a], halfs[3][a] }, vs[a]);
+        }
+        for (size_t b = 0; b < 2; b++) ref_winograd_dy_axis(y[b], half[b]), dy_size(ys[b], halfs[b]);
+        for (size_t a = 0; a < 4; a++) {
+            ref_winograd_dy_axis((float[]){ half[0][a], half[1][a] }, w[a]);
+            dy_size((double[]){ halfs[0][a], halfs[1][a] }, ws[a]);
+        }
+        for (size_t a = 0; a < 4; a++)
+            for (size_t b = 0; b < 4; b++) {
+                block[a][b] = fmaf(v[a][b], w[a][b], block[a][b]);
+                ms[a][b] += vs[a][b] * ws[a][b];
+                if ((t + 1) % TILES == 0 || t + 1 == n * down * across) {
+                    m[a][b] = t < TILES ? block[a][b] : m[a][b] + block[a][b];
+                    block[a][b] = 0.0f;
+                }
+            }
+    }
+    for (size_t b = 0; b < 4; b++) {
+        ref_winograd_dw_axis((float[]){ m[0][b], m[1][b], m[2][b], m[3][b] }, rows[b]);
+        dw_size((double[]){ ms[0][b], ms[1][b], ms[2][b], ms[3][b] }, rs[b]);
+    }
+    ref_winograd_dw_axis((float[]){ rows[0][ta], rows[1][ta], rows[2][ta], rows[3][ta] }, g);
+    dw_size((double[]){ rs[0][ta], rs[1][ta], rs[2][ta], rs[3][ta] }, gs);
+    if (size) *size = gs[tb];
+    return g[tb];
 }
