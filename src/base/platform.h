@@ -15,7 +15,13 @@ static inline void kd__cpu_relax(void)
 }
 
 /* The floating-point control word of this thread: rounding, flush to zero.  Workers take on the
- * caller's, so that a result does not depend on which thread computed it. */
+ * caller's, so that a result does not depend on which thread computed it.  KD__FP_DEFAULT: to nearest,
+ * no flushing, no traps. */
+#if defined __SSE__
+#define KD__FP_DEFAULT 0x1f80u
+#else
+#define KD__FP_DEFAULT 0u
+#endif
 static inline uint64_t kd__fp_control(void)
 {
 #if defined __SSE__

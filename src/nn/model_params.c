@@ -105,6 +105,22 @@ const float *kd_model_grad(const kd_model *model, const char *name)
     return p->tensor.grad;
 }
 
+uint64_t kd_model_hash(const kd_model *model)
+{
+    if (not_ready(model, __func__)) return 0;
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < model->entry_count; i++) {
+        const kd_tensor *t = &model->entries[i]->tensor;
+        const float *x = t->data;
+        for (size_t k = 0; k < t->count; k++) {
+            uint32_t word;
+            memcpy(&word, x + k, sizeof word);
+            hash = (hash ^ word) * 0x100000001b3u;
+        }
+    }
+    return hash;
+}
+
 void kd_model_zero_grads(kd_model *model)
 {
     if (!not_ready(model, __func__)) memset(model->grads, 0, model->weight_floats * sizeof(float));
