@@ -100,7 +100,7 @@ static void *worker_main(void *arg)
             if (!atomic_compare_exchange_weak_explicit(&pool->state, &state, state + 1, memory_order_acq_rel,
                                                        memory_order_acquire))
                 continue;
-            if (pool->job.fp_control != own_fp) kd__fp_set_control(own_fp = pool->job.fp_control);
+            if (pool->job.fp_control != own_fp) kd__fp_set_state(own_fp = pool->job.fp_control);
             run_tasks(pool, &pool->job);
             leave(pool);
             break;
@@ -234,12 +234,12 @@ static void hosted_task(size_t i, void *arg)
 {
     const job *j = arg;
     bool outer = in_task;
-    uint64_t fp = kd__fp_control();
-    if (fp != j->fp_control) kd__fp_set_control(j->fp_control);
+    uint64_t fp = kd__fp_state();
+    if ((fp & ~(uint64_t)KD__FP_FLAGS) != j->fp_control) kd__fp_set_state(j->fp_control);
     in_task = true;
     j->task(i, j->arg);
     in_task = outer;
-    if (fp != j->fp_control) kd__fp_set_control(fp);
+    if ((fp & ~(uint64_t)KD__FP_FLAGS) != j->fp_control) kd__fp_set_state(fp);
 }
 
 void kd__parallel(kd_context *ctx, size_t n, void (*task)(size_t i, void *arg), void *arg)

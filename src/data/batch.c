@@ -75,8 +75,9 @@ static kd_status check_labels(const kd_loader *loader, const kd__batch_slot *slo
     return KD_OK;
 }
 
-static void make_batch(kd_loader *loader, kd__batch_slot *slot, uint64_t epoch, size_t position, bool parallel)
+void kd__batch_make(kd_loader *loader, kd__batch_slot *slot, uint64_t epoch, size_t position, bool parallel)
 {
+    KD__FP_SCOPE;
     find_order(loader, epoch);
     rows_job job = { loader, slot, position * loader->desc.batch, kd_rng_split(&loader->augment_rng, epoch) };
     size_t n = loader->convert.item_count, labels = KD_MAX(loader->classes, 1);
@@ -106,13 +107,4 @@ static void make_batch(kd_loader *loader, kd__batch_slot *slot, uint64_t epoch, 
     if (loader->classes) mix(loader, slot, epoch, position);
     else
         for (size_t r = 0; r < slot->rows; r++) ((int32_t *)slot->y)[r] = loader->data->labels[slot->indices[r]];
-}
-
-/* Not in the caller's FP state: a batch made ahead could not know it. */
-void kd__batch_make(kd_loader *loader, kd__batch_slot *slot, uint64_t epoch, size_t position, bool parallel)
-{
-    uint64_t fp = kd__fp_control();
-    if (fp != KD__FP_DEFAULT) kd__fp_set_control(KD__FP_DEFAULT);
-    make_batch(loader, slot, epoch, position, parallel);
-    if (fp != KD__FP_DEFAULT) kd__fp_set_control(fp);
 }

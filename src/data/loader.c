@@ -5,6 +5,7 @@
  * The thread starts with the first batch and lives until the loader goes or is set to another place.  A forked child does
  * not have it and starts its own, from where the caller was.
  * SPDX-License-Identifier: MIT */
+#include "base/platform.h"
 #include "data/data_internal.h"
 #include <math.h>
 
@@ -161,6 +162,7 @@ static kd_status set_up(kd_loader *loader)
 
 kd_status kd_loader_create(kd_loader **out, kd_context *ctx, const kd_dataset *data, const kd_loader_desc *desc)
 {
+    KD__FP_SCOPE;
     KD_NEED(out);
     *out = NULL;
     KD_NEED(data);

@@ -1,5 +1,6 @@
 /* model_params.c - the parameters of a model: by index, by name, as blocks; freezing, copying, the input normalisation.
  * SPDX-License-Identifier: MIT */
+#include "base/platform.h"
 #include "nn/nn.h"
 #include <math.h>
 
@@ -154,6 +155,7 @@ int32_t kd_model_frozen(const kd_model *model) { return model && model->frozen; 
 
 kd_status kd_model_initialize(kd_model *model, const char *pattern, uint32_t init, float a, float b, uint64_t seed)
 {
+    KD__FP_SCOPE;
     NEED_READY(model);
     KD_NEED(pattern);
     const kd__init how = { init, a, b };
