@@ -180,11 +180,13 @@ static int in_child(int (*run)(void *arg), void *arg)
 
 /* ---- stacks, threads that come and go ---------------------------------------------------------------------- */
 
+#ifndef KDTEST_SANITIZED
 static void *all_in_a_thread(void *arg)
 {
     all_as_ever(arg, "in a thread with a small stack");
     return NULL;
 }
+#endif
 
 /* 128 KB: what a thread has under musl. */
 TEST(small_stacks)
@@ -543,6 +545,40 @@ TEST(storms_of_signals)
     sigaction(SIGPROF, &old[1], NULL);
     CHECK_MSG(alarms > 50 && profiles > 10, "%d alarms, %d profiling ticks", (int)alarms, (int)profiles);
     CHECK_MSG(strangers == 0, "%d signals were handled on a thread of the library's", (int)strangers);
+}
+
+static kd_context *to_cancel;
+
+static void on_alarm(int sig)
+{
+    (void)sig;
+    kd_context_cancel(to_cancel);
+}
+
+/* A handler that cancels, at some moment of each: KD_ERR_CANCELLED, or it was over already; and then all is as ever. */
+TEST(cancelled_by_a_signal)
+{
+    prepare();
+    struct sigaction action = { .sa_handler = on_alarm }, old;
+    size_t cancelled = 0;
+    to_cancel = kdtest_context(3, KD_ISA_AUTO);
+    sigaction(SIGALRM, &action, &old);
+    for (int round = 0; round < (kdtest_full() ? 200 : 10); round++)
+        for (size_t k = 0; k < whole_count(); k++) {
+            uint64_t hash = 0;
+            struct itimerval soon = { { 0, 0 }, { 0, 1 + (round * 37 + (int)k * 11) % 400 } }, off = { { 0, 0 }, { 0, 0 } };
+            setitimer(ITIMER_REAL, &soon, NULL);
+            kd_status st = whole(k)->run(to_cancel, &hash);
+            setitimer(ITIMER_REAL, &off, NULL);
+            CHECK_MSG(st == KD_ERR_CANCELLED || (st == KD_OK && hash == wanted[k]), "%s: %s", whole(k)->name, kd_last_error());
+            if (st == KD_ERR_CANCELLED) CHECK_ERROR_HAS("cancelled");
+            cancelled += st == KD_ERR_CANCELLED;
+            kd_context_resume(to_cancel);
+            as_ever(k, to_cancel, "after it was cancelled");
+        }
+    sigaction(SIGALRM, &old, NULL);
+    kd_context_free(to_cancel);
+    CHECK(cancelled > 10);
 }
 
 /* ---- locale ----------------------------------------------------------------------------------------------------------- */
