@@ -525,6 +525,10 @@ static void on_signal(int sig)
 /* Handlers interrupt system calls (no SA_RESTART), and never run on a thread of the library's. */
 TEST(storms_of_signals)
 {
+    if (kdtest_emulated()) {
+        kdtest_skip("an emulator's threads take signals, too");
+        return;
+    }
     prepare();
     struct sigaction action = { .sa_handler = on_signal }, old[2];
     struct itimerval often = { { 0, 300 }, { 0, 300 } }, off = { { 0, 0 }, { 0, 0 } };
@@ -543,7 +547,7 @@ TEST(storms_of_signals)
     setitimer(ITIMER_PROF, &off, NULL);
     sigaction(SIGALRM, &old[0], NULL);
     sigaction(SIGPROF, &old[1], NULL);
-    CHECK_MSG(alarms > 50 && profiles > 10, "%d alarms, %d profiling ticks", (int)alarms, (int)profiles);
+    CHECK_MSG(alarms > 50 && profiles > 5, "%d alarms, %d profiling ticks", (int)alarms, (int)profiles);
     CHECK_MSG(strangers == 0, "%d signals were handled on a thread of the library's", (int)strangers);
 }
 
@@ -710,6 +714,14 @@ static int without_streams(void *arg)
 
 TEST(no_standard_streams)
 {
+#ifdef __SANITIZE_THREAD__
+    kdtest_skip("ThreadSanitizer ends a child that starts threads");
+    return;
+#endif
+    if (kdtest_emulated()) {
+        kdtest_skip("emulators fail in a child that starts threads");
+        return;
+    }
     prepare();
     CHECK(in_child(without_streams, NULL) == 0);
 }

@@ -23,7 +23,7 @@ skip() {
 ranks() {
     n=$1
     shift
-    if "$MPIRUN" --version 2>/dev/null | grep -q 'Open MPI'; then
+    if "$MPIRUN" --version 2>/dev/null | grep -qi 'open.mpi'; then
         OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "$MPIRUN" --oversubscribe -n "$n" "$KD_OUT/examples/mpi/distill_mpi" "$@"
     else
         "$MPIRUN" -n "$n" "$KD_OUT/examples/mpi/distill_mpi" "$@"
