@@ -3,15 +3,16 @@
  *     mpicc distill_mpi.c -lkd -lm -pthread -o distill_mpi && mpirun -n 4 ./distill_mpi --data DIR
  *     cc -DKD_MPI_STUB distill_mpi.c -lkd -lm -pthread      one process, no MPI: what a rank of one does, to the bit
  *
- * Every rank holds the whole model and the same data set; its loader deals it a part of each batch.  One step: forward and backward
- * over that part with the loss as a sum, one MPI_Allreduce over the model's contiguous gradient block, division by the number of rows
- * of all ranks, the optimizer's step.  All ranks then have made the same step from the same gradients and hold the same bits.
+ * Every rank holds the whole model and the same data set; its loader deals it a part of each batch.  One step: forward and
+ * backward over that part with the loss as a sum, one MPI_Allreduce over the model's contiguous gradient block, division by the
+ * rows of all ranks, the optimizer's step.  All ranks then have made the same step from the same gradients: the same bits.
  *
  * The networks have no batch norm: its statistics would be those of a rank's part, and differ from rank to rank.
  *
  *     distill_mpi [--data DIR] [--epochs N] [--batch N] [--out DIR]
  *
- * --data has digits-images.idx and digits-labels.idx; into --out rank 0 writes student.safetensors and losses.txt, a line a step. */
+ * --data has digits-images.idx and digits-labels.idx.  Into --out rank 0 writes student.safetensors, and losses.txt with a line
+ * for each step. */
 #ifdef KD_MPI_STUB
 #include "mpi_stub.h"
 #else
@@ -199,7 +200,9 @@ static kd_status run(course *c, const char *dir, const char *out)
     count = kd_dataset_count(all);
     st = KD_ERR_NOMEM;
     if (!(known = malloc(count * sizeof *known)) || !(held = malloc(count * sizeof *held))) goto done;
-    for (size_t i = 0; i < count; i++) i % 5 ? (known[a++] = (uint32_t)i) : (held[b++] = (uint32_t)i);   /* every fifth is held out */
+    for (size_t i = 0; i < count; i++)
+        if (i % 5) known[a++] = (uint32_t)i;
+        else held[b++] = (uint32_t)i;                 /* every fifth is held out */
     TRY(kd_dataset_subset(&data, all, known, a));
     TRY(kd_dataset_subset(&test, all, held, b));
 

@@ -2,9 +2,9 @@
 # ddp_torch.py - libkd.torch.KDLoss inside PyTorch's DistributedDataParallel: a teacher and its student on two processes (gloo).
 # SPDX-License-Identifier: MIT
 #
-# The loss is a module like any other: it runs on each process's part of the batch, and DistributedDataParallel averages the gradients.
-# The parts are of one size here (what is left over after whole batches is left out), so the mean of the means is the mean; for uneven
-# parts take reduction="sum", and divide by the rows of all processes.
+# The loss is a module like any other: it runs on each process's part of the batch, and DistributedDataParallel averages the
+# gradients.  The parts are of one size here (what is left over after whole batches is left out), so the mean of the means is the
+# mean; for uneven parts take reduction="sum", and divide by the rows of all processes.
 #
 #     python examples/python/ddp_torch.py [DIR with digits-images.idx and digits-labels.idx]
 import os
@@ -101,8 +101,8 @@ def main():
     one, many = results[1], results[PROCESSES]
     apart = max(abs(a - b) for a, b in zip(one["losses"], many["losses"]))
     steps = len(many["losses"])
-    print(f"{PROCESSES} processes: student {100 * many['accuracy']:.1f} %, {steps} losses at most {apart:.1e} from those of one process, "
-          f"weights {'equal' if many['same'] else 'DIFFERENT'} on all")
+    print(f"{PROCESSES} processes: student {100 * many['accuracy']:.1f} %, {steps} losses at most {apart:.1e} from those of one "
+          f"process, weights {'equal' if many['same'] else 'DIFFERENT'} on all")
     return 0 if many["same"] and apart < 1e-5 and len(one["losses"]) == steps and many["accuracy"] > 0.9 else 1
 
 

@@ -1,9 +1,10 @@
 /* kd/base.h - status and error text, version, and the context every object is made in.
  * SPDX-License-Identifier: MIT
  *
- * To the process it lives in: no call exits, prints, or changes locale, signals or the floating-point state.  Every call computes in
- * the default state (to nearest, subnormals kept, no traps), whatever the caller's is, and leaves the caller's as it was;
- * functions of yours that it calls (an allocator, a custom op) may find the default one.  docs/guide/threads-and-fork.md. */
+ * To the process it lives in: no call exits, prints, or changes locale, signals or the floating-point state.  Every call
+ * computes in the default state (to nearest, subnormals kept, no traps), whatever the caller's is, and leaves the caller's as
+ * it was; functions of yours that it calls (an allocator, a custom op) may find the default one.
+ * docs/guide/threads-and-fork.md has the rest. */
 #ifndef KD_BASE_H
 #define KD_BASE_H
 #include <stddef.h>

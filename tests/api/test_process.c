@@ -77,8 +77,8 @@ typedef struct api {
     uint32_t (*context_threads)(const kd_context *ctx);
     kd_rng (*rng_make)(uint64_t seed);
     float (*rng_normal)(kd_rng *rng);
-    kd_status (*softmax_rows)(kd_context *ctx, size_t rows, size_t classes, const float *logits, size_t logits_stride, float temperature,
-                              float *out, size_t out_stride);
+    kd_status (*softmax_rows)(kd_context *ctx, size_t rows, size_t classes, const float *logits, size_t logits_stride,
+                              float temperature, float *out, size_t out_stride);
     void (*shutdown)(void);
     const char *(*last_error)(void);
 } api;
@@ -231,7 +231,7 @@ static int mapped(const char *name)
     return found;
 }
 
-/* A plug-in with the library inside, linked as plug-ins are: dlclose takes it out of memory, and threads that used it end after. */
+/* A plug-in with the library inside: dlclose takes it out of memory, and threads that used it end after. */
 TEST(a_plugin_that_is_really_unloaded)
 {
     if (!loadable()) return;
@@ -242,8 +242,8 @@ TEST(a_plugin_that_is_really_unloaded)
     char path[700];
     int status;
     snprintf(path, sizeof path, "%s/plugin.so", kdtest_tmp());
-    char *text = kdtest_run(&status, "%s -shared -o %s -Wl,--whole-archive %s/libkd.a -Wl,--no-whole-archive -lm -pthread", kdtest_cc(),
-                            path, kdtest_out());
+    char *text = kdtest_run(&status, "%s -shared -o %s -Wl,--whole-archive %s/libkd.a -Wl,--no-whole-archive -lm -pthread",
+                            kdtest_cc(), path, kdtest_out());
     if (CHECK_MSG(status == 0, "%s", text)) {
         over_and_over(path);
         CHECK_MSG(!mapped("/plugin.so"), "it was never unloaded");
@@ -287,9 +287,9 @@ TEST(programs_end)
     library(out, sizeof out);
     *strrchr(out, '/') = 0;
     for (int shared = 0; shared < 2; shared++) {
-        char *text = kdtest_run(&status, "%s -std=c11 -D_DEFAULT_SOURCE -Wall -Wextra -Werror -Iinclude tests/api/host_ends.c %s%s%s%s -lm "
-                                "-pthread -o %s/host_ends", kdtest_cc(), shared ? "-L" : "", out, shared ? " -lkd -Wl,-rpath," : "/libkd.a",
-                                shared ? out : "", kdtest_tmp());
+        char *text = kdtest_run(&status, "%s -std=c11 -D_DEFAULT_SOURCE -Wall -Wextra -Werror -Iinclude tests/api/host_ends.c "
+                                "%s%s%s%s -lm -pthread -o %s/host_ends", kdtest_cc(), shared ? "-L" : "", out,
+                                shared ? " -lkd -Wl,-rpath," : "/libkd.a", shared ? out : "", kdtest_tmp());
         CHECK_MSG(status == 0, "%s", text);
         free(text);
         for (size_t i = 0; i < sizeof ways / sizeof *ways * (kdtest_full() ? 50 : 3); i++) {

@@ -1,5 +1,5 @@
-/* test_fork.c - a process that forks while its threads are inside the library: the child goes on with the same contexts and models,
- * the parent does not notice.
+/* test_fork.c - a process that forks while its threads are inside the library: the child goes on with the same contexts and
+ * models, the parent does not notice.
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
 #include "scenario.h"
@@ -186,7 +186,8 @@ static int fork_at(halting *h, size_t i, work w, uint64_t want, const char *name
         sem_post(&h->go_on);
     }
     pthread_join(id, NULL);
-    CHECK_MSG(w.status == KD_OK && w.hash == want, "%s, forked in allocation %zu: the parent has %s", name, i, kd_status_name(w.status));
+    CHECK_MSG(w.status == KD_OK && w.hash == want, "%s, forked in allocation %zu: the parent has %s", name, i,
+              kd_status_name(w.status));
     return halted;
 }
 

@@ -1,6 +1,6 @@
 /* test_host.c - whole scenarios inside hosts of every kind: small stacks, other floating-point states, storms of signals, another
- * locale, no standard streams, too many threads or too little memory, loops of the host's own.  The result is the same each time, and
- * the host is left as it was.
+ * locale, no standard streams, too many threads or too little memory, loops of the host's own.  The result is the same each
+ * time, and the host is left as it was.
  * SPDX-License-Identifier: MIT */
 #define _GNU_SOURCE
 #include "base/base.h"
@@ -128,7 +128,8 @@ static int as_ever(size_t k, kd_context *ctx, const char *host)
 {
     uint64_t hash = 0;
     kd_status st = whole(k)->run(ctx, &hash);
-    return CHECK_MSG(st == KD_OK && hash == wanted[k], "%s, %s: %s", whole(k)->name, host, st == KD_OK ? "another result" : kd_last_error());
+    return CHECK_MSG(st == KD_OK && hash == wanted[k], "%s, %s: %s", whole(k)->name, host,
+                     st == KD_OK ? "another result" : kd_last_error());
 }
 
 static void all_as_ever(kd_context *ctx, const char *host)

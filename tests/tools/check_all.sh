@@ -58,4 +58,5 @@ if [ "$(uname -m)" = x86_64 ] && have qemu-x86_64; then
 else
     skip x86-models "no qemu-x86_64, or no x86-64"
 fi
+if have mpicc mpirun; then way mpi $build check-mpi; else skip mpi "no mpicc or no mpirun"; fi
 awk '{ p += $2; f += $4; s += $6 } END { printf "%d passed, %d failed, %d skipped\n", p, f, s; exit f > 0 }' "$logs/summary"

@@ -1,12 +1,13 @@
 #!/bin/sh
-# check_mpi.sh: the distributed examples.  examples/mpi/distill_mpi on 1, 2 and 4 ranks: the same losses to 1e-6, the same bits from
-# run to run, on one rank the bits of the build without MPI, an error on one rank ends all.  Then examples/python/ddp_torch.py, where
-# PEERS_PYTHON has torch.  What is not installed counts as skipped.
+# check_mpi.sh: the distributed examples.  examples/mpi/distill_mpi on 1, 2 and 4 ranks: the same losses to 1e-6, the same bits
+# from run to run, on one rank the bits of the build without MPI, an error on one rank ends all.  Then examples/python/ddp_torch.py,
+# where PEERS_PYTHON has torch.  What is not installed counts as skipped.
 # SPDX-License-Identifier: MIT
 cd "$(dirname "$0")/../.." || exit 1
 MAKE=${MAKE:-make} MPICC=${MPICC:-mpicc} CC=${CC:-cc} MPIRUN=${MPIRUN:-mpirun} KD_OUT=${KD_OUT:-lib}
 logs=$KD_OUT/check-mpi
 rm -rf "$logs" && mkdir -p "$logs"
+example=$KD_OUT/examples/mpi/distill_mpi
 passed=0 failed=0 skipped=0
 
 # result NAME STATUS
@@ -24,11 +25,14 @@ ranks() {
     n=$1
     shift
     if "$MPIRUN" --version 2>/dev/null | grep -qi 'open.mpi'; then
-        OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "$MPIRUN" --oversubscribe -n "$n" "$KD_OUT/examples/mpi/distill_mpi" "$@"
+        OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "$MPIRUN" --oversubscribe -n "$n" "$example" "$@"
     else
-        "$MPIRUN" -n "$n" "$KD_OUT/examples/mpi/distill_mpi" "$@"
+        "$MPIRUN" -n "$n" "$example" "$@"
     fi
 }
+
+# same A B: the same student and losses
+same() { cmp "$logs/$1/student.safetensors" "$logs/$2/student.safetensors" && cmp "$logs/$1/losses.txt" "$logs/$2/losses.txt"; }
 
 # close A B COUNT: as many lines, the same in both, their numbers within 1e-6
 close() {
@@ -41,8 +45,8 @@ if command -v "$MPICC" >/dev/null 2>&1 && command -v "$MPIRUN" >/dev/null 2>&1; 
     $MAKE --no-print-directory examples-mpi MPICC="$MPICC" >"$logs/build.log" 2>&1
     result "builds" $?
     mkdir -p "$logs/plain"
-    $CC -std=c11 -Wall -Wextra -Werror -DKD_MPI_STUB -Iinclude examples/mpi/distill_mpi.c "$KD_OUT/libkd.a" -lm -pthread -o "$logs/plain/plain" &&
-        "$logs/plain/plain" --out "$logs/plain" >"$logs/plain/log"
+    $CC -std=c11 -Wall -Wextra -Werror -DKD_MPI_STUB -Iinclude examples/mpi/distill_mpi.c "$KD_OUT/libkd.a" -lm -pthread \
+        -o "$logs/plain/plain" && "$logs/plain/plain" --out "$logs/plain" >"$logs/plain/log"
     result "runs without MPI" $?
     for n in 1 2 4; do
         for run in a b; do
@@ -50,14 +54,14 @@ if command -v "$MPICC" >/dev/null 2>&1 && command -v "$MPIRUN" >/dev/null 2>&1; 
             ranks $n --out "$logs/$n$run" >"$logs/$n$run/log" 2>&1
             result "$n ranks, run $run: $(tail -n 1 "$logs/$n$run/log")" $?
         done
-        cmp "$logs/${n}a/student.safetensors" "$logs/${n}b/student.safetensors" && cmp "$logs/${n}a/losses.txt" "$logs/${n}b/losses.txt"
+        same ${n}a ${n}b
         result "$n ranks: the same bits from run to run" $?
         text=$(close "$logs/plain/losses.txt" "$logs/${n}a/losses.txt" 460)
         result "$n ranks against none: $text" $?
     done
-    cmp "$logs/plain/student.safetensors" "$logs/1a/student.safetensors" && cmp "$logs/plain/losses.txt" "$logs/1a/losses.txt"
+    same plain 1a
     result "1 rank: the bits of the build without MPI" $?
-    KD_NUM_THREADS=3 ranks 2 --out "$logs/2b" >"$logs/2b/log" 2>&1 && cmp "$logs/2a/student.safetensors" "$logs/2b/student.safetensors"
+    KD_NUM_THREADS=3 ranks 2 --out "$logs/2b" >"$logs/2b/log" 2>&1 && same 2a 2b
     result "2 ranks of 3 threads: the same bits" $?
     mkdir -p "$logs/uneven1" "$logs/uneven4"   # 205 rows for 4 ranks, and 2 in the last batch
     ranks 1 --batch 205 --epochs 3 --out "$logs/uneven1" >"$logs/uneven1/log" 2>&1 &&

@@ -45,4 +45,5 @@ else
     skip x86-models "no qemu-x86_64, or no x86-64"
 fi
 item examples $build examples
+if have mpicc mpirun; then item mpi $build check-mpi; else skip mpi "no mpicc or no mpirun"; fi
 exit $failed
