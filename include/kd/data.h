@@ -83,7 +83,7 @@ KD_API void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size);
  * KD_ERR_OVERFLOW, KD_ERR_NOMEM. */
 KD_API KD_MUST_USE kd_status kd_loader_create(kd_loader **out, kd_context *ctx, const kd_dataset *data,
                                               const kd_loader_desc *desc);
-/* The next batch, or this shard's part of it: *x f32 [n, item shape..], *y i32 [n] (f32 [n, classes] with mix-up), the loader's,
+/* The next batch, or this shard's part: *x f32 [n, item shape..], *y i32 [n] (f32 [n, classes] with mix-up), the loader's,
  * valid until the next call.  KD_END after the last batch of an epoch; the call after that begins the next epoch.  KD_ERR_CANCELLED. */
 KD_API KD_MUST_USE kd_status kd_loader_next(kd_loader *loader, kd_tensor **x, kd_tensor **y);
 /* Which items the last batch holds: indices into the data set, one per row. */

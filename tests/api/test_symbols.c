@@ -251,7 +251,8 @@ TEST(no_writable_state_but_this)
     }
     int status, lines = 0;
     char *found = kdtest_run(&status, "objdump -t %s/libkd.so | awk '{ for (i = 2; i < NF; i++) "
-                             "if ($i ~ /^[.](data|bss|tdata|tbss)$/ && $NF !~ /^[.]/) { sub(/[.][0-9]+$/, \"\", $NF); print $NF } }'", kdtest_out());
+                             "if ($i ~ /^[.](data|bss|tdata|tbss)$/ && "
+                             "$NF !~ /^[.]/) { sub(/[.][0-9]+$/, \"\", $NF); print $NF } }'", kdtest_out());
     CHECK(status == 0);
     for (char *rest = found, *line; (line = kdtest_line(&rest)); lines++) {
         int known = 0;

@@ -184,8 +184,8 @@ TEST(the_example_without_mpi)
         return;
     }
     int status;
-    char *text = kdtest_run(&status, "%s -std=c11 -O1 -Wall -Wextra -Werror -DKD_MPI_STUB -Iinclude "
-                             "examples/mpi/distill_mpi.c %s/libkd.a -lm -pthread -o %s/distill_mpi", kdtest_cc(), kdtest_out(), kdtest_tmp());
+    char *text = kdtest_run(&status, "%s -std=c11 -O1 -Wall -Wextra -Werror -DKD_MPI_STUB -Iinclude examples/mpi/distill_mpi.c "
+                            "%s/libkd.a -lm -pthread -o %s/distill_mpi", kdtest_cc(), kdtest_out(), kdtest_tmp());
     CHECK_MSG(status == 0, "%s", text);
     free(text);
     for (uint32_t i = 0; i < 2; i++) {

@@ -575,9 +575,10 @@ TEST(cancelled_by_a_signal)
             setitimer(ITIMER_REAL, &soon, NULL);
             kd_status st = whole(k)->run(to_cancel, &hash);
             setitimer(ITIMER_REAL, &off, NULL);
-            CHECK_MSG(st == KD_ERR_CANCELLED || (st == KD_OK && hash == wanted[k]), "%s: %s", whole(k)->name, kd_last_error());
-            if (st == KD_ERR_CANCELLED) CHECK_ERROR_HAS("cancelled");
-            cancelled += st == KD_ERR_CANCELLED;
+            /* By its text: a scenario calls what has no status of its own out of memory. */
+            CHECK_MSG(st == KD_OK ? hash == wanted[k] : strstr(kd_last_error(), "cancelled") != NULL, "%s: %s", whole(k)->name,
+                      kd_last_error());
+            cancelled += st != KD_OK;
             kd_context_resume(to_cancel);
             as_ever(k, to_cancel, "after it was cancelled");
         }
