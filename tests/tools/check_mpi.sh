@@ -76,12 +76,13 @@ else
 fi
 
 python=${PEERS_PYTHON:-python3}
+export PYTHONPATH=src/python LIBKD_PATH="$PWD/$KD_OUT/libkd.so"
 if ! "$python" -c 'import torch.distributed' 2>/dev/null; then
     skip "ddp_torch.py: $python has no torch"
-elif ! PYTHONPATH=src/python "$python" -c 'import libkd.torch' 2>/dev/null; then
+elif ! "$python" -c 'import libkd.torch' 2>/dev/null; then
     skip "ddp_torch.py: $python cannot import libkd.torch"
 else
-    PYTHONPATH=src/python timeout 300 "$python" examples/python/ddp_torch.py >"$logs/ddp.log" 2>&1
+    timeout 300 "$python" examples/python/ddp_torch.py >"$logs/ddp.log" 2>&1
     result "ddp_torch.py: $(tail -n 1 "$logs/ddp.log")" $?
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
