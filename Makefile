@@ -146,13 +146,6 @@ examples: $(EXAMPLES) ## build the examples, in lib/examples
 $(OUT)/examples/%: examples/%.c $(SUPPORT) $(wildcard examples/support/*.h) $(A)
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(SUPPORT) $(LDFLAGS) $(A) $(LDLIBS) -o $@
-MPICC ?= mpicc
-examples-mpi: $(OUT)/examples/mpi/distill_mpi ## build the MPI example (MPICC=mpicc)
-$(OUT)/examples/mpi/%: examples/mpi/%.c $(A)
-	@mkdir -p $(@D)
-	$(call say,MPICC,$<)$(MPICC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(LDFLAGS) $(A) $(LDLIBS) -o $@
-check-mpi: all ## the distributed examples on 1, 2, 4 ranks (MPICC=mpicc MPIRUN=mpirun PEERS_PYTHON=python with torch)
-	@MAKE='$(MAKE)' MPICC='$(MPICC)' CC='$(CC)' PEERS_PYTHON='$(PEERS_PYTHON)' KD_OUT=$(OUT) sh tests/tools/check_mpi.sh
 demo: $(OUT)/examples/distill_digits $(if $(filter fashion,$(DATA)),fashion) ## a teacher teaches a student, on real data (DATA=fashion LABELS=all)
 	$(Q)$< $(if $(DATA),--data $(DATA)) $(if $(LABELS),--labels $(LABELS)) $(if $(SEEDS),--seeds $(SEEDS)) --out $(OUT)/demo \
 	  $(if $(filter fashion,$(DATA)),--images $(OUT)/demo/fashion)
@@ -165,6 +158,16 @@ $(OUT)/demo/fashion/%: $(FASHION_FROM)/%.gz
 	$(call say,GUNZIP,$@)gzip -dc $< > $@
 $(FASHION_FROM)/%.gz:
 	@echo "$@ is missing: apt-get install dataset-fashion-mnist, or FASHION_FROM=folder with the four .gz files"; false
+
+# ---- several processes -----------------------------------------------------------------------------
+MPICC ?= mpicc
+examples-mpi: $(OUT)/examples/mpi/distill_mpi ## build the MPI example (MPICC=mpicc)
+$(OUT)/examples/mpi/%: examples/mpi/%.c $(A)
+	@mkdir -p $(@D)
+	$(call say,MPICC,$<)$(MPICC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(LDFLAGS) $(A) $(LDLIBS) -o $@
+check-mpi: all ## the distributed examples on 1, 2, 4 ranks (MPICC=mpicc MPIRUN=mpirun PEERS_PYTHON=python with torch)
+	@MAKE='$(MAKE)' MPICC='$(MPICC)' CC='$(CC)' PEERS_PYTHON='$(PEERS_PYTHON)' KD_OUT=$(OUT) sh tests/tools/check_mpi.sh
+.PHONY: examples-mpi check-mpi
 
 # ---- measuring -------------------------------------------------------------------------------------
 PEERS_PYTHON ?= python3
@@ -236,5 +239,5 @@ help: ## this list
 
 -include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d) \
   $(CHECKS:.o=.d)
-.PHONY: all tests check checkkd check-all ready lint fuzz run-fuzz examples examples-mpi check-mpi demo fashion bench bench-peers install uninstall info clean help
+.PHONY: all tests check checkkd check-all ready lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall info clean help
 .DELETE_ON_ERROR:

@@ -37,6 +37,7 @@ else
     skip msan "no clang"
 fi
 way gcc-O2 $build CONFIG=O2 CFLAGS='-O2 -Werror' check
+if have mpicc mpirun; then way mpi $build check-mpi; else skip mpi "no mpicc or no mpirun"; fi
 if have valgrind; then
     # what touches raw memory, without the long loops
     $build tests >"$logs/valgrind-build.log" 2>&1
@@ -58,5 +59,4 @@ if [ "$(uname -m)" = x86_64 ] && have qemu-x86_64; then
 else
     skip x86-models "no qemu-x86_64, or no x86-64"
 fi
-if have mpicc mpirun; then way mpi $build check-mpi; else skip mpi "no mpicc or no mpirun"; fi
 awk '{ p += $2; f += $4; s += $6 } END { printf "%d passed, %d failed, %d skipped\n", p, f, s; exit f > 0 }' "$logs/summary"
