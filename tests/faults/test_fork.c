@@ -83,7 +83,7 @@ TEST(at_any_moment_of_two_other_threads)
     stop = parent_failures = 0;
     CHECK(pthread_create(&ids[0], NULL, busy, shared) == 0);
     CHECK(pthread_create(&ids[1], NULL, busy, other) == 0);
-    for (int i = 0; i < (kdtest_full() ? 1000 : 40); i++) {
+    for (int i = 0; i < (kdtest_full() ? 300 : 30); i++) {
         pid_t child = fork();
         if (child == 0) {
             int bad = use(shared) + use(i % 2 ? other : NULL);
