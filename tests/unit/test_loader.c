@@ -360,6 +360,20 @@ TEST(shards_laid_end_to_end_are_the_batch)
     kd_dataset_free(data);
 }
 
+/* A descriptor from before there were shards. */
+TEST(descriptors_without_shards)
+{
+    kd_dataset *data = dataset(NULL);
+    kd_loader_desc d = settings(0), old = settings(0);
+    memset(&old.shard_index, 0xff, sizeof old - offsetof(kd_loader_desc, shard_index));   /* not the caller's to set, nor ours to read */
+    old.struct_size = offsetof(kd_loader_desc, shard_index);
+    kd_loader *whole = make(NULL, data, &d), *same = make(NULL, data, &old);
+    CHECK(run(whole, 9) == run(same, 9));
+    kd_loader_free(whole);
+    kd_loader_free(same);
+    kd_dataset_free(data);
+}
+
 /* A checkpoint of one shard is that of all, also for another number of them. */
 TEST(shards_resume_from_one_state)
 {
