@@ -146,6 +146,14 @@ examples: $(EXAMPLES) ## build the examples, in lib/examples
 $(OUT)/examples/%: examples/%.c $(SUPPORT) $(wildcard examples/support/*.h) $(A)
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(SUPPORT) $(LDFLAGS) $(A) $(LDLIBS) -o $@
+MPICC ?= mpicc
+examples-mpi: $(OUT)/examples/mpi/distill_mpi ## build the MPI example (MPICC=mpicc)
+$(OUT)/examples/mpi/%: examples/mpi/%.c $(A)
+	@mkdir -p $(@D)
+	$(call say,MPICC,$<)$(MPICC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(LDFLAGS) $(A) $(LDLIBS) -o $@
+check-mpi: all ## the distributed examples on 1, 2, 4 ranks (MPICC=mpicc MPIRUN=mpirun PEERS_PYTHON=python with torch)
+	@MAKE='$(MAKE)' MPICC='$(MPICC)' CC='$(CC)' PEERS_PYTHON='$(PEERS_PYTHON)' KD_OUT=$(OUT) sh tests/tools/check_mpi.sh
+.PHONY: examples-mpi check-mpi
 demo: $(OUT)/examples/distill_digits $(if $(filter fashion,$(DATA)),fashion) ## a teacher teaches a student, on real data (DATA=fashion LABELS=all)
 	$(Q)$< $(if $(DATA),--data $(DATA)) $(if $(LABELS),--labels $(LABELS)) $(if $(SEEDS),--seeds $(SEEDS)) --out $(OUT)/demo \
 	  $(if $(filter fashion,$(DATA)),--images $(OUT)/demo/fashion)

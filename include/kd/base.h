@@ -1,5 +1,10 @@
 /* kd/base.h - status and error text, version, and the context every object is made in.
- * SPDX-License-Identifier: MIT */
+ * SPDX-License-Identifier: MIT
+ *
+ * To the process it lives in: no call exits, prints, or changes locale, signals or the floating-point state.  Every call
+ * computes in the default state (to nearest, subnormals kept, no traps), whatever the caller's is, and leaves the caller's as
+ * it was; functions of yours that it calls (an allocator, a custom op) may find the default one.
+ * docs/guide/threads-and-fork.md has the rest. */
 #ifndef KD_BASE_H
 #define KD_BASE_H
 #include <stddef.h>
@@ -147,7 +152,7 @@ KD_API void kd_context_resume(kd_context *ctx);
 KD_API int32_t kd_context_cancelled(const kd_context *ctx);
 
 /* Join and release the default context's threads and cached memory.  For hosts that unload the library;
- * no other call may be running.  The default context works again on its next use. */
+ * no other call may be running.  May be called twice; the default context works again on its next use. */
 KD_API void kd_shutdown(void);
 
 /* Random numbers: Philox4x32-10 (Salmon et al., SC 2011).  A stream is a 64-bit key; number i of a

@@ -63,6 +63,8 @@ typedef struct kd_loader_desc {
     uint32_t     ahead;           /* batches prepared in advance, 0 (in the caller's thread) to 8; default 2           */
     const float *mean, *std;      /* [channels] (last axis) or NULL; copied                                            */
     size_t       channels;        /* length of mean and std                                                            */
+    uint32_t     shard_index;     /* which part of each batch, 0 to shard_count - 1; default 0                         */
+    uint32_t     shard_count;     /* >= 1: each batch is dealt out to this many loaders; default 1                     */
 } kd_loader_desc;
 KD_API void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size);
 /* `data` must outlive the loader.  What item goes where, and every random choice, is a function of (seed, epoch, position in
@@ -70,12 +72,19 @@ KD_API void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size);
  * shift, crop_padding and flip need items [h, w, c] or [h, w] (c = 1); the zeros that come in are the item's, before
  * normalisation.  mean and std: one number for all, or one for each of the last axis.  Mix-up pairs rows of a batch at random:
  * (a, b) become (s a + (1 - s) b, s b + (1 - s) a), s >= 1/2, so each row is mostly the item kd_loader_indices names.
+ *
+ * Shards, for training on several processes: `batch` is the batch of all of them.  Of a batch of n rows, shard i of m gets a
+ * run of n / m rows, one more if i < n % m, in the order of the shards: laid end to end the shards are, bit for bit, the batch
+ * that a loader without shards hands out.  So every shard has as many batches in an epoch (of a last one smaller than m some
+ * get 0 rows), and the batches do not depend on m.  A checkpoint of one shard's loader is every shard's, and that of a run with
+ * another m.
+ *
  * KD_ERR_ARG (also: drop_last would leave no batch), KD_ERR_RANGE (a label beyond `classes`; with mix-up also below 0),
  * KD_ERR_OVERFLOW, KD_ERR_NOMEM. */
 KD_API KD_MUST_USE kd_status kd_loader_create(kd_loader **out, kd_context *ctx, const kd_dataset *data,
                                               const kd_loader_desc *desc);
-/* The next batch: *x f32 [n, item shape..], *y i32 [n] (f32 [n, classes] with mix-up), the loader's, valid until the next
- * call.  KD_END after the last batch of an epoch; the call after that begins the next epoch.  KD_ERR_CANCELLED. */
+/* The next batch, or this shard's part: *x f32 [n, item shape..], *y i32 [n] (f32 [n, classes] with mix-up), the loader's,
+ * valid until the next call.  KD_END after the last batch of an epoch; the call after that begins the next epoch.  KD_ERR_CANCELLED. */
 KD_API KD_MUST_USE kd_status kd_loader_next(kd_loader *loader, kd_tensor **x, kd_tensor **y);
 /* Which items the last batch holds: indices into the data set, one per row. */
 KD_API const uint32_t *kd_loader_indices(const kd_loader *loader);

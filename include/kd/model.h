@@ -165,6 +165,10 @@ KD_API size_t kd_model_size(const kd_model *model);
 KD_API float *kd_model_weights(kd_model *model, size_t *count);
 KD_API float *kd_model_grads(kd_model *model, size_t *count);
 KD_API float *kd_model_buffers(kd_model *model, size_t *count);
+/* A number for the present bits of all parameters, then buffers: FNV-1a (64 bits) over their floats as 32-bit words, in
+ * kd_model_parameter_at's order, gaps left out.  The same on every machine; to see that processes which train together still hold
+ * one model.  0 if model is NULL or not finished.  Not while another thread writes them. */
+KD_API uint64_t kd_model_hash(const kd_model *model);
 /* The gradient of the parameter `name`, contiguous, shaped like it; NULL if there is none. */
 KD_API const float *kd_model_grad(const kd_model *model, const char *name);
 KD_API void kd_model_zero_grads(kd_model *model);

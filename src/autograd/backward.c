@@ -135,6 +135,7 @@ kd_status kd_backward(kd_tape *tape, kd_tensor *loss)
                         "not frozen)", __func__);
     KD_TRY(check_constants(tape));
 
+    KD__FP_SCOPE;
     tape->in_backward = tape->backward_done = true;
     tape->op_name = __func__;
     tape->op_number = 0;

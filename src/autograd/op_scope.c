@@ -25,6 +25,10 @@ bool kd__op_begin_as(kd__op_scope *op, kd_tape *tape, kd__op_id id, const char *
         return false;
     }
     if (!kd__tape_ok(tape)) return false;
+    if (KD_UNLIKELY(kd__fp_control() != KD__FP_DEFAULT)) {
+        tape->fp_host = kd__fp_enter();
+        op->fp_changed = tape->fp_changed = true;
+    }
     op->outer_name = tape->op_name;
     op->outer_number = tape->op_number;
     tape->op_name = name;
@@ -167,5 +171,6 @@ kd_tensor *kd__op_end(kd__op_scope *op)
         if (op->copied >> i & 1) kd__tape_release(tape, op->in[i]);
     tape->op_name = op->outer_name;
     tape->op_number = op->outer_number;
+    if (op->fp_changed) kd__tape_fp_back(tape);
     return kd__tape_ok(tape) && op->out_count ? op->out[0] : kd__poison(tape);
 }

@@ -73,6 +73,12 @@ void kd_tape_set_rng(kd_tape *tape, kd_rng rng)
 /* ---- the sticky error -------------------------------------------------------------------------------------- */
 kd_tensor *kd__poison(kd_tape *tape) { return tape ? &tape->poison : &no_tape; }
 
+void kd__tape_fp_back(kd_tape *tape)
+{
+    if (tape->fp_changed) kd__fp_leave(&tape->fp_host);
+    tape->fp_changed = false;
+}
+
 kd_tensor *kd__tape_fail(kd_tape *tape, kd_status status)
 {
     if (!kd__tape_ok(tape)) return kd__poison(tape);
@@ -91,6 +97,7 @@ kd_tensor *kd__tape_fail(kd_tape *tape, kd_status status)
     tape->state.status = status;
     memcpy(tape->state.text, text, sizeof text);
     kd__fail(status, "%s", text);
+    kd__tape_fp_back(tape);
     return &tape->poison;
 }
 
@@ -147,5 +154,6 @@ kd_tensor *kd__input_fail(kd_tape *tape, const kd_tensor *x, const char *functio
     /* Another tape's poison brings its own error, text and all. */
     tape->state.status = status;
     memcpy(tape->state.text, x->tape->state.text, sizeof tape->state.text);
+    kd__tape_fp_back(tape);
     return &tape->poison;
 }

@@ -15,6 +15,7 @@
  * ops.def lists every op: OP(name) wires KD__OP_name to kd__backward_name and its text name. */
 #ifndef KD__TAPE_INTERNAL_H
 #define KD__TAPE_INTERNAL_H
+#include "base/platform.h"
 #include "tensor/tensor.h"
 #include "kd/tape.h"
 
@@ -52,6 +53,8 @@ struct kd_tape {
     kd_context *ctx;
     uint32_t    mode;            /* KD_TAPE_TRAIN, _INFER, _EVAL */
     bool        check_finite, in_backward, backward_done;
+    bool        fp_changed;      /* an op under way changed the floating-point state, and this was the host's */
+    uint64_t    fp_host;
     uint64_t    op_count;        /* since reset */
     const char *op_name;         /* "kd_add": the op under way, and its number (0: not an op), for error texts */
     uint64_t    op_number;
@@ -81,6 +84,7 @@ typedef struct kd__op_scope {
     void       *saved;
     uint32_t    copied;           /* bit i: in[i] is a contiguous copy made for this op */
     bool        recording;        /* some input needs a gradient and the tape records */
+    bool        fp_changed;       /* by this op, not by one around it */
 } kd__op_scope;
 
 /* Check tape and inputs (NULL entries are allowed where optional_mask has bit i: op->in[i] stays NULL), copy strided ones,
@@ -109,6 +113,8 @@ kd_tensor *kd__tape_fail(kd_tape *tape, kd_status status);
 /* x failed kd__tensor_check as the argument `what` of `function`: poison the tape accordingly; a poison tensor of another
  * tape brings that tape's error. */
 kd_tensor *kd__input_fail(kd_tape *tape, const kd_tensor *x, const char *function, const char *what);
+/* The host's floating-point state back, if an op changed it: where the outermost op ends, or the tape is poisoned. */
+void kd__tape_fp_back(kd_tape *tape);
 static inline bool kd__tape_ok(const kd_tape *tape) { return tape && tape->state.status == KD_OK; }
 /* Uncleared memory of the tape until reset; poisons and returns NULL when out. */
 void      *kd__tape_alloc(kd_tape *tape, size_t bytes);

@@ -151,7 +151,7 @@ void   kd__pool_free(kd_context *ctx);                     /* join and free; no 
 bool   kd__in_parallel(void);                             /* this thread is inside a task */
 /* A thread of its own for the loader: signals blocked, stack size set.  Joins by kd__thread_join. */
 typedef struct kd__thread kd__thread;
-typedef struct kd__monitor kd__monitor;                   /* a mutex with one condition */
+typedef struct kd__monitor kd__monitor;                   /* a mutex with one condition; free again in a forked child */
 kd_status kd__thread_start(kd_context *ctx, kd__thread **out, void (*fn)(void *arg), void *arg);
 void      kd__thread_join(kd__thread *thread);
 kd_status kd__monitor_create(kd_context *ctx, kd__monitor **out);
@@ -162,6 +162,7 @@ void      kd__monitor_wait(kd__monitor *monitor);         /* locked by the calle
 void      kd__monitor_signal(kd__monitor *monitor);       /* wakes all waiters */
 /* Changes in a forked child: threads of the parent do not exist there. */
 uint32_t  kd__fork_generation(void);
+void      kd__fork_watch(void);                           /* from here on: contexts ask when they are made */
 
 /* ---- rng.c (public part in kd/base.h) ---------------------------------------------------------- */
 /* out[i] = number (index + i) of the stream, uniform in [0,1). The stream advances by n. */

@@ -108,6 +108,7 @@ static uint32_t choose_cap(kd_context *ctx, uint32_t asked)
 /* From a checked description; the environment is read here. */
 static void set_up(kd_context *ctx, const kd_context_desc *desc)
 {
+    kd__fork_watch();
     ctx->allocator = desc->allocator;
     if (!ctx->allocator.alloc) ctx->allocator = (kd_allocator){ default_alloc, default_free, NULL };
     ctx->log = desc->log;

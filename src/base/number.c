@@ -1,6 +1,7 @@
 /* number.c - decimal text to numbers, correctly rounded, without the locale.
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
+#include "base/platform.h"
 
 /* A double, and the middle between two, has at most 767 significant digits: of a longer number the first
  * 768 and "something follows" decide. */
@@ -148,6 +149,7 @@ static uint64_t exact_bits(const decimal_text *d)
 
 bool kd__parse_double(const char *text, const char *end, double *out)
 {
+    KD__FP_SCOPE;
     static const double pow10[] = { 1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
                                     1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22 };
     decimal_text d;

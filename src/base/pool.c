@@ -100,7 +100,7 @@ static void *worker_main(void *arg)
             if (!atomic_compare_exchange_weak_explicit(&pool->state, &state, state + 1, memory_order_acq_rel,
                                                        memory_order_acquire))
                 continue;
-            if (pool->job.fp_control != own_fp) kd__fp_set_control(own_fp = pool->job.fp_control);
+            if (pool->job.fp_control != own_fp) kd__fp_set_state(own_fp = pool->job.fp_control);
             run_tasks(pool, &pool->job);
             leave(pool);
             break;
@@ -229,14 +229,17 @@ void kd__pool_free(kd_context *ctx)
 
 /* ---- loops --------------------------------------------------------------------------------------------- */
 
-/* A host's threads must know, too, that they are inside a task. */
+/* A host's threads must know, too, that they are inside a task, and compute as the caller does; then they are the host's again. */
 static void hosted_task(size_t i, void *arg)
 {
     const job *j = arg;
     bool outer = in_task;
+    uint64_t fp = kd__fp_state();
+    if ((fp & ~(uint64_t)KD__FP_FLAGS) != j->fp_control) kd__fp_set_state(j->fp_control);
     in_task = true;
     j->task(i, j->arg);
     in_task = outer;
+    if ((fp & ~(uint64_t)KD__FP_FLAGS) != j->fp_control) kd__fp_set_state(fp);
 }
 
 void kd__parallel(kd_context *ctx, size_t n, void (*task)(size_t i, void *arg), void *arg)
@@ -244,7 +247,7 @@ void kd__parallel(kd_context *ctx, size_t n, void (*task)(size_t i, void *arg), 
     ctx = kd__context(ctx);
     if (n > 1 && ctx->threads > 1 && !in_task) {
         if (ctx->parallel) {
-            job hosted = { n, task, arg, 0 };
+            job hosted = { n, task, arg, kd__fp_control() };
             ctx->parallel(n, hosted_task, &hosted, ctx->parallel_user);
             return;
         }

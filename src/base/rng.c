@@ -1,6 +1,7 @@
 /* rng.c - Philox4x32-10 streams (docs/design/rng.md).
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
+#include "base/platform.h"
 #include <math.h>
 
 /* Third counter word: what a block is for.  Two uses of one key never meet. */
@@ -145,6 +146,7 @@ static double cos_turn(uint32_t bits)
 
 float kd_rng_normal(kd_rng *rng)
 {
+    KD__FP_SCOPE;
     if (!usable(rng, __func__)) return 0;
     uint32_t w[4];
     uint64_t i = rng->index;

@@ -1,6 +1,7 @@
 /* thread.c - threads, monitors, and knowing that the process was forked.
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
+#include "base/platform.h"
 #include "base/thread.h"
 #include <pthread.h>
 #include <signal.h>
@@ -16,6 +17,8 @@ static void in_child(void) { atomic_fetch_add_explicit(&fork_generation, 1, memo
 
 static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
 
+void kd__fork_watch(void) { pthread_once(&fork_once, watch_forks); }
+
 uint32_t kd__fork_generation(void) { return atomic_load_explicit(&fork_generation, memory_order_relaxed); }
 
 /* ---- threads ------------------------------------------------------------------------------------------- */
@@ -30,7 +33,6 @@ struct kd__thread {
 
 int kd__thread_create(pthread_t *id, void *(*fn)(void *arg), void *arg)
 {
-    pthread_once(&fork_once, watch_forks);
     pthread_attr_t attr;
     int error = pthread_attr_init(&attr);
     if (error) return error;
@@ -79,11 +81,29 @@ void kd__thread_join(kd__thread *thread)
 /* ---- monitors ------------------------------------------------------------------------------------------ */
 
 struct kd__monitor {
-    kd_context     *ctx;
-    pthread_mutex_t mutex;
-    pthread_cond_t  changed;
-    uint32_t        generation;
+    kd_context      *ctx;
+    pthread_mutex_t  mutex;
+    pthread_cond_t   changed;
+    _Atomic uint32_t ready;   /* 2 x the generation of mutex and condition; + 1 while they are being made anew */
 };
+
+/* A forked child may find the mutex held, and the condition waited for, by threads that do not exist: its first caller makes
+ * both anew.  Whoever uses monitors keeps what they guard sound at every store. */
+static void renew(kd__monitor *monitor)
+{
+    uint32_t mine = kd__fork_generation() * 2, seen = atomic_load_explicit(&monitor->ready, memory_order_acquire);
+    while (seen != mine) {
+        if (seen != mine + 1 && atomic_compare_exchange_weak_explicit(&monitor->ready, &seen, mine + 1, memory_order_acquire,
+                                                                      memory_order_relaxed)) {
+            pthread_mutex_init(&monitor->mutex, NULL);
+            pthread_cond_init(&monitor->changed, NULL);
+            atomic_store_explicit(&monitor->ready, mine, memory_order_release);
+            return;
+        }
+        kd__cpu_relax();
+        seen = atomic_load_explicit(&monitor->ready, memory_order_acquire);
+    }
+}
 
 kd_status kd__monitor_create(kd_context *ctx, kd__monitor **out)
 {
@@ -91,7 +111,7 @@ kd_status kd__monitor_create(kd_context *ctx, kd__monitor **out)
     kd__monitor *monitor = kd__alloc(ctx, sizeof *monitor);
     if (!monitor) return KD_ERR_NOMEM;
     monitor->ctx = kd__context(ctx);
-    monitor->generation = kd__fork_generation();
+    monitor->ready = kd__fork_generation() * 2;
     int error = pthread_mutex_init(&monitor->mutex, NULL);
     if (!error && (error = pthread_cond_init(&monitor->changed, NULL)) != 0) pthread_mutex_destroy(&monitor->mutex);
     if (error) {
@@ -106,14 +126,18 @@ void kd__monitor_free(kd__monitor *monitor)
 {
     if (!monitor) return;
     /* In a forked child it may be held, or waited for, by threads that do not exist: leave it be. */
-    if (monitor->generation == kd__fork_generation()) {
+    if (monitor->ready == kd__fork_generation() * 2) {
         pthread_cond_destroy(&monitor->changed);
         pthread_mutex_destroy(&monitor->mutex);
     }
     kd__free(monitor->ctx, monitor);
 }
 
-void kd__monitor_lock(kd__monitor *monitor) { pthread_mutex_lock(&monitor->mutex); }
+void kd__monitor_lock(kd__monitor *monitor)
+{
+    renew(monitor);
+    pthread_mutex_lock(&monitor->mutex);
+}
 
 void kd__monitor_unlock(kd__monitor *monitor) { pthread_mutex_unlock(&monitor->mutex); }
 

@@ -1,6 +1,7 @@
 /* batch.c - making one batch: which items, as floats, with their labels, mixed or not.  Everything is a function of
  * (seed, epoch, position), whoever makes it and when.
  * SPDX-License-Identifier: MIT */
+#include "base/platform.h"
 #include "data/data_internal.h"
 #include <math.h>
 
@@ -76,13 +77,26 @@ static kd_status check_labels(const kd_loader *loader, const kd__batch_slot *slo
 
 void kd__batch_make(kd_loader *loader, kd__batch_slot *slot, uint64_t epoch, size_t position, bool parallel)
 {
+    KD__FP_SCOPE;
     find_order(loader, epoch);
     rows_job job = { loader, slot, position * loader->desc.batch, kd_rng_split(&loader->augment_rng, epoch) };
-    slot->rows = KD_MIN(loader->rows, loader->data->count - job.first);
+    size_t n = loader->convert.item_count, labels = KD_MAX(loader->classes, 1);
+    size_t batch = KD_MIN(loader->desc.batch, loader->data->count - job.first), before = 0;
+    size_t first = kd__shard_first(&loader->desc, batch), rows = kd__shard_rows(&loader->desc, batch);
+    if (loader->classes) {   /* a row's partner may be another shard's: make them all, hand out ours */
+        before = first;
+        slot->rows = batch;
+    } else {
+        job.first += first;
+        slot->rows = rows;
+    }
     memcpy(slot->indices, loader->order + job.first, slot->rows * sizeof *slot->indices);
-    slot->tx.shape[0] = slot->ty.shape[0] = slot->rows;
-    slot->tx.count = slot->rows * loader->convert.item_count;
-    slot->ty.count = slot->rows * KD_MAX(loader->classes, 1);
+    slot->handed = slot->indices + before;
+    slot->tx.shape[0] = slot->ty.shape[0] = rows;
+    slot->tx.data = slot->x + before * n;
+    slot->tx.count = rows * n;
+    slot->ty.data = (float *)slot->y + before * labels;
+    slot->ty.count = rows * labels;
     slot->status = loader->classes ? check_labels(loader, slot) : KD_OK;
     if (slot->status != KD_OK) {
         memcpy(slot->text, kd_last_error(), strlen(kd_last_error()) + 1);

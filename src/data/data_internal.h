@@ -54,11 +54,12 @@ double kd__rng_beta(kd_rng *rng, double alpha);
 
 /* ---- batch.c, loader.c ------------------------------------------------------------------------------------ */
 typedef struct kd__batch_slot {
-    size_t    rows;
+    size_t    rows;                 /* that are made: the shard's, with mix-up the batch's */
     float    *x;
     void     *y;                    /* i32 [rows] or f32 [rows, classes] */
     uint32_t *indices;
-    kd_tensor tx, ty;
+    const uint32_t *handed;         /* the first index of the rows handed out */
+    kd_tensor tx, ty;               /* the rows handed out */
     kd_status status;
     char      text[512];            /* of an error */
 } kd__batch_slot;
@@ -68,7 +69,7 @@ struct kd_loader {
     const kd_dataset *data;
     kd_loader_desc    desc;         /* mean, std: gone into `convert` */
     kd__convert       convert;
-    size_t            batches, rows, classes;   /* rows of a full batch; classes: 0 without mix-up */
+    size_t            batches, rows, classes;   /* rows made of a full batch; classes: 0 without mix-up */
     kd_rng            order_rng, augment_rng, mix_rng;
     kd__batch_slot         *slots;        /* a ring; batch number n since the ring began is in n % slot_count */
     size_t            slot_count;
@@ -92,6 +93,15 @@ struct kd_loader {
     bool              stop;
 };
 
+/* Which rows of a batch of `rows` are this shard's. */
+static inline size_t kd__shard_first(const kd_loader_desc *d, size_t rows)
+{
+    return rows / d->shard_count * d->shard_index + KD_MIN(rows % d->shard_count, d->shard_index);
+}
+static inline size_t kd__shard_rows(const kd_loader_desc *d, size_t rows)
+{
+    return rows / d->shard_count + (d->shard_index < rows % d->shard_count);
+}
 /* Make batch `position` of `epoch` in `slot`.  Errors are the slot's. */
 void kd__batch_make(kd_loader *loader, kd__batch_slot *slot, uint64_t epoch, size_t position, bool parallel);
 

@@ -5,10 +5,12 @@
  * The thread starts with the first batch and lives until the loader goes or is set to another place.  A forked child does
  * not have it and starts its own, from where the caller was.
  * SPDX-License-Identifier: MIT */
+#include "base/platform.h"
 #include "data/data_internal.h"
 #include <math.h>
 
-static const kd_loader_desc defaults = { .struct_size = sizeof(kd_loader_desc), .batch = 64, .shuffle = 1, .ahead = 2 };
+static const kd_loader_desc defaults = { .struct_size = sizeof(kd_loader_desc), .batch = 64, .shuffle = 1, .ahead = 2,
+                                        .shard_count = 1 };
 enum { MAX_AHEAD = 8 };
 
 void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size)
@@ -28,6 +30,9 @@ static kd_status check_desc(const kd_loader_desc *d, const kd_dataset *data)
     if (!(d->mixup_alpha >= 0 && isfinite(d->mixup_alpha)))
         return kd__fail(KD_ERR_ARG, "%s: mixup_alpha: %g is not a finite number >= 0", f, (double)d->mixup_alpha);
     if (d->ahead > MAX_AHEAD) return kd__fail(KD_ERR_ARG, "%s: ahead: %u, at most %d", f, d->ahead, MAX_AHEAD);
+    if (!d->shard_count) return kd__fail(KD_ERR_ARG, "%s: shard_count: 0", f);
+    if (d->shard_index >= d->shard_count)
+        return kd__fail(KD_ERR_ARG, "%s: shard_index: %u, of %u shards", f, d->shard_index, d->shard_count);
     return KD_OK;
 }
 
@@ -140,6 +145,7 @@ static kd_status set_up(kd_loader *loader)
 
     loader->batches = data->count / d->batch + (!d->drop_last && data->count % d->batch);
     loader->rows = KD_MIN(d->batch, data->count);
+    if (!loader->classes) loader->rows = kd__shard_rows(d, loader->rows);   /* mix-up pairs rows of the whole batch */
     kd_rng root = kd_rng_make(d->seed);
     loader->order_rng = kd_rng_split(&root, 1);
     loader->augment_rng = kd_rng_split(&root, 2);
@@ -156,6 +162,7 @@ static kd_status set_up(kd_loader *loader)
 
 kd_status kd_loader_create(kd_loader **out, kd_context *ctx, const kd_dataset *data, const kd_loader_desc *desc)
 {
+    KD__FP_SCOPE;
     KD_NEED(out);
     *out = NULL;
     KD_NEED(data);
@@ -268,7 +275,7 @@ kd_status kd_loader_next(kd_loader *loader, kd_tensor **x, kd_tensor **y)
     return KD_OK;
 }
 
-const uint32_t *kd_loader_indices(const kd_loader *loader) { return loader && loader->held ? loader->held->indices : NULL; }
+const uint32_t *kd_loader_indices(const kd_loader *loader) { return loader && loader->held ? loader->held->handed : NULL; }
 
 uint64_t kd_loader_epoch(const kd_loader *loader) { return loader ? loader->epoch : 0; }
 

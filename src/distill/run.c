@@ -1,5 +1,6 @@
 /* run.c - a batch through a distillation loss: check, count, compute, add up.
  * SPDX-License-Identifier: MIT */
+#include "base/platform.h"
 #include "distill/loss.h"
 #include "kd/kernels.h"
 #include "kernels/distill_run.h"
@@ -255,6 +256,7 @@ done:
 kd_status kd__loss_run(const kd_loss_distill *loss, kd_context *ctx, const char *function, const kd_distill_batch *batch,
                        kd_distill_terms *terms)
 {
+    KD__FP_SCOPE;
     job j = { .loss = loss, .ctx = ctx, .function = function, .b = *batch };
     kd_distill_terms t = { .struct_size = sizeof t };
     KD_TRY(check_batch(&j));

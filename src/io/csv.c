@@ -1,5 +1,6 @@
 /* csv.c - numbers in text.  The file is read twice in pieces: to count, then to convert into a tensor of that size.
  * SPDX-License-Identifier: MIT */
+#include "base/platform.h"
 #include "io/io_internal.h"
 
 enum { PIECE = 1 << 16, FIELD_LIMIT = 1024 };
@@ -148,6 +149,7 @@ static kd_status read_all(kd_context *ctx, reader *r, size_t skip_lines, kd_tens
 
 kd_status kd_csv_load(kd_tensor **out, kd_context *ctx, const char *path, uint32_t separator, size_t skip_lines)
 {
+    KD__FP_SCOPE;
     KD_NEED(out);
     *out = NULL;
     KD_NEED(path);

@@ -1,5 +1,6 @@
 /* model_file.c - kd_model_save and kd_model_load: safetensors with the names and layouts that PyTorch uses.
  * SPDX-License-Identifier: MIT */
+#include "base/platform.h"
 #include "io/io_internal.h"
 #include "nn/nn.h"
 
@@ -79,6 +80,7 @@ static kd_status save_views(const kd_model *model, const char *path, kd_tensor *
 
 kd_status kd_model_save(const kd_model *model, const char *path)
 {
+    KD__FP_SCOPE;
     KD_TRY(check_model(model, "kd_model_save"));
     KD_NEED(path);
     size_t count = kd_model_parameter_count(model);
@@ -278,6 +280,7 @@ static kd_status load(loading *l)
 
 kd_status kd_model_load(kd_model *model, const char *path, uint32_t flags)
 {
+    KD__FP_SCOPE;
     KD_TRY(check_model(model, "kd_model_load"));
     KD_NEED(path);
     if (flags & ~(KD_LOAD_MISSING_OK | KD_LOAD_EXTRA_OK))

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "kd/kernels.h"
 #include "base/base.h"
+#include "base/platform.h"
 #include "kernels/distill_run.h"
 #include <math.h>
 
@@ -78,6 +79,7 @@ static void softmax_task(size_t begin, size_t end, void *arg)
 static kd_status softmax_rows(const char *function, kd_context *ctx, size_t rows, size_t classes, const float *logits,
                               size_t logits_stride, float temperature, float *out, size_t out_stride, int logarithm)
 {
+    KD__FP_SCOPE;
     KD_TRY(check_sizes(function, rows, classes, temperature));
     if (rows == 0) return KD_OK;
     const matrix m[] = { { "out", out, out_stride, classes }, { "logits", logits, logits_stride, classes } };
@@ -105,6 +107,7 @@ kd_status kd_log_softmax_rows(kd_context *ctx, size_t rows, size_t classes, cons
 /* Each row counts 1 in its term, but ignored ones. */
 static kd_status loss_rows(const char *function, kd_context *ctx, kd__distill_args args, int32_t ignore_index, float *out)
 {
+    KD__FP_SCOPE;
     ctx = kd__context(ctx);
     size_t rows = args.rows, floats, bytes, masked;
     if (!kd__mul(rows, 3, &floats) || !kd__mul(floats, sizeof(float), &bytes))

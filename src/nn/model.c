@@ -1,5 +1,6 @@
 /* model.c - kd_model: create, finish, run, clone, free.
  * SPDX-License-Identifier: MIT */
+#include "base/platform.h"
 #include "nn/nn.h"
 
 kd_status kd_model_create(kd_model **out, kd_context *ctx)
@@ -125,6 +126,7 @@ static kd_status finish(kd_model *model)
 
 kd_status kd_model_finish(kd_model *model, uint64_t seed)
 {
+    KD__FP_SCOPE;
     KD_NEED(model);
     if (model->status != KD_OK) return kd__fail(model->status, "%s", model->text);
     if (model->finished) return kd__fail(KD_ERR_STATE, "%s: the model is finished already", __func__);

@@ -1,5 +1,6 @@
 /* model_params.c - the parameters of a model: by index, by name, as blocks; freezing, copying, the input normalisation.
  * SPDX-License-Identifier: MIT */
+#include "base/platform.h"
 #include "nn/nn.h"
 #include <math.h>
 
@@ -105,6 +106,22 @@ const float *kd_model_grad(const kd_model *model, const char *name)
     return p->tensor.grad;
 }
 
+uint64_t kd_model_hash(const kd_model *model)
+{
+    if (not_ready(model, __func__)) return 0;
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < model->entry_count; i++) {
+        const kd_tensor *t = &model->entries[i]->tensor;
+        const float *x = t->data;
+        for (size_t k = 0; k < t->count; k++) {
+            uint32_t word;
+            memcpy(&word, x + k, sizeof word);
+            hash = (hash ^ word) * 0x100000001b3u;
+        }
+    }
+    return hash;
+}
+
 void kd_model_zero_grads(kd_model *model)
 {
     if (!not_ready(model, __func__)) memset(model->grads, 0, model->weight_floats * sizeof(float));
@@ -138,6 +155,7 @@ int32_t kd_model_frozen(const kd_model *model) { return model && model->frozen; 
 
 kd_status kd_model_initialize(kd_model *model, const char *pattern, uint32_t init, float a, float b, uint64_t seed)
 {
+    KD__FP_SCOPE;
     NEED_READY(model);
     KD_NEED(pattern);
     const kd__init how = { init, a, b };

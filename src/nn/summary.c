@@ -1,5 +1,6 @@
 /* summary.c - a model as a table.
  * SPDX-License-Identifier: MIT */
+#include "base/platform.h"
 #include "nn/nn.h"
 
 /* What one forward showed of a layer. */
@@ -158,6 +159,7 @@ static void write_table(summary *s)
 
 size_t kd_model_summary(kd_model *model, size_t rank, const size_t *input_shape, char *out, size_t cap)
 {
+    KD__FP_SCOPE;
     summary s = { .model = model, .out = out, .cap = out ? cap : 0 };
     if (s.cap) *out = 0;
     if (!model || (rank && !input_shape)) {

@@ -1,5 +1,6 @@
 /* clip.c - the global norm of gradients, and scaling by it.
  * SPDX-License-Identifier: MIT */
+#include "base/platform.h"
 #include "optim/optim.h"
 #include <math.h>
 
@@ -44,6 +45,7 @@ static void scale_chunk(size_t begin, size_t end, void *arg)
 
 kd_status kd_clip_grad_norm(kd_model *const *models, size_t count, double max_norm, double *norm)
 {
+    KD__FP_SCOPE;
     KD_NEED(models);
     if (!(max_norm > 0))
         return kd__fail(KD_ERR_ARG, "%s: max_norm: %g is not a number > 0", __func__, max_norm);

@@ -1,5 +1,6 @@
 /* ema.c - an exponential moving average of a model's weights and buffers.
  * SPDX-License-Identifier: MIT */
+#include "base/platform.h"
 #include "base/state.h"
 #include "optim/optim.h"
 
@@ -43,6 +44,7 @@ static void approach(size_t begin, size_t end, void *arg)
 
 kd_status kd_ema_update(kd_ema *ema)
 {
+    KD__FP_SCOPE;
     KD_NEED(ema);
     if (ema->swapped) return kd__fail(KD_ERR_STATE, "%s: the model holds the average: kd_ema_swap it back first", __func__);
     ema_job job = { ema->ctx->kernels, ema->weights, ema->model->weights, (float)(1 - ema->decay) };

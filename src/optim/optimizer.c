@@ -1,5 +1,6 @@
 /* optimizer.c - what is trained and how: models, groups of parameters, the step.
  * SPDX-License-Identifier: MIT */
+#include "base/platform.h"
 #include "optim/optim.h"
 #include <math.h>
 
@@ -246,6 +247,7 @@ static void step_range(size_t begin, size_t end, void *arg)
 
 kd_status kd_optimizer_step(kd_optimizer *opt)
 {
+    KD__FP_SCOPE;
     KD_NEED(opt);
     if (!opt->member_count) return kd__fail(KD_ERR_STATE, "%s: no model: kd_optimizer_add comes first", __func__);
     if (kd_context_cancelled(opt->ctx)) return kd__fail(KD_ERR_CANCELLED, "%s: cancelled", __func__);
@@ -298,6 +300,7 @@ double kd_optimizer_grad_norm(const kd_optimizer *opt) { return opt ? opt->grad_
 
 double kd_optimizer_lr(const kd_optimizer *opt)
 {
+    KD__FP_SCOPE;
     return opt ? (double)opt->lr * kd__schedule_factor(&opt->schedule, opt->steps) : NAN;
 }
 

@@ -1,6 +1,7 @@
 /* schedule.c - the learning rate as a function of the step.  In double, from basic operations only: the same
  * bits on every machine.
  * SPDX-License-Identifier: MIT */
+#include "base/platform.h"
 #include "optim/optim.h"
 #include <math.h>
 
@@ -66,6 +67,7 @@ double kd__schedule_factor(const kd__schedule *schedule, uint64_t step)
 
 double kd_schedule_factor(const kd_schedule_desc *desc, uint64_t step)
 {
+    KD__FP_SCOPE;
     kd__schedule schedule;
     if (!desc) {
         kd__fail(KD_ERR_ARG, "%s: desc is NULL", __func__);

@@ -3,6 +3,7 @@
  * Values pass through a short buffer of double (from floats) or int64_t (from integers), which hold every dtype exactly,
  * so that each result is rounded once.  Ranges are checked over the whole source before anything is written.
  * SPDX-License-Identifier: MIT */
+#include "base/platform.h"
 #include "tensor/tensor.h"
 #include <math.h>
 
@@ -147,6 +148,7 @@ static bool overlap(const kd_tensor *a, const kd_tensor *b)
 
 kd_status kd_tensor_copy(kd_tensor *dst, const kd_tensor *src)
 {
+    KD__FP_SCOPE;
     KD_TRY(kd__tensor_check(dst, __func__, "dst"));
     KD_TRY(kd__tensor_check(src, __func__, "src"));
     if (!kd__shape_equal(dst, src))
@@ -179,6 +181,7 @@ kd_status kd_tensor_copy(kd_tensor *dst, const kd_tensor *src)
 
 kd_status kd_tensor_fill(kd_tensor *x, double value)
 {
+    KD__FP_SCOPE;
     KD_TRY(kd__tensor_check(x, __func__, "x"));
     buffer b = { .n = 1 };
     b.u.real[0] = value;
@@ -214,6 +217,7 @@ static kd_status index_check(const char *function, const kd_tensor *x, const siz
 
 kd_status kd_tensor_get(const kd_tensor *x, const size_t *index, double *out)
 {
+    KD__FP_SCOPE;
     KD_NEED(out);
     *out = NAN;
     KD_TRY(index_check(__func__, x, index));
@@ -230,6 +234,7 @@ kd_status kd_tensor_get(const kd_tensor *x, const size_t *index, double *out)
 
 kd_status kd_tensor_set(kd_tensor *x, const size_t *index, double value)
 {
+    KD__FP_SCOPE;
     KD_TRY(index_check(__func__, x, index));
     if (!real_fits(x->dtype, value))
         return kd__fail(KD_ERR_RANGE, "%s: value %.9g is beyond %s", __func__, value, kd_dtype_name(x->dtype));

@@ -9,7 +9,9 @@ const float *kd__packed_get(kd_context *ctx, kd__packed *packed, kd__packed_form
     kd__monitor_lock(packed->lock);
     if (packed->form != form || packed->made_of != *packed->version || packed->floats != floats) {
         if (packed->floats != floats || !packed->data) {
-            kd__free(ctx, packed->data);
+            float *old = packed->data;
+            packed->data = NULL;   /* first: a fork in between leaves the child nothing that is freed */
+            kd__free(ctx, old);
             packed->data = floats > SIZE_MAX / sizeof(float) ? NULL : kd__alloc_raw(ctx, floats * sizeof(float));
         }
         packed->form = KD__PACKED_NOTHING;

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static void library(char *path, size_t cap)
@@ -77,14 +78,14 @@ typedef struct api {
     uint32_t (*context_threads)(const kd_context *ctx);
     kd_rng (*rng_make)(uint64_t seed);
     float (*rng_normal)(kd_rng *rng);
+    kd_status (*softmax_rows)(kd_context *ctx, size_t rows, size_t classes, const float *logits, size_t logits_stride,
+                              float temperature, float *out, size_t out_stride);
     void (*shutdown)(void);
     const char *(*last_error)(void);
 } api;
 
-static void *load(api *a)
+static void *load_from(api *a, const char *path)
 {
-    char path[1200];
-    library(path, sizeof path);
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!CHECK_MSG(handle != NULL, "%s", dlerror())) return NULL;
 #define GET(field, name) *(void **)&a->field = dlsym(handle, name), CHECK_MSG(a->field != NULL, "no %s", name)
@@ -93,19 +94,40 @@ static void *load(api *a)
     GET(context_threads, "kd_context_threads");
     GET(rng_make, "kd_rng_make");
     GET(rng_normal, "kd_rng_normal");
+    GET(softmax_rows, "kd_softmax_rows");
     GET(shutdown, "kd_shutdown");
     GET(last_error, "kd_last_error");
 #undef GET
     return handle;
 }
 
+static void *load(api *a)
+{
+    char path[1200];
+    library(path, sizeof path);
+    return load_from(a, path);
+}
+
+/* Work for three threads in context `ctx`. */
+static void softmax(const api *a, kd_context *ctx)
+{
+    enum { ROWS = 40, CLASSES = 1000 };
+    static _Thread_local float logits[ROWS * CLASSES], out[ROWS * CLASSES];
+    for (int i = 0; i < ROWS * CLASSES; i++) logits[i] = (float)(i % 17);
+    CHECK(a->softmax_rows(ctx, ROWS, CLASSES, logits, CLASSES, 1, out, CLASSES) == KD_OK);
+    CHECK(out[16] > out[0] && out[0] > 0);
+}
+
 static void use(const api *a)
 {
     kd_context *ctx = NULL;
+    kd_context_desc desc = { .struct_size = sizeof desc, .threads = 3 };
     kd_rng rng = a->rng_make(1);
     CHECK(a->rng_normal(&rng) != 0);
-    CHECK(a->context_create(&ctx, NULL) == KD_OK);
-    CHECK(a->context_threads(ctx) >= 1);
+    CHECK(a->context_create(&ctx, &desc) == KD_OK);
+    CHECK(a->context_threads(ctx) == 3);
+    softmax(a, ctx);
+    softmax(a, NULL);
     CHECK(a->context_create(NULL, NULL) == KD_ERR_ARG);
     CHECK(strstr(a->last_error(), "out is NULL") != NULL);
     a->context_free(ctx);
@@ -155,11 +177,10 @@ static size_t resident_kb(void)
     return resident * (size_t)sysconf(_SC_PAGESIZE) / 1024;
 }
 
-static void *load_in_a_thread(void *arg)
+static void *load_in_a_thread(void *path)
 {
-    (void)arg;
     api a;
-    void *handle = load(&a);
+    void *handle = load_from(&a, path);
     if (!handle) return NULL;
     use(&a);
     a.shutdown();
@@ -167,28 +188,118 @@ static void *load_in_a_thread(void *arg)
     return NULL;   /* and the thread ends after the library is closed */
 }
 
+static void over_and_over(char *path)
+{
+    int rounds = kdtest_full() ? 1000 : 100;
+    size_t before = 0, threads = 0, files = 0;
+    clock_t start = clock();
+    for (int i = 0; i < rounds; i++) {
+        pthread_t id;
+        CHECK(pthread_create(&id, NULL, load_in_a_thread, path) == 0);
+        pthread_join(id, NULL);
+        if (i == 30) {
+            before = resident_kb();
+            threads = entries("/proc/self/task");
+            files = entries("/proc/self/fd");
+        }
+    }
+    double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;   /* of work: the machine may be busy with other things */
+    for (int i = 0; i < 2000 && entries("/proc/self/task") != threads; i++) usleep(1000);   /* a joined thread may linger */
+    CHECK(entries("/proc/self/task") == threads && entries("/proc/self/fd") == files);
+    CHECK_MSG(resident_kb() < before + 1024, "grew by %zu kB", resident_kb() - before);
+    CHECK_MSG(seconds < 5, "%d rounds took %.1f s", rounds, seconds);
+}
+
 TEST(loaded_and_closed_over_and_over)
+{
+    char path[1200];
+    if (!loadable()) return;
+    if (kdtest_emulated()) {
+        kdtest_skip("the memory of an emulator is not ours");
+        return;
+    }
+    library(path, sizeof path);
+    over_and_over(path);
+}
+
+static int mapped(const char *name)
+{
+    char line[1500];
+    int found = 0;
+    FILE *f = fopen("/proc/self/maps", "r");
+    while (f && fgets(line, sizeof line, f)) found |= strstr(line, name) != NULL;
+    if (f) fclose(f);
+    return found;
+}
+
+/* A plug-in with the library inside: dlclose takes it out of memory, and threads that used it end after. */
+TEST(a_plugin_that_is_really_unloaded)
 {
     if (!loadable()) return;
     if (kdtest_emulated()) {
         kdtest_skip("the memory of an emulator is not ours");
         return;
     }
-    int rounds = kdtest_full() ? 1000 : 100;
-    size_t before = 0, threads = 0, files = 0;
-    for (int i = 0; i < rounds; i++) {
+    char path[700];
+    int status;
+    snprintf(path, sizeof path, "%s/plugin.so", kdtest_tmp());
+    char *text = kdtest_run(&status, "%s -shared -o %s -Wl,--whole-archive %s/libkd.a -Wl,--no-whole-archive -lm -pthread",
+                            kdtest_cc(), path, kdtest_out());
+    if (CHECK_MSG(status == 0, "%s", text)) {
+        over_and_over(path);
+        CHECK_MSG(!mapped("/plugin.so"), "it was never unloaded");
+        pid_t child = fork();   /* nothing of it is left to be called */
+        if (child == 0) _exit(0);
+        int code = -1;
+        CHECK(waitpid(child, &code, 0) == child && WIFEXITED(code) && WEXITSTATUS(code) == 0);
         pthread_t id;
-        CHECK(pthread_create(&id, NULL, load_in_a_thread, NULL) == 0);
+        CHECK(pthread_create(&id, NULL, load_in_a_thread, path) == 0);
         pthread_join(id, NULL);
-        if (i == 10) {
-            before = resident_kb();
-            threads = entries("/proc/self/task");
-            files = entries("/proc/self/fd");
+    }
+    free(text);
+}
+
+/* Loaded by name, it stays: -z nodelete. */
+TEST(the_shared_library_stays)
+{
+    if (!loadable()) return;
+    api a;
+    void *handle = load(&a);
+    if (!handle) return;
+    kd_rng rng = a.rng_make(7);
+    uint64_t key = rng.key;
+    dlclose(handle);
+    CHECK(mapped("/libkd.so") && a.rng_make(7).key == key);
+}
+
+/* ---- ends ------------------------------------------------------------------------------------------------------- */
+
+/* However a program ends, with threads of the library alive or at work: no crash, no hang, its own exit status. */
+TEST(programs_end)
+{
+    static const char *const ways[] = { "return", "tidy", "atexit", "destructor", "other-threads", "main-first", "quick" };
+    if (!loadable()) return;
+    if (kdtest_emulated()) {
+        kdtest_skip("a compiler's output that needs an emulator");
+        return;
+    }
+    char out[1100];
+    int status;
+    library(out, sizeof out);
+    *strrchr(out, '/') = 0;
+    for (int shared = 0; shared < 2; shared++) {
+        char *text = kdtest_run(&status, "%s -std=c11 -D_DEFAULT_SOURCE -Wall -Wextra -Werror -Iinclude tests/api/host_ends.c "
+                                "%s%s%s%s -lm -pthread -o %s/host_ends", kdtest_cc(), shared ? "-L" : "", out,
+                                shared ? " -lkd -Wl,-rpath," : "/libkd.a", shared ? out : "", kdtest_tmp());
+        CHECK_MSG(status == 0, "%s", text);
+        free(text);
+        for (size_t i = 0; i < sizeof ways / sizeof *ways * (kdtest_full() ? 50 : 3); i++) {
+            const char *way = ways[i % (sizeof ways / sizeof *ways)];
+            text = kdtest_run(&status, "timeout 20 %s/host_ends %s", kdtest_tmp(), way);
+            CHECK_MSG(status == 0 && !*text, "%s library, %s: exit status %d %s", shared ? "shared" : "static", way, status, text);
+            free(text);
         }
     }
-    for (int i = 0; i < 2000 && entries("/proc/self/task") != threads; i++) usleep(1000);   /* a joined thread may linger */
-    CHECK(entries("/proc/self/task") == threads && entries("/proc/self/fd") == files);
-    CHECK_MSG(resident_kb() < before + 1024, "grew by %zu kB", resident_kb() - before);
 }
 
 /* Nothing is written to the standard streams, not even by failures. */
@@ -217,23 +328,4 @@ TEST(silence)
     int status;
     CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
     CHECK_MSG(WEXITSTATUS(status) == 0, "child says %d", WEXITSTATUS(status));
-}
-
-/* A locale with a decimal comma changes no text of ours.  Which locales there are is the machine's affair. */
-TEST(decimal_comma)
-{
-    static const char *const names[] = { "de_DE.UTF-8", "de_DE.utf8", "de_DE", "fr_FR.UTF-8", "fr_FR", "nl_NL.UTF-8" };
-    const char *found = NULL;
-    for (size_t i = 0; i < sizeof names / sizeof *names && !found; i++) found = setlocale(LC_ALL, names[i]);
-    if (!found) {
-        kdtest_skip("no locale with a decimal comma is installed");
-        return;
-    }
-    kd_context_desc desc;
-    kd_context_desc_init(&desc, sizeof desc);
-    desc.log_level = 9;
-    kd_context *ctx;
-    CHECK_STATUS(kd_context_create(&ctx, &desc), KD_ERR_ARG);
-    CHECK_ERROR_HAS("log_level: 9 is beyond");
-    setlocale(LC_ALL, "C");
 }

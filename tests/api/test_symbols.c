@@ -232,6 +232,52 @@ TEST(no_avx_outside_the_kernels)
 #endif
 }
 
+/* State of the whole process, all of it: a name that is new here needs a reason. */
+static const char *const writable[] = {
+    "default_context", "default_once",   /* the process default                                              */
+    "fork_generation", "fork_once",      /* forks are counted                                                 */
+    "error_text", "in_task", "held_levels",   /* of each thread                                              */
+    "kd__io_table",                      /* written by tests alone                                            */
+    "no_tape", "orphan", "none",         /* what errors point to; never written                               */
+    "completed", "__dso_handle", "__TMC_END__", "__bss_start", "_edata", "_end", "_fini", "_init",   /* the toolchain's */
+};
+
+TEST(no_writable_state_but_this)
+{
+    if (!plain_build()) return;
+    if (!kdtest_have("objdump")) {
+        kdtest_skip("no objdump");
+        return;
+    }
+    int status, lines = 0;
+    char *found = kdtest_run(&status, "objdump -t %s/libkd.so | awk '{ for (i = 2; i < NF; i++) "
+                             "if ($i ~ /^[.](data|bss|tdata|tbss)$/ && "
+                             "$NF !~ /^[.]/) { sub(/[.][0-9]+$/, \"\", $NF); print $NF } }'", kdtest_out());
+    CHECK(status == 0);
+    for (char *rest = found, *line; (line = kdtest_line(&rest)); lines++) {
+        int known = 0;
+        for (size_t i = 0; i < sizeof writable / sizeof *writable; i++) known |= strcmp(line, writable[i]) == 0;
+        CHECK_MSG(known, "writable: %s", line);
+    }
+    CHECK(lines >= 8);
+    free(found);
+}
+
+/* Only what computes for a host that is in another state touches it; no kernel does. */
+TEST(kernels_leave_the_floating_point_state_alone)
+{
+    if (!plain_build()) return;
+    if (!kdtest_have("objdump") || strstr(kdtest_cc(), "aarch64")) {
+        kdtest_skip("no objdump for these objects");
+        return;
+    }
+    int status;
+    char *found = kdtest_run(&status, "cd %s && objdump -d --no-show-raw-insn kernels/kern_*.o | awk '/file format/ { o = $1 } "
+                             "/ldmxcsr|fldcw|fldenv|fpcr/ { print o, $0 }'", kdtest_obj());
+    CHECK_MSG(status == 0 && !*found, "%s", found);
+    free(found);
+}
+
 /* No constructors: loading the library runs none of its code. */
 TEST(nothing_runs_on_loading)
 {

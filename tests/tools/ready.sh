@@ -33,6 +33,7 @@ item lint $build lint
 item check $build check
 item asan-ubsan $build CONFIG=asan check
 item tsan $build CONFIG=tsan check
+if have mpicc mpirun; then item mpi $build check-mpi; else skip mpi "no mpicc or no mpirun"; fi
 if have aarch64-linux-gnu-gcc qemu-aarch64; then
     item neon KD_RUN='qemu-aarch64 -L /usr/aarch64-linux-gnu' \
         $build CONFIG=neon CC=aarch64-linux-gnu-gcc AR=aarch64-linux-gnu-ar NM=aarch64-linux-gnu-nm check

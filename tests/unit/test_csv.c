@@ -2,7 +2,6 @@
  * SPDX-License-Identifier: MIT */
 #include "io/io_internal.h"
 #include "kdtest_file.h"
-#include <locale.h>
 #include <stdlib.h>
 
 static const char *csv(const char *text) { return kdtest_write("a.csv", text, strlen(text)); }
@@ -34,20 +33,6 @@ TEST(layouts)
     loads("1 2.5 -3e2\n4 5 0.1 ", ' ', 0, 2, 3, six);
     loads("1\n2.5\n-3e2\n4\n5\n0.1\n", ',', 0, 6, 1, six);
     loads("1", ',', 0, 1, 1, six);
-}
-
-TEST(any_locale)
-{
-    const char *old = setlocale(LC_NUMERIC, NULL);
-    char keep[64];
-    snprintf(keep, sizeof keep, "%s", old ? old : "C");
-    if (!setlocale(LC_NUMERIC, "de_DE.UTF-8") && !setlocale(LC_NUMERIC, "de_DE")) {
-        kdtest_skip("no German locale here");
-        return;
-    }
-    static const float two[] = { 1.5f, 2.25f };
-    loads("1.5,2.25\n", ',', 0, 1, 2, two);
-    setlocale(LC_NUMERIC, keep);
 }
 
 /* Longer than one piece, with rows of every length around its edge. */

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "kdtest.h"
 #include "data/data_internal.h"
+#include <fenv.h>
 #include <math.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -305,6 +306,103 @@ TEST(states_that_do_not_fit)
     kd_dataset_free(data);
 }
 
+/* ---- shards ---------------------------------------------------------------------------------------------------------- */
+
+/* Of each of the next n calls the shards, laid end to end, are what `whole` hands out. */
+static void check_shards(kd_loader *whole, kd_loader *const *shards, size_t m, size_t n)
+{
+    while (n--) {
+        kd_tensor *x, *y, *sx, *sy;
+        kd_status status = kd_loader_next(whole, &x, &y);
+        size_t first = 0, rows = status == KD_OK ? kd_tensor_size(x, 0) : 0;
+        for (size_t i = 0; i < m; i++) {
+            if (!CHECK_STATUS(kd_loader_next(shards[i], &sx, &sy), status) || status != KD_OK) continue;
+            size_t part = kd_tensor_size(sx, 0), items_n = kd_tensor_count(x) / rows, labels_n = kd_tensor_count(y) / rows;
+            CHECK_MSG(part == rows / m + (i < rows % m), "shard %zu of %zu has %zu of %zu rows", i, m, part, rows);
+            CHECK(kd_tensor_size(sy, 0) == part && kd_tensor_count(sx) == part * items_n && kd_tensor_count(sy) == part * labels_n);
+            CHECK(!memcmp(kd_tensor_data(sx), (const float *)kd_tensor_data(x) + first * items_n, part * items_n * 4));
+            CHECK(!memcmp(kd_tensor_data(sy), (const float *)kd_tensor_data(y) + first * labels_n, part * labels_n * 4));
+            CHECK(!memcmp(kd_loader_indices(shards[i]), kd_loader_indices(whole) + first, part * sizeof(uint32_t)));
+            first += part;
+        }
+        CHECK(first == rows);
+    }
+}
+
+/* The last batch has 3 rows: of seven shards four get none of it. */
+TEST(shards_laid_end_to_end_are_the_batch)
+{
+    kd_dataset *data = dataset(NULL);
+    for (uint32_t m = 1; m <= 7; m++)
+        for (int kind = 0; kind < 4; kind++) {
+            kd_loader_desc d = kind & 1 ? rich(2) : settings(2);
+            d.drop_last = (uint32_t)kind >> 1;
+            kd_loader *whole = make(NULL, data, &d), *shards[7];
+            for (uint32_t i = 0; i < m; i++) {
+                d.shard_index = i;
+                d.shard_count = m;
+                d.ahead = i % 3;
+                shards[i] = make(NULL, data, &d);
+                CHECK(kd_loader_batches(shards[i]) == kd_loader_batches(whole));
+            }
+            check_shards(whole, shards, m, 14);
+            for (uint32_t i = 0; i < m; i++) kd_loader_free(shards[i]);
+            kd_loader_free(whole);
+        }
+    kd_loader_desc d = settings(0);
+    d.batch = 100;   /* one batch of all 23, and more shards than items */
+    kd_loader *whole = make(NULL, data, &d), *many[40];
+    d.shard_count = 40;
+    for (d.shard_index = 0; d.shard_index < 40; d.shard_index++) many[d.shard_index] = make(NULL, data, &d);
+    check_shards(whole, many, 40, 4);
+    for (size_t i = 0; i < 40; i++) kd_loader_free(many[i]);
+    kd_loader_free(whole);
+    kd_dataset_free(data);
+}
+
+/* A descriptor from before there were shards. */
+TEST(descriptors_without_shards)
+{
+    kd_dataset *data = dataset(NULL);
+    kd_loader_desc d = settings(0), old = settings(0);
+    memset(&old.shard_index, 0xff, sizeof old - offsetof(kd_loader_desc, shard_index));   /* not the caller's to set, nor ours to read */
+    old.struct_size = offsetof(kd_loader_desc, shard_index);
+    kd_loader *whole = make(NULL, data, &d), *same = make(NULL, data, &old);
+    CHECK(run(whole, 9) == run(same, 9));
+    kd_loader_free(whole);
+    kd_loader_free(same);
+    kd_dataset_free(data);
+}
+
+/* A checkpoint of one shard is that of all, also for another number of them. */
+TEST(shards_resume_from_one_state)
+{
+    kd_dataset *data = dataset(NULL);
+    for (size_t stop = 0; stop <= 12; stop++) {
+        kd_loader_desc d = rich(2);
+        kd_loader *whole = make(NULL, data, &d), *again[3];
+        d.shard_index = 1;
+        d.shard_count = 2;
+        kd_loader *half = make(NULL, data, &d);
+        run(whole, stop);
+        run(half, stop);
+        uint8_t state[256];
+        kd__loader_state_write(half, state);
+        d.shard_count = 3;
+        for (uint32_t i = 0; i < 3; i++) {
+            d.shard_index = i;
+            again[i] = make(NULL, data, &d);
+            CHECK_OK(kd__loader_state_check(again[i], state, kd__loader_state_size(half)));
+            kd__loader_state_read(again[i], state);
+        }
+        check_shards(whole, again, 3, 8);
+        for (size_t i = 0; i < 3; i++) kd_loader_free(again[i]);
+        kd_loader_free(half);
+        kd_loader_free(whole);
+    }
+    kd_dataset_free(data);
+}
+
 /* ---- process ------------------------------------------------------------------------------------------------------------ */
 
 TEST(freed_at_any_moment)
@@ -376,6 +474,42 @@ TEST(a_forked_child_goes_on)
         kd_loader_free(calm);
         kd_loader_free(loader);
         kd_loader_free(unused);
+    }
+    kd_dataset_free(data);
+}
+
+static void set_fp(int rounding, int flush)
+{
+    fesetenv(FE_DFL_ENV);
+    fesetround(rounding);
+#ifdef __SSE__
+    if (flush) __builtin_ia32_ldmxcsr(__builtin_ia32_stmxcsr() | 0x8040);
+#else
+    (void)flush;
+#endif
+}
+
+/* Batches are the same in whatever FP state the caller is when it asks, or was when the thread began. */
+TEST(the_same_in_any_fp_state)
+{
+    kd_dataset *data = dataset(NULL);
+    kd_loader_desc d = rich(0);
+    kd_loader *calm = make(NULL, data, &d);
+    uint64_t want = run(calm, 20);
+    kd_loader_free(calm);
+    for (uint32_t ahead = 0; ahead <= 2; ahead++) {
+        d = rich(ahead);
+        kd_loader *loader = make(NULL, data, &d);
+        uint64_t hash = 0;
+        for (int rounding = 0; rounding < 2; rounding++) {
+            set_fp(rounding ? FE_UPWARD : FE_DOWNWARD, 1);
+            kd__loader_seek(loader, 0, 0);
+            hash = run(loader, 20);
+            CHECK(fegetround() == (rounding ? FE_UPWARD : FE_DOWNWARD));
+            set_fp(FE_TONEAREST, 0);
+            CHECK_MSG(hash == want, "%u ahead, rounding %s", ahead, rounding ? "up" : "down");
+        }
+        kd_loader_free(loader);
     }
     kd_dataset_free(data);
 }
@@ -475,6 +609,8 @@ TEST(wrong_descriptors)
     BAD(data, (d.mixup_alpha = 1, d.classes = 6), KD_ERR_RANGE, "item 6 has label 6, of 6 classes");
     BAD(data, d.classes = 6, KD_ERR_RANGE, "item 6 has label 6");
     BAD(data, d.struct_size = 2, KD_ERR_ARG, "struct_size");
+    BAD(data, d.shard_count = 0, KD_ERR_ARG, "shard_count: 0");
+    BAD(data, (d.shard_index = 3, d.shard_count = 3), KD_ERR_ARG, "shard_index: 3, of 3 shards");
 #undef BAD
     kd_dataset_labels(data)[11] = -1;
     d = settings(0);

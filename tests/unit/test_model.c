@@ -388,6 +388,40 @@ TEST(gradients_are_zeroed)
     kd_model_free(m);
 }
 
+/* The documented sum, done again; and every number counts, buffers too. */
+TEST(a_hash_of_the_present_bits)
+{
+    kd_model *m = small(NULL, 1), *same = small(NULL, 1), *other = small(NULL, 2), *unfinished;
+    uint64_t want = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < kd_model_parameter_count(m); i++) {
+        kd_param_info info = { .struct_size = sizeof info };
+        CHECK_OK(kd_model_parameter_at(m, i, &info));
+        for (size_t k = 0; k < kd_tensor_count(info.tensor); k++) {
+            union { float f; uint32_t u; } bits = { .f = kd_tensor_f32(info.tensor)[k] };
+            want = (want ^ bits.u) * 0x100000001b3u;
+        }
+    }
+    CHECK(kd_model_hash(m) == want && kd_model_hash(same) == want && kd_model_hash(other) != want);
+    for (size_t i = 0; i < kd_model_parameter_count(m); i++) {
+        kd_param_info info = { .struct_size = sizeof info };
+        CHECK_OK(kd_model_parameter_at(m, i, &info));
+        float *x = kd_tensor_data(info.tensor);
+        for (size_t k = 0; k < kd_tensor_count(info.tensor); k++) {
+            float old = x[k];
+            x[k] = nextafterf(old, 9.0f);
+            CHECK_MSG(kd_model_hash(m) != want, "%s: number %zu does not count", info.name, k);
+            x[k] = old;
+        }
+    }
+    CHECK(kd_model_hash(m) == want && kd_model_hash(NULL) == 0);
+    CHECK_OK(kd_model_create(&unfinished, NULL));
+    CHECK(kd_model_hash(unfinished) == 0);
+    kd_model_free(unfinished);
+    kd_model_free(m);
+    kd_model_free(same);
+    kd_model_free(other);
+}
+
 /* ---- blocks ------------------------------------------------------------------------------------------------------ */
 
 static int freed;
