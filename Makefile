@@ -139,6 +139,9 @@ ready: ## everything a reviewer would ask, one line each
 lint: $(OBJ)/tests/api/test_source ## the rules of the source tree
 	@$< -v
 
+docs: ## docs/reference and docs/man from the headers
+	$(Q)sh tests/tools/gen_reference.sh
+
 # ---- examples --------------------------------------------------------------------------------------
 EXAMPLES := $(patsubst examples/%.c,$(OUT)/examples/%,$(sort $(wildcard examples/*.c)))
 SUPPORT  := $(sort $(wildcard examples/support/*.c))
@@ -229,5 +232,5 @@ help: ## this list
 
 -include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d) \
   $(CHECKS:.o=.d)
-.PHONY: all tests check checkkd check-all ready lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall info clean help
+.PHONY: all tests check checkkd check-all ready lint docs fuzz run-fuzz examples demo fashion bench bench-peers install uninstall info clean help
 .DELETE_ON_ERROR:
