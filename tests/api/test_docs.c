@@ -74,7 +74,7 @@ static int compile_programs(void)
         fprintf(f, "    case %zu: return program%zu(%s);\n", i, i, programs[i].takes_void ? "" : "argc - 1, argv + 1");
     fprintf(f, "    }\n    return argc < 0;\n}\n");
     fclose(f);
-    char *output = kdtest_run(&status, "%s -std=c11 -D_DEFAULT_SOURCE -O1 -Wall -Wextra -Werror -Iinclude -Iexamples %s/program*.c"
+    char *output = kdtest_run(&status, "%s -std=c11 -D_DEFAULT_SOURCE -O1 -Wall -Werror -Iinclude -Iexamples %s/program*.c"
                               " %s/runner.c %s '%s/libkd.a' %s -lm -pthread -o %s/runner", kdtest_cc(), kdtest_tmp(), kdtest_tmp(),
                               support ? "examples/support/*.c" : "", kdtest_out(), strstr(kd_build_info(), "with BLIS") ? "-lblis" : "",
                               kdtest_tmp());
