@@ -141,6 +141,7 @@ lint: $(OBJ)/tests/api/test_source ## the rules of the source tree
 
 docs: ## docs/reference and docs/man from the headers
 	$(Q)sh tests/tools/gen_reference.sh
+.PHONY: docs
 
 # ---- examples --------------------------------------------------------------------------------------
 EXAMPLES := $(patsubst examples/%.c,$(OUT)/examples/%,$(sort $(wildcard examples/*.c)))
@@ -232,5 +233,5 @@ help: ## this list
 
 -include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d) \
   $(CHECKS:.o=.d)
-.PHONY: all tests check checkkd check-all ready lint docs fuzz run-fuzz examples demo fashion bench bench-peers install uninstall info clean help
+.PHONY: all tests check checkkd check-all ready lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall info clean help
 .DELETE_ON_ERROR:
