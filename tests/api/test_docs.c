@@ -167,7 +167,7 @@ static void check_make(const char *doc, size_t line, char *words)
 static void run_compiler(const char *doc, size_t line, const char *command)
 {
     int status;
-    if (!strstr(command, "lib/libkd.a") || !strstr(command, "app.c")) return;
+    if (!strstr(command, " lib/libkd.a") || !strstr(command, "app.c")) return;
     FILE *f = tmp_file("app.c");
     fprintf(f, "#include <kd.h>\nint main(void) { return kd_version() != KD_VERSION; }\n");
     fclose(f);

@@ -10,8 +10,8 @@ TEST(made_from_these_headers)
     char *output = kdtest_run(&status, "sh tests/tools/gen_reference.sh '%s'", kdtest_tmp());
     CHECK_MSG(status == 0, "%s", output);
     free(output);
-    output = kdtest_run(&status, "diff -r '%s/man' docs/man && for f in '%s'/reference/*.md; do diff \"$f\" docs/reference/ || exit 1; done",
-                        kdtest_tmp(), kdtest_tmp());
+    output = kdtest_run(&status, "diff -r '%s/man' docs/man && for f in '%s'/reference/*.md; do "
+                        "diff \"$f\" docs/reference/ || exit 1; done", kdtest_tmp(), kdtest_tmp());
     CHECK_MSG(status == 0, "the reference is not up to date: make docs\n%.1000s", output);
     free(output);
 }

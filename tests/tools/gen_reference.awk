@@ -56,6 +56,7 @@ function read_comment(   text) {
         intro[p] = substr(text, RSTART + 2)
     } else if (text ~ /^----/) {
         gsub(/-----*/, "", text)
+        gsub(/ +\n/, "\n", text)
         pending = text
         sub(/^[ \n]+/, "", pending)
         sub(/[ \n]+$/, "", pending)
@@ -240,7 +241,6 @@ function write_page(q,   file, e, i, r, k, n, here, was) {
     print "# kd/" q ".h\n" > file
     print md(title[q]) ".\n" > file
     if (intro[q] ~ /[^ \n]/) { sub(/^\n+/, "", intro[q]); md_text(intro[q], file) }
-    print "[All symbols](README.md)" (intro[q] ~ /[^ \n]/ ? "; what stands above holds for all of them." : "") "\n" > file
     here = ""
     for (e = first[q]; e <= last[q]; e++) {
         if (section[e] != "") {
@@ -260,6 +260,7 @@ function write_page(q,   file, e, i, r, k, n, here, was) {
         if (here != "" && was != "" && doc[e] !~ /^$/ && items[e])
             print "See also: [" here "](#" anchor(here) ").\n" > file
     }
+    print "[All symbols](README.md)" > file
     close(file)
 }
 function anchor(s) { s = tolower(s); gsub(/[^a-z0-9 -]/, "", s); gsub(/ /, "-", s); return s }
