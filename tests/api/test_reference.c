@@ -65,13 +65,13 @@ TEST(man_pages_are_clean)
 {
     int status, any = 0;
     if (kdtest_have("mandoc")) {
-        char *output = kdtest_run(&status, "mandoc -T lint -W warning docs/man/libkd*.3");
+        char *output = kdtest_run(&status, "mandoc -T lint -W warning docs/man/*.3");
         CHECK_MSG(status == 0, "%s", output);
         free(output);
         any = 1;
     }
     if (kdtest_have("groff")) {
-        char *output = kdtest_run(&status, "for f in docs/man/libkd*.3; do groff -man -Tascii -ww -z $f; done");
+        char *output = kdtest_run(&status, "groff -man -Tascii -ww -z docs/man/*.3");
         CHECK_STR(output, "");
         free(output);
         any = 1;

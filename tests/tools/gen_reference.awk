@@ -367,24 +367,45 @@ function man_head(upper, file) {
     print ".\\\" " made > file
     print ".TH " upper " 3 " man_date " \"libkd " version "\" \"libkd manual\"" > file
 }
-function man_row(left, text, file) { fresh = 0; print ".TP\n\\fB" man_pre(left) "\\fR" > file; fold(man(text), file) }
-function write_man(q,   file, e, i, r, n, list) {
-    file = out "/man/libkd_" q ".3"
-    man_head(toupper("libkd_" q), file)
+# Up to the SYNOPSIS, which stays open.
+function man_begin(symbol, what, file) {
+    man_head(toupper(symbol), file)
     print ".SH NAME" > file
-    list = "libkd_" q
-    for (e = first[q]; e <= last[q]; e++)
-        for (i = 1; i <= items[e]; i++) if (kind[e, i] != "macro") { list = list ", " name[e, i]; man_link(name[e, i], q) }
-    fold(list " \\- " man(title[q]), file)
-    print ".SH SYNOPSIS\n.nf\n.B #include <kd.h>\n.PP\ncc ... \\-lkd \\-lm \\-pthread\n.fi\n.SH DESCRIPTION" > file
+    fold(symbol " \\- " man(what), file)
+    print ".SH SYNOPSIS\n.nf\n.B #include <kd.h>" > file
+}
+function man_row(left, text, file) { fresh = 0; print ".TP\n\\fB" man_pre(left) "\\fR" > file; fold(man(text), file) }
+function write_man(q,   file, e, i) {
+    file = out "/man/libkd_" q ".3"
+    man_begin("libkd_" q, title[q], file)
+    print ".PP\ncc ... \\-lkd \\-lm \\-pthread\n.fi\n.SH DESCRIPTION" > file
     fresh = 1
     if (intro[q] ~ /[^ \n]/) { sub(/^\n+/, "", intro[q]); man_text(intro[q], file) }
     for (e = first[q]; e <= last[q]; e++) {
-        if (section[e] != "") { print ".SS " man(section_title(section[e])) > file; fresh = 1; man_text(section_text(section[e]), file) }
+        if (section[e] != "") {
+            here = section[e]
+            print ".SS " man(section_title(here)) > file
+            fresh = 1
+            man_text(section_text(here), file)
+        } else if (e == first[q]) here = ""
         man_entry(e, file)
+        for (i = 1; i <= items[e]; i++) if (kind[e, i] != "macro") write_symbol(q, e, name[e, i])
     }
     print ".SH SEE ALSO\n.BR libkd (3)" > file
     close(file)
+}
+# A page for one function or type: its entry, and what its section says of all.
+function write_symbol(q, e, symbol,   file, was) {
+    was = fresh
+    file = out "/man/" symbol ".3"
+    man_begin(symbol, here == "" ? title[q] : "libkd, " tolower(section_title(here)), file)
+    print ".fi\n.SH DESCRIPTION" > file
+    fresh = 1
+    man_entry(e, file)
+    if (here != "" && section_text(here) != "") man_text(section_text(here), file)
+    print ".SH SEE ALSO\n.BR libkd_" q " (3),\n.BR libkd (3)" > file
+    close(file)
+    fresh = was
 }
 function man_entry(e, file,   i, r, n, line, k) {
     for (i = 1; i <= items[e]; i++) {
@@ -409,15 +430,10 @@ function man_entry(e, file,   i, r, n, line, k) {
     }
     if (doc[e] != "") { print ".RS 4" > file; fresh = 1; man_text(doc[e], file); print ".RE" > file; fresh = 0 }
 }
-function man_link(symbol, q,   file) {
-    file = out "/man/" symbol ".3"
-    print ".so man3/libkd_" q ".3" > file
-    close(file)
-}
 function write_overview(   file, i) {
     file = out "/man/libkd.3"
     man_head("LIBKD", file)
-    print ".SH NAME\nlibkd, kd \\- knowledge distillation in C\n.SH SYNOPSIS\n.nf\n.B #include <kd.h>\n.PP" > file
+    print ".SH NAME\nlibkd \\- knowledge distillation in C\n.SH SYNOPSIS\n.nf\n.B #include <kd.h>\n.PP" > file
     print "cc app.c $(pkg\\-config \\-\\-cflags \\-\\-libs libkd)\ncc app.c \\-lkd \\-lm \\-pthread\n.fi\n.SH DESCRIPTION" > file
     fold("A trained network, the teacher, teaches a smaller one, the student. Objects are opaque, made by a _create function and" \
          " released by _free. The first argument of _create is where the object goes, the second a context (allocator, threads, log)," \
@@ -435,9 +451,6 @@ function write_overview(   file, i) {
     print ".SH ENVIRONMENT\n.TP\n.B KD_NUM_THREADS\nThreads of a context that does not say." > file
     print ".TP\n.B KD_ISA\nThe best instruction set to use: scalar, neon, avx2 or avx512." > file
     print ".SH SEE ALSO\n.BR pkg\\-config (1)" > file
-    close(file)
-    file = out "/man/kd.3"
-    print ".so man3/libkd.3" > file
     close(file)
 }
 
