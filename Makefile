@@ -139,6 +139,10 @@ ready: ## everything a reviewer would ask, one line each
 lint: $(OBJ)/tests/api/test_source ## the rules of the source tree
 	@$< -v
 
+docs: ## docs/reference and docs/man from the headers
+	$(Q)sh tests/tools/gen_reference.sh
+.PHONY: docs
+
 # ---- examples --------------------------------------------------------------------------------------
 EXAMPLES := $(patsubst examples/%.c,$(OUT)/examples/%,$(sort $(wildcard examples/*.c)))
 SUPPORT  := $(sort $(wildcard examples/support/*.c))

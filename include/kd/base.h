@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Around declarations: extern "C" in C++, nothing in C. */
 #ifdef __cplusplus
 #define KD_BEGIN_DECLS extern "C" {
 #define KD_END_DECLS }
@@ -17,6 +18,7 @@
 #define KD_BEGIN_DECLS
 #define KD_END_DECLS
 #endif
+/* KD_API marks what the library exports, KD_MUST_USE a status that may not be thrown away. */
 #if defined __GNUC__
 #define KD_API __attribute__((visibility("default")))
 #define KD_MUST_USE __attribute__((warn_unused_result))
@@ -47,7 +49,7 @@ KD_API const char *kd_build_info(void);
 /* What every fallible call returns.  Negative is an error and kd_last_error() has its text; zero and
  * above are not errors.  Values are never renumbered. */
 typedef enum kd_status {
-    KD_OK              = 0,
+    KD_OK              = 0,   /* done                                                            */
     KD_END             = 1,   /* nothing left: the end of an epoch                               */
     KD_ERR_ARG         = -1,  /* an argument is NULL, out of its range, or contradicts another   */
     KD_ERR_SHAPE       = -2,  /* shapes that do not fit each other                               */
@@ -82,9 +84,10 @@ typedef struct kd_allocator {
     void *(*alloc)(size_t bytes, size_t align, void *user);
     /* `ptr` came from alloc with this `bytes`; never NULL. */
     void (*free)(void *ptr, size_t bytes, void *user);
-    void *user;
+    void *user;   /* comes back in every call */
 } kd_allocator;
 
+/* How grave a line of the log is; a context passes on levels up to its own. */
 #define KD_LOG_ERROR 1u
 #define KD_LOG_WARN  2u
 #define KD_LOG_INFO  3u
@@ -110,14 +113,14 @@ typedef struct kd_context_desc {
     size_t         struct_size;   /* set by _init                                                      */
     kd_allocator   allocator;     /* all NULL: malloc and free                                         */
     kd_log_fn      log;           /* NULL: silent                                                      */
-    void          *log_user;
+    void          *log_user;      /* comes back in every call of log                                   */
     uint32_t       log_level;     /* most detailed level passed on; default KD_LOG_WARN                */
     uint32_t       isa;           /* KD_ISA_*; default KD_ISA_AUTO, which honours the variable KD_ISA  */
     uint32_t       threads;       /* 0: the variable KD_NUM_THREADS, else the CPUs this process may use;
                                      at most 256 are used                                              */
     uint32_t       reserved;      /* 0                                                                 */
     kd_parallel_fn parallel;      /* NULL: libkd's own pool                                            */
-    void          *parallel_user;
+    void          *parallel_user; /* comes back in every call of parallel                              */
 } kd_context_desc;
 
 /* Where things live and how work is run: allocator, threads, log, cancel flag, instruction set.
@@ -125,7 +128,8 @@ typedef struct kd_context_desc {
  * their context alive: it may be freed before them. */
 typedef struct kd_context kd_context;
 
-/* Fill `desc` with the defaults.  `struct_size` is sizeof *desc as the caller was compiled. */
+/* Fill `desc` with the defaults; every descriptor has such a function.  `struct_size` is sizeof *desc as the caller was
+ * compiled. */
 KD_API void kd_context_desc_init(kd_context_desc *desc, size_t struct_size);
 
 /* Make a context from `desc` (copied; NULL: all defaults).  The environment (KD_ISA, KD_NUM_THREADS)
@@ -147,8 +151,9 @@ KD_API const char *kd_context_isa(const kd_context *ctx);
  * KD_ERR_CANCELLED and leaves everything usable.  Safe in a signal handler and from any thread.
  * Stays set until kd_context_resume(). */
 KD_API void kd_context_cancel(kd_context *ctx);
+/* Take kd_context_cancel() back.  Any thread. */
 KD_API void kd_context_resume(kd_context *ctx);
-/* 1 if cancelled, else 0. */
+/* 1 if cancelled, else 0.  Any thread. */
 KD_API int32_t kd_context_cancelled(const kd_context *ctx);
 
 /* Join and release the default context's threads and cached memory.  For hosts that unload the library;
@@ -170,7 +175,7 @@ KD_API kd_rng kd_rng_make(uint64_t seed);
  * Use one id per purpose (data order, initialisation, dropout) and split again per epoch or layer. */
 KD_API kd_rng kd_rng_split(const kd_rng *parent, uint64_t id);
 
-/* The next 32 random bits. */
+/* The next 32 random bits; this and the three below advance `rng`, which one thread at a time may do. */
 KD_API uint32_t kd_rng_u32(kd_rng *rng);
 /* The next number uniform in [0, 1): a multiple of 2^-24. */
 KD_API float kd_rng_uniform(kd_rng *rng);

@@ -14,6 +14,7 @@ KD_API KD_MUST_USE kd_status kd_dataset_wrap(kd_dataset **out, kd_context *ctx, 
                                              const size_t *item_shape, const void *items, const int32_t *labels);
 /* IDX images (u8 or f32, rank 2 to 4; rank 3 [n, h, w] becomes [n, h, w, 1]) and labels (u8; path may be NULL). */
 KD_API KD_MUST_USE kd_status kd_dataset_open_idx(kd_dataset **out, kd_context *ctx, const char *images, const char *labels);
+/* What a CSV file looks like. */
 typedef struct kd_csv_desc {
     size_t   struct_size;
     size_t   skip_lines;       /* header lines; default 0                                   */
@@ -21,10 +22,13 @@ typedef struct kd_csv_desc {
     uint32_t separator;        /* default ','                                                */
     uint32_t reserved;
 } kd_csv_desc;
+/* A label_column: no column is a label. */
 #define KD_CSV_NO_LABEL INT64_MIN
+/* Fill `desc` with the defaults; struct_size is sizeof *desc. */
 KD_API void kd_csv_desc_init(kd_csv_desc *desc, size_t struct_size);
-/* Numbers in text, a row a line, f32 items [columns - label].  KD_ERR_FORMAT names line and column. */
+/* Numbers in text, a row a line, f32 items [columns - label].  desc NULL: all defaults.  KD_ERR_FORMAT names line and column. */
 KD_API KD_MUST_USE kd_status kd_dataset_open_csv(kd_dataset **out, kd_context *ctx, const char *path, const kd_csv_desc *desc);
+/* The record of a CIFAR file, and which of its labels is taken. */
 #define KD_CIFAR_10         1u   /* 1 label byte + 3072         */
 #define KD_CIFAR_100_FINE   2u   /* coarse, fine, 3072: fine    */
 #define KD_CIFAR_100_COARSE 3u
@@ -33,8 +37,10 @@ KD_API KD_MUST_USE kd_status kd_dataset_open_cifar(kd_dataset **out, kd_context 
                                                    uint32_t variant);
 /* Some of the items, in this order (repeats allowed); shares the items' memory with `from`, which may be freed first. */
 KD_API KD_MUST_USE kd_status kd_dataset_subset(kd_dataset **out, const kd_dataset *from, const uint32_t *indices, size_t count);
+/* Free the data set, not memory that was wrapped.  NULL is fine. */
 KD_API void kd_dataset_free(kd_dataset *data);
 
+/* How many items; axes of an item, the size of one (0 if axis >= rank); what they are made of.  0 for NULL. */
 KD_API size_t kd_dataset_count(const kd_dataset *data);
 KD_API size_t kd_dataset_item_rank(const kd_dataset *data);
 KD_API size_t kd_dataset_item_size(const kd_dataset *data, size_t axis);
@@ -47,7 +53,9 @@ KD_API const void *kd_dataset_item(const kd_dataset *data, size_t index);
 KD_API size_t kd_dataset_classes(const kd_dataset *data);
 
 /* ---- loader --------------------------------------------------------------------------------------------------------- */
+/* Makes batches of a data set.  One thread at a time calls it. */
 typedef struct kd_loader kd_loader;
+/* How batches are made. */
 typedef struct kd_loader_desc {
     size_t       struct_size;
     size_t       batch;           /* >= 1; default 64                                                                  */
@@ -66,10 +74,11 @@ typedef struct kd_loader_desc {
     uint32_t     shard_index;     /* which part of each batch, 0 to shard_count - 1; default 0                         */
     uint32_t     shard_count;     /* >= 1: each batch is dealt out to this many loaders; default 1                     */
 } kd_loader_desc;
+/* Fill `desc` with the defaults; struct_size is sizeof *desc. */
 KD_API void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size);
-/* `data` must outlive the loader.  What item goes where, and every random choice, is a function of (seed, epoch, position in
- * the epoch) alone: the same with any `ahead`, any timing, and after a resume.
- * shift, crop_padding and flip need items [h, w, c] or [h, w] (c = 1); the zeros that come in are the item's, before
+/* Make a loader.  `data` must outlive it.  desc NULL: all defaults.  What item goes where, and every random choice, is a
+ * function of (seed, epoch, position in the epoch) alone: the same with any `ahead`, any timing, and after a resume. shift,
+ * crop_padding and flip need items [h, w, c] or [h, w] (c = 1); the zeros that come in are the item's, before
  * normalisation.  mean and std: one number for all, or one for each of the last axis.  Mix-up pairs rows of a batch at random:
  * (a, b) become (s a + (1 - s) b, s b + (1 - s) a), s >= 1/2, so each row is mostly the item kd_loader_indices names.
  *
@@ -88,8 +97,11 @@ KD_API KD_MUST_USE kd_status kd_loader_create(kd_loader **out, kd_context *ctx, 
 KD_API KD_MUST_USE kd_status kd_loader_next(kd_loader *loader, kd_tensor **x, kd_tensor **y);
 /* Which items the last batch holds: indices into the data set, one per row. */
 KD_API const uint32_t *kd_loader_indices(const kd_loader *loader);
-KD_API uint64_t kd_loader_epoch(const kd_loader *loader);        /* epochs completed */
-KD_API size_t kd_loader_batches(const kd_loader *loader);        /* in an epoch */
+/* Epochs completed. */
+KD_API uint64_t kd_loader_epoch(const kd_loader *loader);
+/* Batches in an epoch. */
+KD_API size_t kd_loader_batches(const kd_loader *loader);
+/* Free the loader, its batches and its thread.  NULL is fine. */
 KD_API void kd_loader_free(kd_loader *loader);
 
 KD_END_DECLS

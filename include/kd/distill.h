@@ -18,20 +18,24 @@ KD_BEGIN_DECLS
 /* Made from a descriptor; immutable, any number of threads may share it (a method with state of its own says so). */
 typedef struct kd_loss_distill kd_loss_distill;
 
+/* Methods: what the soft term is. */
 #define KD_DISTILL_KD   1u   /* Hinton, Vinyals, Dean 2015 (arXiv 1503.02531): soft labels at a temperature     */
 #define KD_DISTILL_HARD 2u   /* hard-label distillation (Touvron et al. 2021, DeiT): soft = CE(student, argmax teacher) at
                                 temperature 1, no T^2; ties go to the first maximum                                */
 
+/* Which divergence D is. */
 #define KD_DIRECTION_FORWARD 1u   /* KL(p || q), the teacher's mass is covered                              */
 #define KD_DIRECTION_REVERSE 2u   /* KL(q || p), the student seeks a mode                                   */
 #define KD_DIRECTION_JS      3u   /* beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q (GKD)  */
 
-#define KD_TEACHER_LOGITS    1u
+/* What the teacher's numbers are. */
+#define KD_TEACHER_LOGITS    1u   /* logits: p = softmax(teacher / T)                                        */
 #define KD_TEACHER_LOG_PROBS 2u   /* log p at temperature T already: used as it is, not renormalised        */
 #define KD_TEACHER_PROBS     3u   /* p at temperature T already; 0 is allowed, used as it is                */
 
 #define KD_LABEL_OFF INT64_MIN   /* an index that marks nothing */
 
+/* Which loss. */
 typedef struct kd_loss_distill_desc {
     size_t       struct_size;
     uint32_t     method;                /* KD_DISTILL_*; default KD_DISTILL_KD                                          */
@@ -58,9 +62,10 @@ typedef struct kd_loss_distill_desc {
 /* Defaults: Hinton KD, T = 4, 0.1 / 0.9 (the weights of the CIFAR-100 literature). */
 KD_API void kd_loss_distill_desc_init(kd_loss_distill_desc *desc, size_t struct_size);
 
-/* desc is copied; NULL means all defaults.  KD_ERR_ARG names the field; KD_ERR_VERSION, KD_ERR_NOMEM. */
+/* Make a loss.  desc is copied; NULL means all defaults.  KD_ERR_ARG names the field; KD_ERR_VERSION, KD_ERR_NOMEM. */
 KD_API KD_MUST_USE kd_status kd_loss_distill_create(kd_loss_distill **out, kd_context *ctx, const kd_loss_distill_desc *desc);
-KD_API void kd_loss_distill_free(kd_loss_distill *loss);   /* NULL is fine */
+/* Free the loss; NULL is fine. */
+KD_API void kd_loss_distill_free(kd_loss_distill *loss);
 
 /* What a batch came to. */
 typedef struct kd_distill_terms {
@@ -90,12 +95,12 @@ KD_API KD_MUST_USE kd_status kd_loss_distill_terms(kd_tape *tape, const kd_tenso
 /* A batch on plain pointers, for callers with their own networks.  Zero it, set struct_size, fill what you have. */
 typedef struct kd_distill_batch {
     size_t         struct_size;
-    size_t         rows, classes;
-    const float   *student;       size_t student_stride;      /* floats between rows; 0: classes  */
-    const float   *teacher;       size_t teacher_stride;
-    const int32_t *labels;        /* one of these three, or none if hard_weight is 0 */
-    const int64_t *labels64;
-    const float   *soft_labels;   size_t soft_label_stride;
+    size_t         rows, classes; /* sizes of every matrix here                      */
+    const float   *student;       size_t student_stride;      /* logits; floats between rows; 0: classes */
+    const float   *teacher;       size_t teacher_stride;      /* in the loss's teacher_form; NULL if soft_weight is 0 */
+    const int32_t *labels;        /* [rows]; or labels64 or soft_labels, or none if hard_weight is 0 */
+    const int64_t *labels64;      /* [rows]                                          */
+    const float   *soft_labels;   size_t soft_label_stride;   /* probabilities [rows, classes] */
     const float   *row_weights;   /* [rows] or NULL                                  */
     float         *grad;          size_t grad_stride;          /* d loss / d student; may be NULL; may be student itself.
                                                                   Under NONE: of the sum over rows */

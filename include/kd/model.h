@@ -12,6 +12,7 @@
 #include "tape.h"
 KD_BEGIN_DECLS
 
+/* A tree of layers, one block of parameters, one of gradients, one of buffers. */
 typedef struct kd_model kd_model;
 typedef struct kd_layer kd_layer;   /* a node of a model's tree; the model owns it */
 
@@ -23,6 +24,7 @@ KD_API kd_layer *kd_model_root(kd_model *model);
  * streams of `seed` (one per parameter, so adding a layer does not change the others).  After it layers can no longer
  * be added.  Returns the first error of the builders.  A second call is KD_ERR_STATE. */
 KD_API KD_MUST_USE kd_status kd_model_finish(kd_model *model, uint64_t seed);
+/* Free the model, its layers and its parameters.  NULL is fine. */
 KD_API void kd_model_free(kd_model *model);
 /* A second model of the same architecture with the same parameters, buffers, taps and input normalisation; not frozen, its
  * gradients zero.  User blocks share their `user`.  KD_ERR_STATE before kd_model_finish. */
@@ -35,7 +37,8 @@ KD_API kd_tensor *kd_model_forward(kd_model *model, kd_tape *tape, kd_tensor *x)
 /* ---- layers.  `parent` is a container or block; `name` is one path component, unique in its parent, or NULL:
  * the layer's position ("0", "1", ..), as PyTorch's Sequential names them.  Names are 1 to 100 letters, digits, '_' or '-';
  * trees are at most 32 deep. --------------------------------------------------------------------------------- */
-#define KD_ACT_NONE       0u
+/* Activations by number; formulas as the ops of the same name. */
+#define KD_ACT_NONE       0u   /* x itself   */
 #define KD_ACT_RELU       1u
 #define KD_ACT_LEAKY_RELU 2u   /* slope 0.01 */
 #define KD_ACT_GELU       3u
@@ -47,26 +50,32 @@ KD_API kd_tensor *kd_model_forward(kd_model *model, kd_tape *tape, kd_tensor *x)
 
 /* parameters: weight [in, out], bias [out].  PyTorch's default initialisation (uniform, bound 1 / sqrt(in), both). */
 KD_API kd_layer *kd_layer_linear(kd_layer *parent, const char *name, size_t in, size_t out, int32_t bias);
-/* weight [kh, kw, in / groups, out], bias [out]; desc NULL: stride 1, padding 0.  Default initialisation: uniform, bound
- * 1 / sqrt(kh kw in / groups). */
+/* A kh x kw or k wide convolution: kd_conv2d, kd_conv1d.  weight [kh, kw, in / groups, out] or [k, in / groups, out], bias
+ * [out]; desc NULL: stride 1, padding 0.  Default initialisation: uniform, bound 1 / sqrt(kh kw in / groups). */
 KD_API kd_layer *kd_layer_conv2d(kd_layer *parent, const char *name, size_t in, size_t out, size_t kh, size_t kw,
                                  int32_t bias, const kd_conv_desc *desc);
 KD_API kd_layer *kd_layer_conv1d(kd_layer *parent, const char *name, size_t in, size_t out, size_t k, int32_t bias,
                                  const kd_conv_desc *desc);
 /* weight, bias [channels] (1, 0), buffers running_mean, running_var (0, 1).  PyTorch: momentum 0.1, eps 1e-5. */
 KD_API kd_layer *kd_layer_batch_norm(kd_layer *parent, const char *name, size_t channels, float momentum, float eps);
+/* weight, bias [features] or [channels] (1, 0): kd_layer_norm, kd_group_norm.  groups divides channels. */
 KD_API kd_layer *kd_layer_layer_norm(kd_layer *parent, const char *name, size_t features, float eps);
 KD_API kd_layer *kd_layer_group_norm(kd_layer *parent, const char *name, size_t groups, size_t channels, float eps);
-KD_API kd_layer *kd_layer_activation(kd_layer *parent, const char *name, uint32_t activation);   /* KD_ACT_* */
+/* The activation of that number, KD_ACT_*. */
+KD_API kd_layer *kd_layer_activation(kd_layer *parent, const char *name, uint32_t activation);
+/* kd_max_pool2d and kd_avg_pool2d with square windows. */
 KD_API kd_layer *kd_layer_max_pool2d(kd_layer *parent, const char *name, uint32_t window, uint32_t stride, uint32_t padding);
 KD_API kd_layer *kd_layer_avg_pool2d(kd_layer *parent, const char *name, uint32_t window, uint32_t stride, uint32_t padding);
+/* [n, h, w, c] -> [n, c], the mean over h and w. */
 KD_API kd_layer *kd_layer_global_avg_pool(kd_layer *parent, const char *name);
 /* [n, h, w, c] -> [n, h w c], features innermost.  (PyTorch's flatten of an image is in the order c, h, w: the rows of a linear
  * layer trained behind it must be permuted.) */
 KD_API kd_layer *kd_layer_flatten(kd_layer *parent, const char *name);
+/* kd_dropout: on TRAIN tapes each element is 0 with probability p, in [0, 1). */
 KD_API kd_layer *kd_layer_dropout(kd_layer *parent, const char *name, float p);
-/* weight [count, width], initialised from the standard normal as PyTorch does. */
+/* i32 or i64 ids in [0, count) -> their rows of weight [count, width], initialised from the standard normal as PyTorch does. */
 KD_API kd_layer *kd_layer_embedding(kd_layer *parent, const char *name, size_t count, size_t width);
+/* How many recurrent layers, and which way they run. */
 typedef struct kd_rnn_desc {
     size_t   struct_size;
     uint32_t layers;           /* on top of each other; default 1                                                   */
@@ -74,6 +83,7 @@ typedef struct kd_rnn_desc {
     uint32_t bias;             /* default 1                                                                         */
     float    dropout;          /* TRAIN: of what goes from one layer to the next, in [0, 1); default 0              */
 } kd_rnn_desc;
+/* Fill `desc` with the defaults; struct_size is sizeof *desc. */
 KD_API void kd_rnn_desc_init(kd_rnn_desc *desc, size_t struct_size);
 /* x [n, t, in] -> [n, t, hidden], or with both directions [n, t, 2 hidden], forward first.  Parameters with the names, order and
  * initialisation of PyTorch's nn.LSTM and nn.GRU (batch_first): weight_ih_l0 [in, gates hidden], weight_hh_l0 [hidden, gates
@@ -85,17 +95,20 @@ KD_API kd_layer *kd_layer_gru(kd_layer *parent, const char *name, size_t in, siz
 KD_API kd_layer *kd_layer_last_step(kd_layer *parent, const char *name);
 
 /* ---- containers: add their children with the container as parent ------------------------------------------------ */
-KD_API kd_layer *kd_layer_sequence(kd_layer *parent, const char *name);   /* one after the other */
+/* Its children one after the other. */
+KD_API kd_layer *kd_layer_sequence(kd_layer *parent, const char *name);
 /* activation(children in sequence (x) + shortcut(x)); shortcut is x itself unless kd_layer_shortcut adds layers to it. */
 KD_API kd_layer *kd_layer_residual(kd_layer *parent, const char *name, uint32_t activation);
 /* The shortcut of a residual: a sequence named `name` ("downsample", "shortcut"). */
 KD_API kd_layer *kd_layer_shortcut(kd_layer *residual, const char *name);
-#define KD_JOIN_SUM    1u
+/* How a parallel container joins the results of its children. */
+#define KD_JOIN_SUM    1u   /* shapes equal         */
 #define KD_JOIN_CONCAT 2u   /* along the last axis */
 /* Every child gets x; their results are joined.  1 to 16 children. */
 KD_API kd_layer *kd_layer_parallel(kd_layer *parent, const char *name, uint32_t join);
 
 /* ---- a block of your own: a C function over ops, with named parameters and children ------------------------------- */
+/* What a block is: a function, and what it works with. */
 typedef struct kd_block_desc {
     size_t      struct_size;
     const char *type;   /* for summaries: "attention"; copied */
@@ -104,12 +117,13 @@ typedef struct kd_block_desc {
     kd_tensor *(*forward)(kd_layer *self, kd_tape *tape, kd_tensor *x, void *user);
     void       (*free)(void *user);   /* called once when the last model with this block goes, or at once when the block
                                          cannot be made; NULL is fine */
-    void       *user;
+    void       *user;     /* comes back in both */
 } kd_block_desc;
+/* Add a block; `desc` is copied.  Parameters and children are added to what it returns. */
 KD_API kd_layer *kd_layer_block(kd_layer *parent, const char *name, const kd_block_desc *desc);
 
-/* How a parameter begins.  fan_in = in (kh kw in / groups), fan_out = out (kh kw out / groups: PyTorch's own helper takes kh kw out).
- * A bias has the fans of its weight; a parameter of a block is taken as [.., in, out]. */
+/* How a parameter begins.  fan_in = in (kh kw in / groups), fan_out = out (kh kw out / groups: PyTorch's own helper takes kh
+ * kw out). A bias has the fans of its weight; a parameter of a block is taken as [.., in, out]. */
 #define KD_INIT_ZEROS           1u
 #define KD_INIT_ONES            2u
 #define KD_INIT_CONSTANT        3u   /* a                                               */
@@ -127,7 +141,9 @@ KD_API void kd_layer_add_parameter(kd_layer *layer, const char *name, size_t ran
 KD_API void kd_layer_add_buffer(kd_layer *layer, const char *name, size_t rank, const size_t *shape, float value);
 /* After finish: the tensor of a parameter or buffer of this layer by its own name ("weight"); NULL if there is none. */
 KD_API kd_tensor *kd_layer_parameter(kd_layer *layer, const char *name);
-KD_API kd_layer *kd_layer_child(kd_layer *layer, const char *path);   /* "0.conv1"; NULL if there is none */
+/* The layer at `path` below this one, "0.conv1"; NULL if there is none. */
+KD_API kd_layer *kd_layer_child(kd_layer *layer, const char *path);
+/* Run one layer with what is below it, inside a block's forward.  Never NULL; poison on error. */
 KD_API kd_tensor *kd_layer_forward(kd_layer *layer, kd_tape *tape, kd_tensor *x);
 /* The full dotted path; "" for the root.  Lives as long as the model. */
 KD_API const char *kd_layer_path(const kd_layer *layer);
@@ -140,10 +156,12 @@ KD_API KD_MUST_USE kd_status kd_model_tap(kd_model *model, const char *path);
 KD_API kd_tensor *kd_model_tapped(const kd_model *model, kd_tape *tape, const char *path);
 
 /* ---- parameters ---------------------------------------------------------------------------------------------------------- */
+/* What a parameter is, which says how files store it. */
 #define KD_PARAM_PLAIN  0u   /* stored in files as it is                                   */
 #define KD_PARAM_LINEAR 1u   /* [in, out] here, [out, in] in files                          */
 #define KD_PARAM_CONV   2u   /* [kh, kw, in, out] here, [out, in, kh, kw] in files; 1-d alike */
 #define KD_PARAM_BUFFER 8u   /* or-ed in: not trained                                       */
+/* One parameter or buffer of a model. */
 typedef struct kd_param_info {
     size_t      struct_size;
     const char *name;        /* "layer1.0.conv1.weight"; lives as long as the model            */
@@ -153,9 +171,10 @@ typedef struct kd_param_info {
     uint32_t    reserved;
     size_t      offset;      /* of its first float in the parameter block (or buffer block)    */
 } kd_param_info;
-/* Parameters in the tree's order (a layer's own, then its children's), then buffers.  out->struct_size says how the caller was
- * compiled; 0 is this version. */
-KD_API size_t kd_model_parameter_count(const kd_model *model);                 /* entries, buffers included */
+/* Parameters and buffers together. */
+KD_API size_t kd_model_parameter_count(const kd_model *model);
+/* Parameters in the tree's order (a layer's own, then its children's), then buffers; _find by name.  out->struct_size says how
+ * the caller was compiled; 0 is this version.  KD_ERR_ARG: no such entry; _find names the nearest. */
 KD_API KD_MUST_USE kd_status kd_model_parameter_at(const kd_model *model, size_t i, kd_param_info *out);
 KD_API KD_MUST_USE kd_status kd_model_find(const kd_model *model, const char *name, kd_param_info *out);
 /* Numbers to train: elements of all parameters, without buffers or padding. */
@@ -171,15 +190,17 @@ KD_API float *kd_model_buffers(kd_model *model, size_t *count);
 KD_API uint64_t kd_model_hash(const kd_model *model);
 /* The gradient of the parameter `name`, contiguous, shaped like it; NULL if there is none. */
 KD_API const float *kd_model_grad(const kd_model *model, const char *name);
+/* All gradients = 0; kd_optimizer_step does it after each step. */
 KD_API void kd_model_zero_grads(kd_model *model);
 /* Weights were written from outside: whatever was derived from them is stale. */
 KD_API void kd_model_touch(kd_model *model);
 /* Frozen: no gradients reach the parameters, and batch norm uses and keeps its running statistics on any tape. */
 KD_API void kd_model_freeze(kd_model *model, int32_t frozen);
+/* 1 if frozen, else 0. */
 KD_API int32_t kd_model_frozen(const kd_model *model);
-/* Set `algorithm` (KD_CONV_*, kd/tape.h) of every convolution of the model: KD_CONV_WINOGRAD4 makes a frozen teacher's forwards faster
- * and a little less exact; KD_CONV_DEFAULT takes it back.  Not saved with the model.  KD_ERR_ARG, KD_ERR_STATE before
- * kd_model_finish. */
+/* Set `algorithm` (KD_CONV_*, kd/tape.h) of every convolution of the model: KD_CONV_WINOGRAD4 makes a frozen teacher's
+ * forwards faster and a little less exact; KD_CONV_DEFAULT takes it back.  Not saved with the model.  KD_ERR_ARG, KD_ERR_STATE
+ * before kd_model_finish. */
 KD_API KD_MUST_USE kd_status kd_model_set_convolution(kd_model *model, uint32_t algorithm);
 /* Initialise again every parameter whose name matches the glob ('*' any run, '?' one character), from streams of `seed`.
  * KD_ERR_ARG if none matches. */
@@ -198,28 +219,32 @@ KD_API KD_MUST_USE kd_status kd_model_set_input_norm(kd_model *model, size_t cha
 KD_API size_t kd_model_summary(kd_model *model, size_t rank, const size_t *input_shape, char *out, size_t cap);
 
 /* ---- files: safetensors, tensors in PyTorch's layout under their dotted names, buffers included ------------------------- */
-/* Atomic: the old file or the new one, never a part.  KD_ERR_IO. */
+/* Write the model.  Atomic: the old file or the new one, never a part.  KD_ERR_IO. */
 KD_API KD_MUST_USE kd_status kd_model_save(const kd_model *model, const char *path);
-#define KD_LOAD_STRICT     0u
+/* Flags of kd_model_load. */
+#define KD_LOAD_STRICT     0u   /* the file holds exactly the model's names              */
 #define KD_LOAD_MISSING_OK 1u   /* parameters the file lacks keep their values          */
 #define KD_LOAD_EXTRA_OK   2u   /* tensors the model lacks are passed over               */
-/* All or nothing.  KD_ERR_SHAPE / KD_ERR_FORMAT list the names that are missing, unexpected or of another shape.
- * "num_batches_tracked" entries are always passed over. f16, bf16, f64 tensors are converted. */
+/* Read weights and buffers into a finished model, all or nothing.  KD_ERR_SHAPE / KD_ERR_FORMAT list the names that are
+ * missing, unexpected or of another shape. "num_batches_tracked" entries are always passed over. f16, bf16, f64 tensors are
+ * converted. */
 KD_API KD_MUST_USE kd_status kd_model_load(kd_model *model, const char *path, uint32_t flags);
 
 /* ---- the zoo: finished models ----------------------------------------------------------------------------------------------- */
-/* linear layers fc1, fc2, .. of sizes[0] -> .. -> sizes[count - 1] with `activation` between them (not after the last).
- * Inputs of higher rank are flattened first. */
+/* A perceptron: linear layers fc1, fc2, .. of sizes[0] -> .. -> sizes[count - 1] with `activation` between them (not after the
+ * last). Inputs of higher rank are flattened first. */
 KD_API KD_MUST_USE kd_status kd_zoo_mlp(kd_model **out, kd_context *ctx, const size_t *sizes, size_t count,
                                         uint32_t activation, uint64_t seed);
+/* The sizes of a small convolutional network. */
 typedef struct kd_cnn_desc {
     size_t   struct_size;
     size_t   height, width, channels;   /* of the image; defaults 28, 28, 1           */
-    size_t   conv1, conv2, hidden;      /* 3x3 convolutions, then a linear; 32, 64, 128 */
-    size_t   classes;                   /* 10                                         */
+    size_t   conv1, conv2, hidden;      /* 3x3 convolutions, then a linear; defaults 32, 64, 128 */
+    size_t   classes;                   /* default 10                                 */
     uint32_t batch_norm;                /* 1: after each convolution; default 0       */
     float    dropout;                   /* before the last linear; default 0          */
 } kd_cnn_desc;
+/* Fill `desc` with the defaults; struct_size is sizeof *desc. */
 KD_API void kd_cnn_desc_init(kd_cnn_desc *desc, size_t struct_size);
 /* conv1 3x3 pad 1, relu, max pool 2, conv2 3x3 pad 1, relu, max pool 2, fc1, relu, fc2. */
 KD_API KD_MUST_USE kd_status kd_zoo_cnn(kd_model **out, kd_context *ctx, const kd_cnn_desc *desc, uint64_t seed);

@@ -20,14 +20,18 @@
 #include "tensor.h"
 KD_BEGIN_DECLS
 
+/* Records ops, for kd_backward. */
 typedef struct kd_tape kd_tape;
 
+/* What a tape does with an op, and how layers behave on it. */
 #define KD_TAPE_TRAIN 1u         /* record; dropout drops, batch norm uses and updates batch statistics */
 #define KD_TAPE_INFER 2u         /* record nothing; dropout passes, batch norm uses running statistics  */
 #define KD_TAPE_EVAL  3u         /* record, but layers behave as in INFER: gradients of a model at test time */
 #define KD_TAPE_CHECK_FINITE 16u /* or-ed in: a NaN or infinity in a result is KD_ERR_NUMERIC naming the op */
 
+/* An empty tape; `mode` is a KD_TAPE_*.  Its seed is 0.  KD_ERR_ARG, KD_ERR_NOMEM; on error *out is NULL. */
 KD_API KD_MUST_USE kd_status kd_tape_create(kd_tape **out, kd_context *ctx, uint32_t mode);
+/* Free the tape and every tensor made on it.  NULL is fine. */
 KD_API void kd_tape_free(kd_tape *tape);
 
 /* Forget everything, keep the memory, clear the error.  Tensors of the tape become stale. */
@@ -39,7 +43,7 @@ KD_API uint32_t kd_tape_mode(const kd_tape *tape);
 /* Seed of the random ops (dropout).  Each op takes its own stream from (seed, ops drawn since the seed was
  * set), so the same program gives the same masks; the position survives kd_tape_reset. */
 KD_API void kd_tape_seed(kd_tape *tape, uint64_t seed);
-/* The stream's position, for checkpoints. */
+/* The stream's position, to read and to set, for checkpoints. */
 KD_API kd_rng kd_tape_rng(const kd_tape *tape);
 KD_API void kd_tape_set_rng(kd_tape *tape, kd_rng rng);
 /* Bytes the tape holds from the allocator, and the most it had in use since it was made. */
@@ -50,7 +54,7 @@ KD_API uint64_t kd_tape_multiply_adds(const kd_tape *tape);
 
 /* A tensor of the tape, not cleared, for user-defined ops and inputs; a constant for the tape. */
 KD_API kd_tensor *kd_tape_tensor(kd_tape *tape, kd_dtype dtype, size_t rank, const size_t *shape);
-/* A constant copy of caller memory (f32, contiguous) on the tape. */
+/* A constant copy of caller memory (f32, contiguous, `shape`) on the tape; the memory may go at once. */
 KD_API kd_tensor *kd_tape_constant(kd_tape *tape, size_t rank, const size_t *shape, const float *data);
 
 /* Ask for the gradient of x (f32): a leaf (the caller's, or made on this tape), or a result of this tape, whose gradient is
@@ -67,12 +71,14 @@ KD_API const float *kd_grad(const kd_tape *tape, const kd_tensor *x);
 KD_API KD_MUST_USE kd_status kd_backward(kd_tape *tape, kd_tensor *loss);
 
 /* ---- elementwise, with NumPy broadcasting (sizes equal, or 1, or missing on the left) ---------------- */
+/* a + b, a - b, a b, a / b, broadcast; x / 0 as IEEE says.  KD_ERR_SHAPE where the shapes do not broadcast. */
 KD_API kd_tensor *kd_add(kd_tape *tape, kd_tensor *a, kd_tensor *b);
 KD_API kd_tensor *kd_sub(kd_tape *tape, kd_tensor *a, kd_tensor *b);
 KD_API kd_tensor *kd_mul(kd_tape *tape, kd_tensor *a, kd_tensor *b);
 KD_API kd_tensor *kd_div(kd_tape *tape, kd_tensor *a, kd_tensor *b);
 /* scale * x + shift */
 KD_API kd_tensor *kd_scale(kd_tape *tape, kd_tensor *x, float scale, float shift);
+/* Of each element: -x, e^x, logarithm, square root, x^2, |x|.  Any shape, kept. */
 KD_API kd_tensor *kd_neg(kd_tape *tape, kd_tensor *x);
 KD_API kd_tensor *kd_exp(kd_tape *tape, kd_tensor *x);
 KD_API kd_tensor *kd_log(kd_tape *tape, kd_tensor *x);      /* natural; log 0 = -inf, log of negative = NaN */
@@ -83,24 +89,27 @@ KD_API kd_tensor *kd_abs(kd_tape *tape, kd_tensor *x);      /* gradient sign(x);
 KD_API kd_tensor *kd_clamp(kd_tape *tape, kd_tensor *x, float lo, float hi);
 
 /* ---- activations ----------------------------------------------------------------------------------- */
+/* Of each element; any shape, kept. */
 KD_API kd_tensor *kd_relu(kd_tape *tape, kd_tensor *x);                    /* gradient 0 at 0 */
 KD_API kd_tensor *kd_leaky_relu(kd_tape *tape, kd_tensor *x, float slope); /* x > 0 ? x : slope * x */
 KD_API kd_tensor *kd_gelu(kd_tape *tape, kd_tensor *x);       /* x/2 (1 + erf(x / sqrt 2))  (Hendrycks 2016) */
 KD_API kd_tensor *kd_gelu_tanh(kd_tape *tape, kd_tensor *x);  /* x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
 KD_API kd_tensor *kd_silu(kd_tape *tape, kd_tensor *x);       /* x sigmoid(x) */
-KD_API kd_tensor *kd_sigmoid(kd_tape *tape, kd_tensor *x);
+KD_API kd_tensor *kd_sigmoid(kd_tape *tape, kd_tensor *x);    /* 1 / (1 + e^-x) */
 KD_API kd_tensor *kd_tanh(kd_tape *tape, kd_tensor *x);
 KD_API kd_tensor *kd_softplus(kd_tape *tape, kd_tensor *x);   /* log(1 + e^x), safe for large |x| */
 
 /* ---- reductions.  `axes`: bit i set means axis i; 0 means all.  keep != 0 keeps them with size 1. -------- */
+/* Sum and mean over `axes`.  A bit beyond the rank is KD_ERR_ARG. */
 KD_API kd_tensor *kd_sum(kd_tape *tape, kd_tensor *x, uint32_t axes, int32_t keep);
 KD_API kd_tensor *kd_mean(kd_tape *tape, kd_tensor *x, uint32_t axes, int32_t keep);   /* of nothing: NaN */
-/* Gradient goes to the first maximum in memory order.  An empty axis is KD_ERR_SHAPE. */
+/* The maximum over `axes`.  Its gradient goes to the first maximum in memory order.  An empty axis is KD_ERR_SHAPE. */
 KD_API kd_tensor *kd_max(kd_tape *tape, kd_tensor *x, uint32_t axes, int32_t keep);
 
 /* ---- products ---------------------------------------------------------------------------------------- */
-#define KD_TRANSPOSE_A 1u
-#define KD_TRANSPOSE_B 2u
+/* Flags of kd_matmul. */
+#define KD_TRANSPOSE_A 1u   /* a is [.., k, m] */
+#define KD_TRANSPOSE_B 2u   /* b is [.., n, k] */
 /* a [.., m, k] x b [.., k, n] -> [.., m, n]; with the flags a is [.., k, m], b is [.., n, k].  Leading sizes
  * are equal, or missing from one side (that matrix serves every batch).  Sums along k: blocks of 256, each one
  * fma chain from zero, added in order (docs/design/numerics.md). */
@@ -110,25 +119,29 @@ KD_API kd_tensor *kd_matmul(kd_tape *tape, kd_tensor *a, kd_tensor *b, uint32_t 
 KD_API kd_tensor *kd_linear(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias);
 
 /* ---- convolution, NHWC -------------------------------------------------------------------------------- */
-/* How a convolution is computed.  DEFAULT: by the rule of docs/design/numerics.md.  WINOGRAD4: 3x3 convolutions of stride 1 that the rule
- * gives to Winograd's F(2x2, 3x3) take F(4x4, 3x3) on KD_TAPE_INFER tapes: up to 1.6 times faster, and four to seven times the
- * rounding error, 1e-6 of the result in the mean.  For a frozen teacher.  Gradients and other tapes are not changed. */
+/* How a convolution is computed.  DEFAULT: by the rule of docs/design/numerics.md.  WINOGRAD4: 3x3 convolutions of stride 1
+ * that the rule gives to Winograd's F(2x2, 3x3) take F(4x4, 3x3) on KD_TAPE_INFER tapes: up to 1.6 times faster, and four to
+ * seven times the rounding error, 1e-6 of the result in the mean.  For a frozen teacher.  Gradients and other tapes are not
+ * changed. */
 #define KD_CONV_DEFAULT   0u
 #define KD_CONV_WINOGRAD4 1u
+/* How a window moves over its input. */
 typedef struct kd_conv_desc {
     size_t   struct_size;
     uint32_t stride[2], padding[2], dilation[2];   /* height, width; defaults 1, 0, 1 */
     uint32_t groups;                               /* default 1; = channels: depthwise */
     uint32_t algorithm;                            /* KD_CONV_*; default 0 */
 } kd_conv_desc;
+/* Fill `desc` with the defaults; struct_size is sizeof *desc. */
 KD_API void kd_conv_desc_init(kd_conv_desc *desc, size_t struct_size);
 /* x [n, h, w, ci], weight [kh, kw, ci / groups, co], bias [co] or NULL -> [n, oh, ow, co],
  * oh = (h + 2 padding - dilation (kh - 1) - 1) / stride + 1.  Cross-correlation, as everywhere in the field.
  * desc NULL: all defaults. */
 KD_API kd_tensor *kd_conv2d(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, const kd_conv_desc *desc);
-/* x [n, t, ci], weight [k, ci / groups, co] -> [n, ot, co]; the height entries of desc are used. */
+/* x [n, t, ci], weight [k, ci / groups, co], bias [co] or NULL -> [n, ot, co]; the height entries of desc are used; NULL:
+ * defaults. */
 KD_API kd_tensor *kd_conv1d(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, const kd_conv_desc *desc);
-/* x [n, h, w, c]; window and stride in height, width; padding < window (max: -inf, average: not counted).
+/* x [n, h, w, c] -> [n, oh, ow, c]; window and stride in height, width; padding < window (max: -inf, average: not counted).
  * The maximum's gradient goes to its first position. */
 KD_API kd_tensor *kd_max_pool2d(kd_tape *tape, kd_tensor *x, const uint32_t window[2], const uint32_t stride[2],
                                 const uint32_t padding[2]);
@@ -147,7 +160,7 @@ KD_API kd_tensor *kd_batch_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, 
 KD_API kd_tensor *kd_layer_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, float eps);
 /* x [n, .., c]: statistics per sample and group of c / groups neighbouring channels. */
 KD_API kd_tensor *kd_group_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, uint32_t groups, float eps);
-/* x / max(||x||_2, eps) over the last axis.  eps > 0. */
+/* Rows of length 1: x / max(||x||_2, eps) over the last axis.  eps > 0. */
 KD_API kd_tensor *kd_l2_normalize(kd_tape *tape, kd_tensor *x, float eps);
 
 /* ---- softmax over the last axis ---------------------------------------------------------------------------- */
@@ -170,13 +183,17 @@ KD_API kd_tensor *kd_gru(kd_tape *tape, kd_tensor *x, kd_tensor *h0, kd_tensor *
                          kd_tensor *bias_ih, kd_tensor *bias_hh, int32_t reverse, kd_tensor **h_n);
 
 /* ---- shape -------------------------------------------------------------------------------------------------- */
-/* A size of (size_t)-1 is inferred.  Shares memory when x is contiguous. */
+/* The same elements in another shape.  A size of (size_t)-1 is inferred.  Shares memory when x is contiguous. */
 KD_API kd_tensor *kd_reshape(kd_tape *tape, kd_tensor *x, size_t rank, const size_t *shape);
-KD_API kd_tensor *kd_flatten(kd_tape *tape, kd_tensor *x);   /* [n, ..] -> [n, everything] */
+/* [n, ..] -> [n, everything], as kd_reshape. */
+KD_API kd_tensor *kd_flatten(kd_tape *tape, kd_tensor *x);
+/* Axis i of the result is axis perm[i] of x; perm has an entry per axis. */
 KD_API kd_tensor *kd_permute(kd_tape *tape, kd_tensor *x, const size_t *perm);
+/* Indices [begin, end) of one axis; begin <= end <= size. */
 KD_API kd_tensor *kd_slice(kd_tape *tape, kd_tensor *x, size_t axis, size_t begin, size_t end);
+/* `count` >= 1 tensors behind each other along one axis; their other sizes are equal. */
 KD_API kd_tensor *kd_concat(kd_tape *tape, kd_tensor *const *parts, size_t count, size_t axis);
-/* `before` and `after` have an entry per axis; NULL means zeros. */
+/* x with before[i] and after[i] entries of `value` around axis i; NULL means none. */
 KD_API kd_tensor *kd_pad(kd_tape *tape, kd_tensor *x, const size_t *before, const size_t *after, float value);
 /* table [n, d], ids i32 or i64 of any shape, each in [0, n) (else KD_ERR_RANGE) -> [ids.., d] */
 KD_API kd_tensor *kd_embedding(kd_tape *tape, kd_tensor *table, kd_tensor *ids);
@@ -186,8 +203,9 @@ KD_API kd_tensor *kd_dropout(kd_tape *tape, kd_tensor *x, float p);
 KD_API kd_tensor *kd_detach(kd_tape *tape, kd_tensor *x);
 
 /* ---- losses: one number, named for what it divides by ------------------------------------------------------- */
+/* What a loss over rows comes to. */
 #define KD_REDUCE_MEAN_ROWS    1u   /* sum / count of valid rows (batchmean); no valid row: 0       */
-#define KD_REDUCE_SUM          2u
+#define KD_REDUCE_SUM          2u   /* the sum                                                       */
 #define KD_REDUCE_NONE         3u   /* one value per row (losses over rows) or element (mse, smooth_l1) */
 #define KD_REDUCE_MEAN_ELEMENTS 4u  /* sum / (valid rows * classes), or / elements                   */
 /* (a - b)^2 and Huber's smooth_l1 with beta > 0: |d| < beta ? d^2 / (2 beta) : |d| - beta / 2. Shapes equal.
@@ -204,6 +222,7 @@ KD_API kd_tensor *kd_kl_div(kd_tape *tape, kd_tensor *p_logits, kd_tensor *q_log
 KD_API kd_tensor *kd_cosine_similarity(kd_tape *tape, kd_tensor *a, kd_tensor *b, float eps);
 
 /* ---- an op of your own ----------------------------------------------------------------------------------------- */
+/* An op as two functions.  They run in the thread that calls kd_custom and kd_backward. */
 typedef struct kd_custom_op {
     size_t      struct_size;
     const char *name;   /* for error texts; must outlive the tape's use of it */

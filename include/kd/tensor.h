@@ -11,10 +11,13 @@
 #include "base.h"
 KD_BEGIN_DECLS
 
+/* The most axes a tensor has. */
 #define KD_MAX_RANK 8
 
+/* A tensor: dtype, sizes, strides, data and an owner.  Reading one from several threads is fine, writing is for one at a time. */
 typedef struct kd_tensor kd_tensor;
 
+/* The type of an element. */
 typedef enum kd_dtype {
     KD_F32 = 1,   /* what ops compute in                     */
     KD_F64 = 2,   /* storage and checks; ops refuse it       */
@@ -64,6 +67,7 @@ KD_API kd_status kd_tensor_fill(kd_tensor *x, double value);
 
 /* The element at index[0 .. rank-1] as a double.  KD_ERR_RANGE names the axis.  An i64 beyond 2^53 rounds. */
 KD_API kd_status kd_tensor_get(const kd_tensor *x, const size_t *index, double *out);
+/* The element at `index` = value, converted as in kd_tensor_copy; KD_ERR_RANGE also if it does not fit. */
 KD_API kd_status kd_tensor_set(kd_tensor *x, const size_t *index, double value);
 
 /* The value of a tensor with exactly one element, whatever its rank; NaN (and error text) otherwise. */
