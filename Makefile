@@ -184,6 +184,8 @@ check-all: ## the long tests: sanitizers, every instruction set, other compilers
 	@MAKE='$(MAKE)' sh tests/tools/check_all.sh
 ready: ## everything a reviewer would ask, one line each
 	@MAKE='$(MAKE)' sh tests/tools/ready.sh
+abi: ## record the present headers in docs/abi and src/libkd.map: after an addition, or a break that is meant
+	@KD_CC='$(CC)' sh tests/tools/gen_abi.sh && sh tests/tools/gen_map.sh > src/libkd.map
 lint: $(OBJ)/tests/api/test_source ## the rules of the source tree
 	@$< -v
 
@@ -317,5 +319,5 @@ help: ## this list
 
 -include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d) \
   $(CHECKS:.o=.d)
-.PHONY: all tests check checkkd check-all ready lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall dist info clean help
+.PHONY: all tests check checkkd check-all ready abi lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall dist info clean help
 .DELETE_ON_ERROR:

@@ -153,8 +153,8 @@ typedef struct kd_param_info {
     uint32_t    reserved;
     size_t      offset;      /* of its first float in the parameter block (or buffer block)    */
 } kd_param_info;
-/* Parameters in the tree's order (a layer's own, then its children's), then buffers.  out->struct_size says how the caller was
- * compiled; 0 is this version. */
+/* Parameters in the tree's order (a layer's own, then its children's), then buffers.  out->struct_size, set by the
+ * caller, says how it was compiled: sizeof *out. */
 KD_API size_t kd_model_parameter_count(const kd_model *model);                 /* entries, buffers included */
 KD_API KD_MUST_USE kd_status kd_model_parameter_at(const kd_model *model, size_t i, kd_param_info *out);
 KD_API KD_MUST_USE kd_status kd_model_find(const kd_model *model, const char *name, kd_param_info *out);

@@ -69,7 +69,7 @@ kd_status kd__desc_read(void *own, size_t own_size, const void *desc, const char
     size_t size;
     memcpy(&size, desc, sizeof size);
     if (size < sizeof size || size > own_size + DESC_GROWTH)
-        return kd__fail(KD_ERR_ARG, "%s: struct_size is %zu: fill it with %s_init()", what, size, what);
+        return kd__fail(KD_ERR_ARG, "%s: struct_size is %zu: the struct's _init function sets it, or sizeof", what, size);
     for (size_t i = own_size; i < size; i++)
         if (((const unsigned char *)desc)[i])
             return kd__fail(KD_ERR_VERSION, "%s: a field at byte %zu is set, this libkd (%s) knows %zu bytes",
@@ -77,6 +77,22 @@ kd_status kd__desc_read(void *own, size_t own_size, const void *desc, const char
     memcpy(own, desc, KD_MIN(size, own_size));
     memcpy(own, &own_size, sizeof own_size);
     return KD_OK;
+}
+
+kd_status kd__info_check(const void *out, size_t own_size, const char *what)
+{
+    size_t size;
+    memcpy(&size, out, sizeof size);
+    if (size < sizeof size || size > own_size + DESC_GROWTH)
+        return kd__fail(KD_ERR_ARG, "%s->struct_size is %zu: set it to sizeof", what, size);
+    return KD_OK;
+}
+
+void kd__info_write(void *out, const void *info, size_t own_size)
+{
+    size_t size;
+    memcpy(&size, out, sizeof size);
+    kd__desc_write(out, size, info, own_size);
 }
 
 void kd__desc_write(void *desc, size_t size, const void *defaults, size_t own_size)
