@@ -47,7 +47,8 @@ kd_status kd__fail_prefix(kd_status status, const char *format, ...);
     } while (0)
 
 /* Copy a caller's descriptor over defaults: min(caller, known) bytes; extra bytes of a newer caller must
- * be zero, else KD_ERR_VERSION.  `desc` NULL keeps the defaults already in `own`. */
+ * be zero, else KD_ERR_VERSION.  `desc` NULL keeps the defaults already in `own`.
+ * what: "kd_NAME_desc" where kd_NAME_desc_init() makes one, else the function. */
 kd_status kd__desc_read(void *own, size_t own_size, const void *desc, const char *what);
 /* Write defaults into a caller's struct of `size` bytes and set its struct_size.  NULL is ignored. */
 void kd__desc_write(void *desc, size_t size, const void *defaults, size_t own_size);

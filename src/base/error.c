@@ -68,8 +68,12 @@ kd_status kd__desc_read(void *own, size_t own_size, const void *desc, const char
     if (!desc) return KD_OK;
     size_t size;
     memcpy(&size, desc, sizeof size);
-    if (size < sizeof size || size > own_size + DESC_GROWTH)
-        return kd__fail(KD_ERR_ARG, "%s: struct_size is %zu: the struct's _init function sets it, or sizeof", what, size);
+    if (size < sizeof size || size > own_size + DESC_GROWTH) {
+        size_t n = strlen(what);
+        bool has_init = n > 5 && !strcmp(what + n - 5, "_desc");
+        return kd__fail(KD_ERR_ARG, "%s: struct_size is %zu: %s%s", what, size, has_init ? what : "set it to sizeof",
+                        has_init ? "_init() sets it" : "");
+    }
     for (size_t i = own_size; i < size; i++)
         if (((const unsigned char *)desc)[i])
             return kd__fail(KD_ERR_VERSION, "%s: a field at byte %zu is set, this libkd (%s) knows %zu bytes",

@@ -56,7 +56,7 @@ static const char *fault_of(const record *kept, const record *made, const char *
     const char *at = strstr(line, " offset ");
     if (!then || line[length] != '.' || !at) return NULL;
     if (!is_sized(made, line, length)) return "a new field in a struct without struct_size";
-    if (sscanf(at, " offset %zu", &offset) == 1 && offset < then) return "a new field that is not behind the others, or in what was padding";
+    if (sscanf(at, " offset %zu", &offset) == 1 && offset < then) return "a new field between the others, or in what was padding";
     return NULL;
 }
 
@@ -160,7 +160,8 @@ static void run_frozen(const char *flags)
 #else
     int status;
     const char *runner = getenv("KD_RUN");
-    char *text = kdtest_run(&status, "%s -std=c11 %s tests/api/frozen_0_1.c -L%s -lkd -lm -o '%s/frozen' && LD_LIBRARY_PATH=%s %s '%s/frozen'",
+    char *text = kdtest_run(&status, "%s -std=c11 %s tests/api/frozen_0_1.c -L%s -lkd -lm -o '%s/frozen' && "
+                            "LD_LIBRARY_PATH=%s %s '%s/frozen'",
                             kdtest_cc(), flags, kdtest_out(), kdtest_tmp(), kdtest_out(), runner ? runner : "", kdtest_tmp());
     CHECK_MSG(status == 0 && strstr(text, "ok\n"), "%s", text);
     free(text);
@@ -353,7 +354,8 @@ static kd_status fill_safetensors(void *out)
     if (st == KD_OK) st = kd_safetensors_at(file, 0, out);
     /* the addresses in it differ from one opening to the next */
     if (st == KD_OK) {
-        size_t size, from = offsetof(kd_safetensors_info, name), to = offsetof(kd_safetensors_info, rank), p = offsetof(kd_safetensors_info, shape);
+        size_t size, from = offsetof(kd_safetensors_info, name), to = offsetof(kd_safetensors_info, rank);
+        size_t p = offsetof(kd_safetensors_info, shape);
         memcpy(&size, out, sizeof size);
         if (size > from) memset((char *)out + from, 0, (size < to ? size : to) - from);
         if (size >= p + sizeof(void *)) memset((char *)out + p, 0, sizeof(void *));

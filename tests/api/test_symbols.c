@@ -101,6 +101,33 @@ TEST(soname)
     free(dynamic);
 }
 
+/* What the Makefile asks of compiler and linker (KD_HARDEN: as far as this compiler has it) is in the library. */
+TEST(hardening)
+{
+    if (!plain_build()) return;
+    if (!kdtest_have("readelf")) {
+        kdtest_skip("no readelf");
+        return;
+    }
+    int status;
+    char *text = kdtest_run(&status, "LC_ALL=C readelf -lW %s/libkd.so", kdtest_out());
+    CHECK(status == 0 && strstr(text, "GNU_RELRO"));
+    char *stack = strstr(text, "GNU_STACK");
+    CHECK_MSG(stack && !strstr(strtok(stack, "\n"), "RWE"), "the stack is executable: %s", stack);
+    free(text);
+    const char *flags = getenv("KD_HARDEN");
+    if (flags && strstr(flags, "-fstack-protector-strong")) {
+        text = kdtest_run(&status, "%s -D -u %s/libkd.so", kdtest_nm(), kdtest_out());
+        CHECK_MSG(strstr(text, "__stack_chk_fail") != NULL, "no stack protector");
+        free(text);
+    }
+    if (flags && strstr(flags, "-fcf-protection")) {
+        text = kdtest_run(&status, "LC_ALL=C readelf -nW %s/base/context.o", kdtest_obj());
+        CHECK_MSG(strstr(text, "IBT") && strstr(text, "SHSTK"), "no control-flow protection:\n%s", text);
+        free(text);
+    }
+}
+
 /* ---- what is asked of the system --------------------------------------------------------------------------- */
 
 static const char *const refused[] = {

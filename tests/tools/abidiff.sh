@@ -21,7 +21,14 @@ fi
 # C again: values, enums, handles, types of functions, structs in their order (with what they have grown by), functions that do nothing
 awk '
     FNR == 1 { file++ }
-    file == 1 { if ($2 == "offset") { s = $1; sub(/[.].*/, "", s); at = $3; sub(/^[^:]*: /, ""); now[s, ++fields[s]] = $0; place[s, fields[s]] = at }; next }
+    file == 1 && $2 == "offset" {
+        s = $1
+        sub(/[.].*/, "", s)
+        place[s, ++fields[s]] = $3
+        sub(/^[^:]*: /, "")
+        now[s, fields[s]] = $0
+    }
+    file == 1 { next }
     file == 2 { value[$1] = $2; next }
     file == 3 && $1 == "enum" { if (!($2 in enums)) order[++n] = $2; enums[$2] = enums[$2] "    " $3 " = " value[$3] ",\n"; next }
     file == 3 && $1 == "handle" { declarations = declarations "typedef struct " $2 " " $2 ";\n"; next }
