@@ -59,7 +59,7 @@ OUT     := $(if $(filter release,$(CONFIG)),$(LIB),$(OBJ))
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wvla -Wstrict-prototypes -Wmissing-prototypes \
         -Wundef -Wcast-qual -Wwrite-strings $(if $(SAN),,-Wframe-larger-than=16384)
 BASE = -std=c11 $(WARN) -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math \
-        -ffile-prefix-map=$(CURDIR)=. -pthread -Iinclude -Isrc -MMD -MP \
+        '-ffile-prefix-map=$(CURDIR)=.' -pthread -Iinclude -Isrc -MMD -MP \
         -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE
 SAN  := $(SAN_$(CONFIG))
 
