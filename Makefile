@@ -61,6 +61,8 @@ WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wvla -Wstrict-prototypes 
 BASE = -std=c11 $(WARN) -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math \
         '-ffile-prefix-map=$(CURDIR)=.' -pthread -Iinclude -Isrc -MMD -MP \
         -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE
+# compilers write down the folder as PWD names it, which is not CURDIR below a symbolic link
+export PWD := $(CURDIR)
 SAN  := $(SAN_$(CONFIG))
 
 # Hardening, as far as the compiler has it: asked once, kept beside the objects.  HARDEN= turns it off; CFLAGS come later and win.
