@@ -15,9 +15,11 @@
 #if defined __GNUC__
 #define KD_API __attribute__((visibility("default")))
 #define KD_MUST_USE __attribute__((warn_unused_result))
+#define KD_DEPRECATED(text) __attribute__((deprecated(text)))   /* works as before, will go: docs/reference/abi.md */
 #else
 #define KD_API
 #define KD_MUST_USE
+#define KD_DEPRECATED(text)
 #endif
 
 KD_BEGIN_DECLS

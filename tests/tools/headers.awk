@@ -69,6 +69,7 @@ function declaration(d,   head, body, name)
     } else if (d ~ /KD_API/) {
         sub(/KD_API /, "", d)
         sub(/KD_MUST_USE /, "", d)
+        sub(/KD_DEPRECATED ?\("[^"]*"\) /, "", d)
         d = tidy(d)
         head = substr(d, 1, index(d, "(") - 1)
         line["functions", ++count["functions"]] = name_of(head) "\t" d
