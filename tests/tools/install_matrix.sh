@@ -208,6 +208,32 @@ else
     skip "pkg-config of other installs" "no pkg-config"
 fi
 
+# ---- what cannot be built here: the names and flags only ----------------------------------------------------------------
+# a build with BLIS, where that has a .pc file and where it has none
+with_blis() {
+    PKG_CONFIG_LIBDIR=$work/$1 PKG_CONFIG_PATH='' $MAKE install DESTDIR="$work/$1" PREFIX=/opt/kd BLIS=1 &&
+        grep -q -x "$2" "$work/$1/opt/kd/lib/pkgconfig/libkd.pc"
+}
+if have pkg-config; then
+    mkdir "$work/blis" "$work/no-blis"
+    printf 'Name: blis\nDescription: BLAS\nVersion: 1\nLibs: -lblis\n' >"$work/blis/blis.pc"
+    attempt "Requires.private: blis" with_blis blis 'Requires.private: blis'
+    attempt "-lblis where BLIS has no .pc" with_blis no-blis 'Libs.private: -lblis -lm -pthread'
+else
+    skip "BLIS in libkd.pc" "no pkg-config"
+fi
+# TRIPLE PART-OF-THE-COMMANDS...: make -n, with a compiler that only knows what it compiles for
+commands_for() {
+    printf '#!/bin/sh\ncase "$*" in *-dumpmachine*) echo %s ;; *) exit 1 ;; esac\n' "$1" >"$work/cc" && chmod +x "$work/cc"
+    $MAKE -n CONFIG=dry CC="$work/cc" PREFIX=/opt/kd install >"$work/commands"
+    rm -rf lib/obj/dry
+    shift
+    for part; do grep -q -F -e "$part" "$work/commands" || { echo "no $part in"; cat "$work/commands"; return 1; }; done
+}
+attempt "macOS, commands" commands_for arm64-apple-darwin22 '-dynamiclib -install_name @rpath/libkd.0.dylib -compatibility_version 0' \
+    '-exported_symbols_list' '"/opt/kd/lib/libkd.dylib"' 'ar rcs'
+attempt "FreeBSD, commands" commands_for x86_64-unknown-freebsd14 '-soname,libkd.so.0' '"/opt/kd/libdata/pkgconfig/libkd.pc"'
+
 # ---- and away ------------------------------------------------------------------------------------------------------------
 gone() {
     $MAKE uninstall DESTDIR="$work/$1" PREFIX=/opt/kd && [ -z "$(find "$work/$1" ! -type d)" ] &&
