@@ -179,7 +179,7 @@ $(patsubst tests/%.c,$(OBJ)/tests/%,$(wildcard tests/faults/test_*.c)): $(FAULT)
 
 tests: $(TBIN) ## build the tests
 check: $(A) $(SO) $(PC) $(TBIN) ## run the tests (under 90 s on two cores)
-	@KD_OBJ=$(OBJ) KD_OUT=$(OUT) KD_CC='$(CC)' KD_NM='$(NM)' KD_HARDEN='$(HARDEN)' sh tests/tools/run.sh $(TBIN)
+	@KD_OBJ=$(OBJ) KD_OUT=$(OUT) KD_CC='$(CC)' KD_NM='$(NM)' KD_HARDEN='$(HARDEN) $(CFLAGS)' sh tests/tools/run.sh $(TBIN)
 checkkd: $(CHECKKD) ## every kernel on every instruction set in full (ARGS='--kernel GLOB --isa NAME --seed N --bench')
 	@$< $(if $(filter --bench,$(ARGS)),,--full) $(ARGS)
 check-all: ## the long tests: sanitizers, every instruction set, other compilers, valgrind, NEON
@@ -269,7 +269,7 @@ $(PC): pkgconfig/libkd-uninstalled.pc.in include/kd/base.h Makefile
 	@mkdir -p $(@D)
 	$(call say,PC,$@)$(FILL) $< > $@
 install: all ## into PREFIX, EXEC_PREFIX, LIBDIR, INCLUDEDIR, MANDIR, DOCDIR, PKGCONFIGDIR, below DESTDIR
-	@mkdir -p $(INTO:%="$(DESTDIR)%")
+	@$(INSTALL) -d -m 755 $(INTO:%="$(DESTDIR)%")
 	$(if $(STATIC),$(INSTALL) -m 644 $(A) "$(DESTDIR)$(LIBDIR)/libkd.a")
 	$(if $(SHARED),$(INSTALL) -m 755 $(SO) "$(DESTDIR)$(LIBDIR)/$(notdir $(SO))")
 	$(if $(SHARED),ln -sf $(notdir $(SO)) "$(DESTDIR)$(LIBDIR)/$(SONAME)")
@@ -282,6 +282,7 @@ install: all ## into PREFIX, EXEC_PREFIX, LIBDIR, INCLUDEDIR, MANDIR, DOCDIR, PK
 	$(FILL) pkgconfig/libkdConfig.cmake.in > "$(DESTDIR)$(CMAKEDIR)/libkdConfig.cmake"
 	bytes=$$(echo __SIZEOF_POINTER__ | $(CC) $(CFLAGS) -E -P -x c -) && $(FILL) -e "s|@POINTER@|$$bytes|" pkgconfig/libkdConfigVersion.cmake.in \
 	  > "$(DESTDIR)$(CMAKEDIR)/libkdConfigVersion.cmake"
+	@chmod 644 "$(DESTDIR)$(PKGCONFIGDIR)/libkd.pc" "$(DESTDIR)$(CMAKEDIR)"/libkdConfig*.cmake
 # Directories, children first.  LIBDIR, INCLUDEDIR and MANDIR themselves stay; the rest goes if nothing of others is in it.
 INTO = $(CMAKEDIR) $(PKGCONFIGDIR) $(INCLUDEDIR)/kd $(DOCDIR) $(if $(MANPAGES),$(MANDIR)/man3)
 INSTALLED = $(LIBDIR)/libkd.a $(addprefix $(LIBDIR)/,$(notdir $(SO)) $(SONAME) $(SOLINK)) $(PKGCONFIGDIR)/libkd.pc \

@@ -5,6 +5,7 @@
 #include "kdtest_tools.h"
 
 static char stage[600], make[2000];
+static const char *before = "";
 
 /* The same build as the one under test, so that nothing is compiled again. */
 static int prepare(const char *name)
@@ -23,7 +24,7 @@ static int prepare(const char *name)
 static int run_make(const char *arguments)
 {
     int status;
-    char *text = kdtest_run(&status, "%s %s", make, arguments);
+    char *text = kdtest_run(&status, "%s%s %s", before, make, arguments);
     CHECK_MSG(status == 0, "make %s:\n%s", arguments, text);
     free(text);
     return status == 0;
@@ -200,8 +201,10 @@ TEST(lower_case_and_other_places)
     if (!prepare("stage-lower")) return;
     const char *where = "prefix=/opt/kd/ libdir=/opt/kd/lib/x86 includedir=/opt/headers mandir=/opt/man pkgconfigdir=/opt/pc";
     char command[400];
+    before = "umask 077 && ";   /* someone whose files are private by default */
     snprintf(command, sizeof command, "%s install", where);
     if (!run_make(command)) return;
+    must("modes", "test -z \"$(find '%s' ! -type l ! -perm -go=r)\"");
     must("places", "cd '%s/opt' && test -f headers/kd.h -a -f headers/kd/base.h -a -f kd/lib/x86/libkd.a -a -f kd/lib/x86/libkd.so.0");
     char *pc = staged("opt/pc/libkd.pc");
     check_has("libkd.pc", pc, "prefix=/opt/kd\nexec_prefix=${prefix}\nlibdir=${exec_prefix}/lib/x86\nincludedir=/opt/headers\n");
@@ -211,6 +214,7 @@ TEST(lower_case_and_other_places)
     free(config);
     snprintf(command, sizeof command, "%s uninstall", where);
     if (!run_make(command)) return;
+    before = "";
     must("uninstall", "test -z \"$(find '%s' ! -type d)\"");
 }
 
