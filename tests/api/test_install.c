@@ -6,6 +6,13 @@
 
 static char stage[600], make[2000];
 static const char *before = "";
+#ifdef KD_BLIS
+#define WITH_BLIS "BLIS=1"
+#define LINK_BLIS "-lblis "
+#else
+#define WITH_BLIS ""
+#define LINK_BLIS ""
+#endif
 
 /* The same build as the one under test, so that nothing is compiled again. */
 static int prepare(const char *name)
@@ -17,7 +24,7 @@ static int prepare(const char *name)
     const char *slash = strrchr(kdtest_obj(), '/');
     snprintf(stage, sizeof stage, "%s/%s", kdtest_tmp(), name);
     snprintf(make, sizeof make, "env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make --no-print-directory CONFIG='%s' CC='%s' NM='%s' "
-             "DESTDIR='%s'", slash ? slash + 1 : kdtest_obj(), kdtest_cc(), kdtest_nm(), stage);
+             "DESTDIR='%s' " WITH_BLIS, slash ? slash + 1 : kdtest_obj(), kdtest_cc(), kdtest_nm(), stage);
     return 1;
 }
 
@@ -142,12 +149,7 @@ TEST(install_use_uninstall)
              "LD_LIBRARY_PATH='%%s/opt/kd/lib' %s ./use", kdtest_cc(), runner ? runner : "");
     must("shared", command);
     snprintf(command, sizeof command, "%s -std=c11 -Wall -Werror use.c -I'%%s/opt/kd/include' '%%s/opt/kd/lib/libkd.a' %s-lm -pthread "
-             "-o use && rm '%%s'/opt/kd/lib/libkd.so && %s ./use", kdtest_cc(),
-#ifdef KD_BLIS
-             "-lblis ",
-#else
-             "",
-#endif
+             "-o use && rm '%%s'/opt/kd/lib/libkd.so && %s ./use", kdtest_cc(), LINK_BLIS,
              runner ? runner : "");
     must("static", command);
 #endif
