@@ -26,6 +26,13 @@ attempt() {
 }
 skip() { skipped=$((skipped + 1)); echo "skipped  $1 ($2)"; }
 
+# needs TOOL NAME COMMAND...
+needs() {
+    tool=$1
+    shift
+    if have "$tool"; then attempt "$@"; else skip "$1" "no $tool"; fi
+}
+
 install_into() { $MAKE install DESTDIR="$work/$1" PREFIX=/opt/kd "$2" "$3"; }
 attempt "install" install_into stage BUILD_SHARED=yes BUILD_STATIC=yes
 attempt "install, static only" install_into static BUILD_SHARED=no BUILD_STATIC=yes
@@ -134,8 +141,8 @@ for compiler in gcc clang; do
                 continue
             fi
             attempt "$what, bare" bare $cc $standard $kind
-            if have pkg-config; then attempt "$what, pkg-config" with_pkg_config $cc $standard $kind; else skip "$what, pkg-config" "no pkg-config"; fi
-            if have cmake; then attempt "$what, CMake" with_cmake $cc $standard $kind; else skip "$what, CMake" "no cmake"; fi
+            needs pkg-config "$what, pkg-config" with_pkg_config $cc $standard $kind
+            needs cmake "$what, CMake" with_cmake $cc $standard $kind
         done
     done
 done
