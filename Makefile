@@ -36,6 +36,7 @@ ABI     := 0
 # ---- what is built ---------------------------------------------------------------------------------
 TARGET  := $(shell $(CC) -dumpmachine)
 MACHINE := $(firstword $(subst -, ,$(TARGET)))
+WINDOWS := $(findstring mingw,$(TARGET))
 ISAS    := scalar
 ifneq (,$(filter x86_64 amd64,$(MACHINE)))
 ISAS    += avx2 avx512
@@ -66,7 +67,8 @@ export PWD := $(CURDIR)
 SAN  := $(SAN_$(CONFIG))
 
 # Hardening, as far as the compiler has it: asked once, kept beside the objects.  HARDEN= turns it off; CFLAGS come later and win.
-# Fortifying needs an optimizer, and is yours where you name it.  Sanitizers have checks of their own.
+# Fortifying needs an optimizer, and is yours where you name it.  Sanitizers have checks of their own, and for
+# Windows it would need a library of the compiler's.
 PROBED := $(OBJ)/hardening$(subst /,_,$(subst $(space),_,$(addprefix -,$(CC)))).mk
 $(PROBED):
 	@mkdir -p $(@D)
@@ -76,7 +78,7 @@ $(PROBED):
 	  if has -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3; then level=3; else level=2; fi; \
 	  { echo "HARDEN ?=$$harden"; echo "FORTIFY ?= -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=$$level"; } > $@
 ifneq (,$(if $(MAKECMDGOALS),$(filter-out clean help info dist uninstall,$(MAKECMDGOALS)),all))
-ifeq (,$(SAN))
+ifeq (,$(SAN)$(WINDOWS))
 include $(PROBED)
 BASE += $(HARDEN) $(if $(findstring _FORTIFY_SOURCE,$(CPPFLAGS) $(CFLAGS)),,$(if $(filter-out -O0,$(filter -O%,$(CFLAGS))),$(FORTIFY)))
 endif
@@ -109,6 +111,13 @@ EXPORTS := $(OBJ)/libkd.exp
 SOFLAGS := -dynamiclib -install_name @rpath/$(SONAME) -compatibility_version $(ABI) -current_version $(VERSION) \
            -exported_symbols_list $(EXPORTS)
 ARFLAGS := rcs
+else ifneq (,$(WINDOWS))
+SO      := $(OUT)/libkd-$(ABI).dll
+SONAME  :=
+SOLINK  := libkd.dll.a
+EXPORTS := $(OBJ)/libkd.def
+SOFLAGS := -shared $(EXPORTS) -Wl,--out-implib,$(OUT)/$(SOLINK)
+ARFLAGS := Drcs
 else
 SO      := $(OUT)/libkd.so.$(VERSION)
 SONAME  := libkd.so.$(ABI)
@@ -142,10 +151,13 @@ $(A): $(OBJS) $(KOBJS)
 
 $(SO): $(OBJS) $(KOBJS) $(EXPORTS)
 	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $(SOFLAGS) $(OBJS) $(KOBJS) $(LDLIBS) -o $@
-	@ln -sf $(@F) $(OUT)/$(SONAME) && ln -sf $(SONAME) $(OUT)/$(SOLINK)
+	$(if $(SONAME),@ln -sf $(@F) $(OUT)/$(SONAME) && ln -sf $(SONAME) $(OUT)/$(SOLINK))
 $(OBJ)/libkd.exp: src/libkd.map
 	@mkdir -p $(@D)
 	$(call say,EXP,$@)sed -n 's/^ *\(kd_[a-z0-9_]*\);$$/_\1/p' $< > $@
+$(OBJ)/libkd.def: src/libkd.map
+	@mkdir -p $(@D)
+	$(call say,DEF,$@)sed -n 's/^LIBKD.*/EXPORTS/p; s/^ *\(kd_[a-z0-9_]*\);$$/    \1/p' $< > $@
 
 # ---- tests -----------------------------------------------------------------------------------------
 TESTS := $(sort $(wildcard tests/*/test_*.c) tests/kernels/checkkd.c)
