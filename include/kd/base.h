@@ -15,11 +15,9 @@
 #if defined __GNUC__
 #define KD_API __attribute__((visibility("default")))
 #define KD_MUST_USE __attribute__((warn_unused_result))
-#define KD_DEPRECATED(text) __attribute__((deprecated(text)))   /* works as before, will go: docs/reference/abi.md */
 #else
 #define KD_API
 #define KD_MUST_USE
-#define KD_DEPRECATED(text)
 #endif
 
 KD_BEGIN_DECLS
@@ -40,6 +38,13 @@ KD_API const char *kd_version_string(void);
 /* One line about this build: version, compiler, the instruction sets compiled in, BLIS or not.
  * Static; any thread. */
 KD_API const char *kd_build_info(void);
+
+/* In front of a declaration that works as before and will go (docs/reference/abi.md): compilers say what to use instead. */
+#if defined __GNUC__
+#define KD_DEPRECATED(text) __attribute__((deprecated(text)))
+#else
+#define KD_DEPRECATED(text)
+#endif
 
 /* What every fallible call returns.  Negative is an error and kd_last_error() has its text; zero and
  * above are not errors.  Values are never renumbered. */
