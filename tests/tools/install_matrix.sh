@@ -218,7 +218,8 @@ fi
 # ---- what cannot be built here: the names and flags only ----------------------------------------------------------------
 # a build with BLIS, where that has a .pc file and where it has none
 with_blis() {
-    PKG_CONFIG_LIBDIR=$work/$1 PKG_CONFIG_PATH='' $MAKE install DESTDIR="$work/$1" PREFIX=/opt/kd BLIS=1 &&
+    PKG_CONFIG_LIBDIR=$work/$1 PKG_CONFIG_PATH='' $MAKE -o lib/libkd.a -o "$(echo lib/libkd.so.*.*.*)" install DESTDIR="$work/$1" \
+        PREFIX=/opt/kd BLIS=1 &&
         grep -q -x "$2" "$work/$1/opt/kd/lib/pkgconfig/libkd.pc"
 }
 if have pkg-config; then
