@@ -2,6 +2,7 @@
 #   make                     lib/libkd.a, lib/libkd.so
 #   make demo                a teacher teaches a student, on real data
 #   make check               the tests
+#   make install             into PREFIX, below DESTDIR
 # CC CFLAGS CPPFLAGS LDFLAGS LDLIBS AR are yours; libkd's own flags are added to them.
 # CONFIG=name keeps a build of its own, in lib/obj/name: asan, tsan and msan (clang) are known; any other name is
 # for flags of your choice, as in: make CONFIG=mine CFLAGS='-O2 -march=native' check
@@ -16,14 +17,15 @@ AR      ?= ar
 NM      ?= nm
 STRIP   ?= strip
 CFLAGS  ?= $(if $(SAN_$(CONFIG)),-O1 -g1,-O2 -g)
-PREFIX  ?= $(or $(prefix),/usr/local)
-LIBDIR  ?= $(or $(libdir),$(PREFIX)/lib)
-INCLUDEDIR ?= $(or $(includedir),$(PREFIX)/include)
 INSTALL ?= install
+BUILD_SHARED ?= yes
+BUILD_STATIC ?= yes
 V       ?= 0
 ifeq ($(origin CC),default)
 CC := cc
 endif
+space := $() $()
+.DEFAULT_GOAL := all
 Q := $(if $(filter 1,$(V)),,@)
 say = $(if $(filter 1,$(V)),,@printf '  %-6s %s\n' $(1) $(2);)
 
@@ -32,7 +34,9 @@ VERSION := $(call version,MAJOR).$(call version,MINOR).$(call version,PATCH)
 ABI     := 0
 
 # ---- what is built ---------------------------------------------------------------------------------
-MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+TARGET  := $(shell $(CC) -dumpmachine)
+MACHINE := $(firstword $(subst -, ,$(TARGET)))
+WINDOWS := $(findstring mingw,$(TARGET))
 ISAS    := scalar
 ifneq (,$(filter x86_64 amd64,$(MACHINE)))
 ISAS    += avx2 avx512
@@ -56,16 +60,36 @@ OUT     := $(if $(filter release,$(CONFIG)),$(LIB),$(OBJ))
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wvla -Wstrict-prototypes -Wmissing-prototypes \
         -Wundef -Wcast-qual -Wwrite-strings $(if $(SAN),,-Wframe-larger-than=16384)
 BASE = -std=c11 $(WARN) -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math \
-        -ffile-prefix-map=$(CURDIR)=. -pthread -Iinclude -Isrc -MMD -MP \
+        '-ffile-prefix-map=$(CURDIR)=.' -pthread -Iinclude -Isrc -MMD -MP \
         -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE
+# compilers write down the folder as PWD names it, which is not CURDIR below a symbolic link
+export PWD := $(CURDIR)
 SAN  := $(SAN_$(CONFIG))
+
+# Hardening, as far as the compiler has it: asked once, kept beside the objects.  HARDEN= turns it off; CFLAGS come later and win.
+# Fortifying needs an optimizer, and is yours where you name it.  Sanitizers have checks of their own, and for
+# Windows it would need a library of the compiler's.
+PROBED := $(OBJ)/hardening$(subst /,_,$(subst $(space),_,$(addprefix -,$(CC)))).mk
+$(PROBED):
+	@mkdir -p $(@D)
+	@has() { echo '#include <stdio.h>' | $(CC) -O2 -Werror "$$@" -x c -fsyntax-only - 2>/dev/null; }; \
+	  harden=; for f in -fstack-protector-strong -fstack-clash-protection -fcf-protection -mbranch-protection=standard; do \
+	    if has $$f; then harden="$$harden $$f"; fi; done; \
+	  if has -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3; then level=3; else level=2; fi; \
+	  { echo "HARDEN ?=$$harden"; echo "FORTIFY ?= -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=$$level"; } > $@
+ifneq (,$(if $(MAKECMDGOALS),$(filter-out clean help info dist uninstall,$(MAKECMDGOALS)),all))
+ifeq (,$(SAN)$(WINDOWS))
+include $(PROBED)
+BASE += $(HARDEN) $(if $(findstring _FORTIFY_SOURCE,$(CPPFLAGS) $(CFLAGS)),,$(if $(filter-out -O0,$(filter -O%,$(CFLAGS))),$(FORTIFY)))
+endif
+endif
 ISA_DEFS := $(patsubst %,-DKD_BUILD_%=1,$(ISAS))
 
 ifeq ($(BLIS),1)
 BASE   += -DKD_BLIS=1
-LDLIBS += -lblis
+override LDLIBS += -lblis
 endif
-LDLIBS += -lm -pthread
+override LDLIBS += -lm -pthread
 
 SRC  := $(sort $(filter-out src/kernels/kern_%,$(wildcard src/*/*.c)))
 KERN := $(sort $(wildcard src/kernels/kern_*.c))
@@ -78,10 +102,43 @@ KOBJS += $(KERN:src/%.c=$(OBJ)/%.$(1).o)
 endef
 $(foreach isa,$(ISAS),$(eval $(call ISA_RULE,$(isa))))
 
+# The shared library, the name that programs record (SONAME), the name that -lkd finds, and how it is linked.
+ifneq (,$(findstring darwin,$(TARGET)))
+SO      := $(OUT)/libkd.$(VERSION).dylib
+SONAME  := libkd.$(ABI).dylib
+SOLINK  := libkd.dylib
+EXPORTS := $(OBJ)/libkd.exp
+SOFLAGS := -dynamiclib -install_name @rpath/$(SONAME) -compatibility_version $(ABI) -current_version $(VERSION) \
+           -exported_symbols_list $(EXPORTS)
+ARFLAGS := rcs
+else ifneq (,$(WINDOWS))
+SO      := $(OUT)/libkd-$(ABI).dll
+SONAME  :=
+SOLINK  := libkd.dll.a
+EXPORTS := $(OBJ)/libkd.def
+SOFLAGS := -shared $(EXPORTS) -Wl,--out-implib,$(OUT)/$(SOLINK)
+ARFLAGS := Drcs
+else
+SO      := $(OUT)/libkd.so.$(VERSION)
+SONAME  := libkd.so.$(ABI)
+SOLINK  := libkd.so
+EXPORTS := src/libkd.map
+SOFLAGS := -shared -Wl,-soname,$(SONAME) -Wl,--version-script=$(EXPORTS) -Wl,-z,relro,-z,now,-z,noexecstack,-z,nodelete,--as-needed \
+           $(if $(SAN),,-Wl,-z,defs)
+ARFLAGS := Drcs
+endif
 A  := $(OUT)/libkd.a
-SO := $(OUT)/libkd.so.$(VERSION)
+PC := $(OUT)/libkd-uninstalled.pc
+ifneq (,$(filter-out yes no,$(BUILD_SHARED) $(BUILD_STATIC)))
+$(error BUILD_SHARED and BUILD_STATIC are yes or no)
+endif
+SHARED := $(filter yes,$(BUILD_SHARED))
+STATIC := $(filter yes,$(BUILD_STATIC))
+ifeq (,$(SHARED)$(STATIC))
+$(error BUILD_SHARED=no and BUILD_STATIC=no leave nothing to build)
+endif
 
-all: $(A) $(SO) ## the library, static and shared
+all: $(if $(STATIC),$(A)) $(if $(SHARED),$(SO)) $(PC) ## the library, static and shared (BUILD_STATIC=no, BUILD_SHARED=no)
 
 # Rooms that leave the loops over numbers to kernels are compiled small.
 $(filter $(foreach room,base autograd nn optim zoo data io,$(OBJ)/$(room)/%),$(OBJS)): SMALL = $(if $(filter -O2,$(CFLAGS)),-Os)
@@ -90,12 +147,17 @@ $(OBJ)/%.o: src/%.c
 	$(call say,CC,$<)$(CC) $(BASE) $(ISA_DEFS) $(CPPFLAGS) $(CFLAGS) $(SMALL) $(SAN) -c $< -o $@
 
 $(A): $(OBJS) $(KOBJS)
-	$(call say,AR,$@)rm -f $@ && $(AR) Drcs $@ $^
+	$(call say,AR,$@)rm -f $@ && $(AR) $(ARFLAGS) $@ $^
 
-$(SO): $(OBJS) $(KOBJS) src/libkd.map
-	$(call say,LD,$@)$(CC) -shared $(CFLAGS) $(SAN) $(LDFLAGS) -Wl,-soname,libkd.so.$(ABI) -Wl,--version-script=src/libkd.map \
-	  -Wl,-z,relro,-z,now,-z,noexecstack,-z,nodelete,--as-needed $(if $(SAN),,-Wl,-z,defs) $(OBJS) $(KOBJS) $(LDLIBS) -o $@
-	@ln -sf libkd.so.$(VERSION) $(OUT)/libkd.so.$(ABI) && ln -sf libkd.so.$(ABI) $(OUT)/libkd.so
+$(SO): $(OBJS) $(KOBJS) $(EXPORTS)
+	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $(SOFLAGS) $(OBJS) $(KOBJS) $(LDLIBS) -o $@
+	$(if $(SONAME),@ln -sf $(@F) $(OUT)/$(SONAME) && ln -sf $(SONAME) $(OUT)/$(SOLINK))
+$(OBJ)/libkd.exp: src/libkd.map
+	@mkdir -p $(@D)
+	$(call say,EXP,$@)sed -n 's/^ *\(kd_[a-z0-9_]*\);$$/_\1/p' $< > $@
+$(OBJ)/libkd.def: src/libkd.map
+	@mkdir -p $(@D)
+	$(call say,DEF,$@)sed -n 's/^LIBKD.*/EXPORTS/p; s/^ *\(kd_[a-z0-9_]*\);$$/    \1/p' $< > $@
 
 # ---- tests -----------------------------------------------------------------------------------------
 TESTS := $(sort $(wildcard tests/*/test_*.c) tests/kernels/checkkd.c)
@@ -128,14 +190,16 @@ $(patsubst tests/%.c,$(OBJ)/tests/%,$(wildcard tests/faults/test_*.c)): $(FAULT)
 .SECONDARY: $(TBIN:%=%.o) $(TKIT) $(FUZZ) $(FAULT) $(CHECKS)
 
 tests: $(TBIN) ## build the tests
-check: all $(TBIN) ## run the tests (under 90 s on two cores)
-	@KD_OBJ=$(OBJ) KD_OUT=$(OUT) KD_CC='$(CC)' KD_NM='$(NM)' sh tests/tools/run.sh $(TBIN)
+check: $(A) $(SO) $(PC) $(TBIN) ## run the tests (under 90 s on two cores)
+	@KD_OBJ=$(OBJ) KD_OUT=$(OUT) KD_CC='$(CC)' KD_NM='$(NM)' KD_HARDEN='$(HARDEN) $(CFLAGS)' sh tests/tools/run.sh $(TBIN)
 checkkd: $(CHECKKD) ## every kernel on every instruction set in full (ARGS='--kernel GLOB --isa NAME --seed N --bench')
 	@$< $(if $(filter --bench,$(ARGS)),,--full) $(ARGS)
 check-all: ## the long tests: sanitizers, every instruction set, other compilers, valgrind, NEON
 	@MAKE='$(MAKE)' sh tests/tools/check_all.sh
 ready: ## everything a reviewer would ask, one line each
 	@MAKE='$(MAKE)' sh tests/tools/ready.sh
+abi: ## record the present headers in docs/abi and src/libkd.map: after an addition, or a break that is meant
+	@KD_CC='$(CC)' sh tests/tools/gen_abi.sh && sh tests/tools/gen_map.sh > src/libkd.map
 lint: $(OBJ)/tests/api/test_source ## the rules of the source tree
 	@$< -v
 
@@ -193,29 +257,70 @@ bench-peers: $(OBJ)/bench/bench_peers ## the same work in PyTorch and others bes
 	  $(if $(THREADS),--threads $(THREADS)) $(if $(COMPILE),--compile) $(CASES)
 
 # ---- installing ------------------------------------------------------------------------------------
-HEADERS := $(sort $(wildcard include/kd/*.h))
-SONAMES := libkd.so.$(ABI) libkd.so
-# a path of the .pc file, by ${prefix} where it lies below
-pc_path = $(patsubst $(PREFIX)/%,$${prefix}/%,$(1))
-install: all ## into PREFIX, LIBDIR, INCLUDEDIR, below DESTDIR
-	@mkdir -p $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR)/kd
-	$(INSTALL) -m 644 $(A) $(DESTDIR)$(LIBDIR)/libkd.a
-	$(INSTALL) -m 755 $(SO) $(DESTDIR)$(LIBDIR)/
-	ln -sf libkd.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libkd.so.$(ABI)
-	ln -sf libkd.so.$(ABI) $(DESTDIR)$(LIBDIR)/libkd.so
-	$(INSTALL) -m 644 include/kd.h $(DESTDIR)$(INCLUDEDIR)/kd.h
-	$(INSTALL) -m 644 $(HEADERS) $(DESTDIR)$(INCLUDEDIR)/kd/
-	sed -e 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(call pc_path,$(LIBDIR))|; s|@INCLUDEDIR@|$(call pc_path,$(INCLUDEDIR))|' \
-	    -e 's|@VERSION@|$(VERSION)|; s|@BLIS@|$(if $(filter 1,$(BLIS)), -lblis)|' pkgconfig/libkd.pc.in \
-	    > $(DESTDIR)$(LIBDIR)/pkgconfig/libkd.pc
+# Where to, in upper or lower case.  pkg-config looks in libdata on the BSDs.
+PREFIX ?= $(or $(prefix),/usr/local)
+override PREFIX := $(patsubst %/,%,$(abspath $(PREFIX)))
+EXEC_PREFIX  ?= $(or $(exec_prefix),$(PREFIX))
+LIBDIR       ?= $(or $(libdir),$(EXEC_PREFIX)/lib)
+INCLUDEDIR   ?= $(or $(includedir),$(PREFIX)/include)
+MANDIR       ?= $(or $(mandir),$(PREFIX)/share/man)
+DOCDIR       ?= $(or $(docdir),$(PREFIX)/share/doc/libkd)
+PKGCONFIGDIR ?= $(or $(pkgconfigdir),$(if $(findstring bsd,$(TARGET)),$(PREFIX)/libdata,$(LIBDIR))/pkgconfig)
+CMAKEDIR      = $(LIBDIR)/cmake/libkd
+URL          ?= file://$(DOCDIR)/README.md
+
+HEADERS  := $(sort $(wildcard include/kd/*.h))
+MANPAGES := $(sort $(wildcard docs/man/*.3))
+# BLIS by its own .pc file where it has one (Debian's has none)
+blis_pc  = $(if $(filter 1,$(BLIS)),$(shell pkg-config --exists blis 2>/dev/null && echo blis))
+own_libs = $(if $(filter 1,$(BLIS)),$(if $(blis_pc),,-lblis )-lm -pthread,-lm -pthread)
+# a path by ${prefix} or ${exec_prefix} where it lies below, and the way from LIBDIR up to PREFIX
+pc_path  = $(patsubst $(PREFIX)/%,$${prefix}/%,$(patsubst $(2)/%,$${$(3)}/%,$(1)))
+up       = $(subst $(space),/,$(patsubst %,..,$(subst /, ,$(patsubst $(PREFIX)/%,%,$(LIBDIR)))))
+below    = $(filter $(PREFIX)/%,$(1))
+# The templates in pkgconfig/, filled in.  Without a shared library what it would have linked is the user's to link.
+FILL = sed -e '/^\# /d; s|^\#\#|\#|; s|@PREFIX@|$(PREFIX)|; s|@EXEC_PREFIX@|$(if $(filter $(PREFIX),$(EXEC_PREFIX)),$${prefix},$(EXEC_PREFIX))|' \
+  -e 's|@LIBDIR@|$(call pc_path,$(LIBDIR),$(EXEC_PREFIX),exec_prefix)|; s|@INCLUDEDIR@|$(call pc_path,$(INCLUDEDIR),$(PREFIX),prefix)|' \
+  -e 's|@URL@|$(subst file://$(PREFIX)/,file://$${prefix}/,$(URL))|; s|@VERSION@|$(VERSION)|; s|@MINOR@|$(basename $(VERSION))|; s|@ABI@|$(ABI)|' \
+  -e 's|@REQUIRES@|$(if $(SHARED),,$(blis_pc))|; s|@REQUIRES_PRIVATE@|$(if $(SHARED),$(blis_pc))|' \
+  -e 's|@LIBS@|$(if $(SHARED),,$(own_libs))|; s|@LIBS_PRIVATE@|$(if $(SHARED),$(own_libs))|' \
+  -e 's|@SO@|$(notdir $(SO))|; s|@SONAME@|$(SONAME)|; s|@LINK@|$(subst $(space),;,$(strip $(patsubst -l%,%,$(blis_pc) $(own_libs))))|' \
+  -e 's|@CMAKE_INCLUDEDIR@|$(if $(and $(call below,$(LIBDIR)),$(call below,$(INCLUDEDIR))),$${_libkd_libdir}/$(up)/$(patsubst \
+     $(PREFIX)/%,%,$(INCLUDEDIR)),$(INCLUDEDIR))|; s|@TO_INCLUDE@|$(if $(filter release,$(CONFIG)),..,../../..)/include|' \
+  -e 's| *$$||; /^[LR][a-z.]*:$$/d'
+
+$(PC): pkgconfig/libkd-uninstalled.pc.in include/kd/base.h Makefile
+	@mkdir -p $(@D)
+	$(call say,PC,$@)$(FILL) $< > $@
+install: all ## into PREFIX, EXEC_PREFIX, LIBDIR, INCLUDEDIR, MANDIR, DOCDIR, PKGCONFIGDIR, below DESTDIR
+	@$(INSTALL) -d -m 755 $(INTO:%="$(DESTDIR)%")
+	$(if $(STATIC),$(INSTALL) -m 644 $(A) "$(DESTDIR)$(LIBDIR)/libkd.a")
+	$(if $(SHARED),$(INSTALL) -m 755 $(SO) "$(DESTDIR)$(LIBDIR)/$(notdir $(SO))")
+	$(if $(SHARED),ln -sf $(notdir $(SO)) "$(DESTDIR)$(LIBDIR)/$(SONAME)")
+	$(if $(SHARED),ln -sf $(SONAME) "$(DESTDIR)$(LIBDIR)/$(SOLINK)")
+	$(INSTALL) -m 644 include/kd.h "$(DESTDIR)$(INCLUDEDIR)/kd.h"
+	$(INSTALL) -m 644 $(HEADERS) "$(DESTDIR)$(INCLUDEDIR)/kd"
+	$(INSTALL) -m 644 LICENSE README.md docs/CHANGELOG.md "$(DESTDIR)$(DOCDIR)"
+	$(if $(MANPAGES),$(INSTALL) -m 644 $(MANPAGES) "$(DESTDIR)$(MANDIR)/man3")
+	$(FILL) pkgconfig/libkd.pc.in > "$(DESTDIR)$(PKGCONFIGDIR)/libkd.pc"
+	$(FILL) pkgconfig/libkdConfig.cmake.in > "$(DESTDIR)$(CMAKEDIR)/libkdConfig.cmake"
+	bytes=$$(echo __SIZEOF_POINTER__ | $(CC) $(CFLAGS) -E -P -x c -) && $(FILL) -e "s|@POINTER@|$$bytes|" pkgconfig/libkdConfigVersion.cmake.in \
+	  > "$(DESTDIR)$(CMAKEDIR)/libkdConfigVersion.cmake"
+	@chmod 644 "$(DESTDIR)$(PKGCONFIGDIR)/libkd.pc" "$(DESTDIR)$(CMAKEDIR)"/libkdConfig*.cmake
+# Directories, children first.  LIBDIR, INCLUDEDIR and MANDIR themselves stay; the rest goes if nothing of others is in it.
+INTO = $(CMAKEDIR) $(PKGCONFIGDIR) $(INCLUDEDIR)/kd $(DOCDIR) $(if $(MANPAGES),$(MANDIR)/man3)
+INSTALLED = $(LIBDIR)/libkd.a $(addprefix $(LIBDIR)/,$(notdir $(SO)) $(SONAME) $(SOLINK)) $(PKGCONFIGDIR)/libkd.pc \
+  $(CMAKEDIR)/libkdConfig.cmake $(CMAKEDIR)/libkdConfigVersion.cmake $(INCLUDEDIR)/kd.h $(HEADERS:include/%=$(INCLUDEDIR)/%) \
+  $(addprefix $(DOCDIR)/,LICENSE README.md CHANGELOG.md) $(MANPAGES:docs/man/%=$(MANDIR)/man3/%)
 uninstall: ## what install put there
-	rm -f $(DESTDIR)$(LIBDIR)/libkd.a $(DESTDIR)$(LIBDIR)/libkd.so.$(VERSION) $(SONAMES:%=$(DESTDIR)$(LIBDIR)/%) \
-	  $(DESTDIR)$(LIBDIR)/pkgconfig/libkd.pc $(DESTDIR)$(INCLUDEDIR)/kd.h $(HEADERS:include/%=$(DESTDIR)$(INCLUDEDIR)/%)
-	-rmdir $(DESTDIR)$(INCLUDEDIR)/kd
+	rm -f $(INSTALLED:%="$(DESTDIR)%")
+	@rmdir $(INTO:%="$(DESTDIR)%") "$(DESTDIR)$(LIBDIR)/cmake" 2>/dev/null || :
+dist: ## lib/dist/libkd-VERSION.tar.gz, the same bytes from the same commit
+	@sh tests/tools/dist.sh $(VERSION) $(LIB)/dist
 
 info: ## what would be built, and how
 	@echo "version   $(VERSION), ABI $(ABI)"
-	@echo "compiler  $(CC) ($(shell $(CC) -dumpmachine) $(shell $(CC) -dumpversion))"
+	@echo "compiler  $(CC) ($(TARGET) $(shell $(CC) -dumpversion))"
 	@echo "flags     $(CPPFLAGS) $(CFLAGS) $(SAN)"
 	@echo "sets      $(ISAS)"
 	@echo "blis      $(if $(filter 1,$(BLIS)),yes,no)"
@@ -241,5 +346,5 @@ help: ## this list
 
 -include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d) \
   $(CHECKS:.o=.d)
-.PHONY: all tests check checkkd check-all ready lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall info clean help
+.PHONY: all tests check checkkd check-all ready abi lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall dist info clean help
 .DELETE_ON_ERROR:

@@ -45,14 +45,14 @@ int main(void)
     how.unlabelled_index = -1;
     if (kd_loss_distill_create(&loss, NULL, &how) != KD_OK) goto failed;
 
-    kd_distill_batch batch = { sizeof batch };
+    kd_distill_batch batch = { .struct_size = sizeof batch };
     batch.rows = ROWS;
     batch.classes = CLASSES;
     batch.student = &student[0][0];
     batch.teacher = &teacher[0][0];
     batch.labels = labels;
     batch.grad = &grad[0][0];
-    kd_distill_terms terms = { sizeof terms };
+    kd_distill_terms terms = { .struct_size = sizeof terms };
     for (int step = 0; step <= STEPS; step++) {
         forward(x, student_w, student);
         if (kd_loss_distill_eval(loss, &batch, &terms) != KD_OK) goto failed;

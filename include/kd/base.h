@@ -46,6 +46,13 @@ KD_API const char *kd_version_string(void);
  * Static; any thread. */
 KD_API const char *kd_build_info(void);
 
+/* In front of a declaration that works as before and will go (docs/reference/abi.md): compilers say what to use instead. */
+#if defined __GNUC__
+#define KD_DEPRECATED(text) __attribute__((deprecated(text)))
+#else
+#define KD_DEPRECATED(text)
+#endif
+
 /* What every fallible call returns.  Negative is an error and kd_last_error() has its text; zero and
  * above are not errors.  Values are never renumbered. */
 typedef enum kd_status {

@@ -173,8 +173,8 @@ typedef struct kd_param_info {
 } kd_param_info;
 /* Parameters and buffers together. */
 KD_API size_t kd_model_parameter_count(const kd_model *model);
-/* Parameters in the tree's order (a layer's own, then its children's), then buffers; _find by name.  out->struct_size says how
- * the caller was compiled; 0 is this version.  KD_ERR_ARG: no such entry; _find names the nearest. */
+/* Parameters in the tree's order (a layer's own, then its children's), then buffers; _find by name.  out->struct_size,
+ * set by the caller, says how it was compiled: sizeof *out.  KD_ERR_ARG: no such entry; _find names the nearest. */
 KD_API KD_MUST_USE kd_status kd_model_parameter_at(const kd_model *model, size_t i, kd_param_info *out);
 KD_API KD_MUST_USE kd_status kd_model_find(const kd_model *model, const char *name, kd_param_info *out);
 /* Numbers to train: elements of all parameters, without buffers or padding. */

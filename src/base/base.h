@@ -47,10 +47,15 @@ kd_status kd__fail_prefix(kd_status status, const char *format, ...);
     } while (0)
 
 /* Copy a caller's descriptor over defaults: min(caller, known) bytes; extra bytes of a newer caller must
- * be zero, else KD_ERR_VERSION.  `desc` NULL keeps the defaults already in `own`. */
+ * be zero, else KD_ERR_VERSION.  `desc` NULL keeps the defaults already in `own`.
+ * what: "kd_NAME_desc" where kd_NAME_desc_init() makes one, else the function. */
 kd_status kd__desc_read(void *own, size_t own_size, const void *desc, const char *what);
 /* Write defaults into a caller's struct of `size` bytes and set its struct_size.  NULL is ignored. */
 void kd__desc_write(void *desc, size_t size, const void *defaults, size_t own_size);
+/* A struct that the caller reads, its struct_size set: KD_ERR_ARG if that is no size; and min(caller, known) bytes of `info` into it,
+ * zeros into what a newer caller has more.  what: "function: argument". */
+kd_status kd__info_check(const void *out, size_t own_size, const char *what);
+void kd__info_write(void *out, const void *info, size_t own_size);
 
 /* ---- checked.h: size arithmetic that cannot wrap --------------------------------------------- */
 static inline bool kd__mul(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }

@@ -68,8 +68,12 @@ kd_status kd__desc_read(void *own, size_t own_size, const void *desc, const char
     if (!desc) return KD_OK;
     size_t size;
     memcpy(&size, desc, sizeof size);
-    if (size < sizeof size || size > own_size + DESC_GROWTH)
-        return kd__fail(KD_ERR_ARG, "%s: struct_size is %zu: fill it with %s_init()", what, size, what);
+    if (size < sizeof size || size > own_size + DESC_GROWTH) {
+        size_t n = strlen(what);
+        bool has_init = n > 5 && !strcmp(what + n - 5, "_desc");
+        return kd__fail(KD_ERR_ARG, "%s: struct_size is %zu: %s%s", what, size, has_init ? what : "set it to sizeof",
+                        has_init ? "_init() sets it" : "");
+    }
     for (size_t i = own_size; i < size; i++)
         if (((const unsigned char *)desc)[i])
             return kd__fail(KD_ERR_VERSION, "%s: a field at byte %zu is set, this libkd (%s) knows %zu bytes",
@@ -77,6 +81,22 @@ kd_status kd__desc_read(void *own, size_t own_size, const void *desc, const char
     memcpy(own, desc, KD_MIN(size, own_size));
     memcpy(own, &own_size, sizeof own_size);
     return KD_OK;
+}
+
+kd_status kd__info_check(const void *out, size_t own_size, const char *what)
+{
+    size_t size;
+    memcpy(&size, out, sizeof size);
+    if (size < sizeof size || size > own_size + DESC_GROWTH)
+        return kd__fail(KD_ERR_ARG, "%s->struct_size is %zu: set it to sizeof", what, size);
+    return KD_OK;
+}
+
+void kd__info_write(void *out, const void *info, size_t own_size)
+{
+    size_t size;
+    memcpy(&size, out, sizeof size);
+    kd__desc_write(out, size, info, own_size);
 }
 
 void kd__desc_write(void *desc, size_t size, const void *defaults, size_t own_size)

@@ -71,10 +71,10 @@ kd_status kd_loss_distill_terms(kd_tape *tape, const kd_tensor *loss, kd_distill
     KD_NEED(tape);
     KD_NEED(loss);
     KD_NEED(out);
-    if (!out->struct_size) return kd__fail(KD_ERR_ARG, "%s: out->struct_size is 0", __func__);
+    KD_TRY(kd__info_check(out, sizeof *out, "kd_loss_distill_terms: out"));
     if (tape->state.status != KD_OK) return kd__fail(tape->state.status, "%s", tape->state.text);
     const kd_tensor *note = kd__tape_tag(tape, loss);
     if (!note) return kd__fail(KD_ERR_ARG, "%s: loss was not made by kd_loss_distill_apply on this tape", __func__);
-    kd__desc_write(out, out->struct_size, note->data, sizeof(kd_distill_terms));
+    kd__info_write(out, note->data, sizeof *out);
     return KD_OK;
 }

@@ -65,7 +65,7 @@ kd_status kd_loss_distill_create(kd_loss_distill **out, kd_context *ctx, const k
     const kd__method *method = NULL;
     KD_NEED(out);
     *out = NULL;
-    KD_TRY(kd__desc_read(&own, sizeof own, desc, __func__));
+    KD_TRY(kd__desc_read(&own, sizeof own, desc, "kd_loss_distill_desc"));
     KD_TRY(kd__loss_check(&own, __func__, &method));
 
     ctx = kd__context_retain(ctx);

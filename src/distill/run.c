@@ -278,10 +278,10 @@ kd_status kd_loss_distill_eval(const kd_loss_distill *loss, const kd_distill_bat
     KD_NEED(loss);
     KD_NEED(batch);
     KD_NEED(terms);
-    if (!terms->struct_size) return kd__fail(KD_ERR_ARG, "%s: terms->struct_size is 0", __func__);
+    KD_TRY(kd__info_check(terms, sizeof *terms, "kd_loss_distill_eval: terms"));
     KD_TRY(kd__desc_read(&b, sizeof b, batch, __func__));
     KD_TRY(kd__loss_run(loss, loss->ctx, __func__, &b, &t));
-    kd__desc_write(terms, terms->struct_size, &t, sizeof t);
+    kd__info_write(terms, &t, sizeof t);
     return KD_OK;
 }
 

@@ -341,9 +341,7 @@ kd_status kd_safetensors_at(const kd_safetensors *file, size_t i, kd_safetensors
 {
     KD_NEED(file);
     KD_NEED(out);
-    if (out->struct_size < sizeof out->struct_size)
-        return kd__fail(KD_ERR_ARG, "kd_safetensors_at: out->struct_size is %zu: set it to sizeof *out",
-                        out->struct_size);
+    KD_TRY(kd__info_check(out, sizeof *out, "kd_safetensors_at: out"));
     if (i >= file->count)
         return kd__fail(KD_ERR_ARG, "kd_safetensors_at: i %zu: the file has %zu tensors", i, file->count);
     const entry *e = entry_at(file, i);
@@ -355,7 +353,7 @@ kd_status kd_safetensors_at(const kd_safetensors *file, size_t i, kd_safetensors
         .offset = file->data + e->begin,
         .bytes = e->end - e->begin,
     };
-    kd__desc_write(out, out->struct_size, &info, sizeof info);
+    kd__info_write(out, &info, sizeof info);
     return KD_OK;
 }
 

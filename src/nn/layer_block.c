@@ -20,7 +20,7 @@ static kd_layer *refuse(kd_layer *layer, const kd_block_desc *desc)
 kd_layer *kd_layer_block(kd_layer *parent, const char *name, const kd_block_desc *desc)
 {
     kd_block_desc own = { .struct_size = sizeof own };
-    kd_status status = desc ? kd__desc_read(&own, sizeof own, desc, "kd_block_desc")
+    kd_status status = desc ? kd__desc_read(&own, sizeof own, desc, __func__)
                             : kd__fail(KD_ERR_ARG, "desc is NULL");
     kd_layer *self = kd__layer_new(parent, name, KD__LAYER_block, __func__);
     if (kd__layer_is_poison(self)) return refuse(self, &own);

@@ -20,12 +20,11 @@ static bool not_ready(const kd_model *model, const char *function)
 
 size_t kd_model_parameter_count(const kd_model *model) { return not_ready(model, __func__) ? 0 : model->entry_count; }
 
-/* A caller that left struct_size 0 has this version's struct. */
 static kd_status write_info(kd_param_info *out, kd__param *p, const char *function)
 {
-    size_t size = out->struct_size ? out->struct_size : sizeof *out;
-    if (size < sizeof *out)
-        return kd__fail(KD_ERR_ARG, "%s: out->struct_size %zu: must be sizeof(kd_param_info)", function, size);
+    char what[60];
+    kd__format(what, sizeof what, "%s: out", function);
+    KD_TRY(kd__info_check(out, sizeof *out, what));
     const kd_param_info info = {
         .name = p->path,
         .tensor = &p->tensor,
@@ -33,7 +32,7 @@ static kd_status write_info(kd_param_info *out, kd__param *p, const char *functi
         .kind = p->kind,
         .offset = p->offset,
     };
-    kd__desc_write(out, size, &info, sizeof info);
+    kd__info_write(out, &info, sizeof info);
     return KD_OK;
 }
 

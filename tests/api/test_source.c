@@ -142,7 +142,7 @@ static void check_text(const char *path, void *user)
 TEST(plain_text)
 {
     char code[] = "code", prose[] = "text";
-    const char *sources = ".c .h .def .sh .py .cpp";
+    const char *sources = ".c .h .def .sh .awk .py .cpp";
     CHECK(kdtest_walk("src", sources, check_text, code) > 20);
     CHECK(kdtest_walk("include", sources, check_text, code) > 1);
     CHECK(kdtest_walk("tests", sources, check_text, code) > 10);

@@ -45,11 +45,11 @@ TEST(map_is_what_the_headers_declare)
     char *rest = made;
     for (char *line, copy[300]; (line = kdtest_line(&rest));) {
         snprintf(copy, sizeof copy, "%s\n", line);
-        CHECK_MSG(strstr(kept, copy) != NULL, "src/libkd.map lacks:%s  (sh tests/tools/gen_map.sh > src/libkd.map)", line);
+        CHECK_MSG(strstr(kept, copy) != NULL, "src/libkd.map lacks:%s  (make abi)", line);
     }
     free(made);
     made = kdtest_run(&status, "sh tests/tools/gen_map.sh");
-    CHECK_MSG(strcmp(made, kept) == 0, "src/libkd.map is not what gen_map.sh makes (sh tests/tools/gen_map.sh > src/libkd.map)");
+    CHECK_MSG(strcmp(made, kept) == 0, "src/libkd.map is not what gen_map.sh makes (make abi)");
     free(made);
     free(kept);
 }
@@ -99,6 +99,33 @@ TEST(soname)
         CHECK_MSG(good, "%s", line);
     }
     free(dynamic);
+}
+
+/* What the Makefile asks of compiler and linker (KD_HARDEN: as far as this compiler has it) is in the library. */
+TEST(hardening)
+{
+    if (!plain_build()) return;
+    if (!kdtest_have("readelf")) {
+        kdtest_skip("no readelf");
+        return;
+    }
+    int status;
+    char *text = kdtest_run(&status, "LC_ALL=C readelf -lW %s/libkd.so", kdtest_out());
+    CHECK(status == 0 && strstr(text, "GNU_RELRO"));
+    char *stack = strstr(text, "GNU_STACK");
+    CHECK_MSG(stack && !strstr(strtok(stack, "\n"), "RWE"), "the stack is executable: %s", stack);
+    free(text);
+    const char *flags = getenv("KD_HARDEN");
+    if (flags && strstr(flags, "-fstack-protector-strong") && !strstr(flags, "-fno-stack-protector")) {
+        text = kdtest_run(&status, "%s -D -u %s/libkd.so", kdtest_nm(), kdtest_out());
+        CHECK_MSG(strstr(text, "__stack_chk_fail") != NULL, "no stack protector");
+        free(text);
+    }
+    if (flags && strstr(flags, "-fcf-protection") && !strstr(flags, "-fcf-protection=none")) {
+        text = kdtest_run(&status, "LC_ALL=C readelf -nW %s/base/context.o", kdtest_obj());
+        CHECK_MSG(strstr(text, "IBT") && strstr(text, "SHSTK"), "no control-flow protection:\n%s", text);
+        free(text);
+    }
 }
 
 /* ---- what is asked of the system --------------------------------------------------------------------------- */

@@ -46,4 +46,7 @@ else
     skip x86-models "no qemu-x86_64, or no x86-64"
 fi
 item examples $build examples
+item install sh tests/tools/install_matrix.sh
+if have abidiff readelf; then item abidiff sh tests/tools/abidiff.sh; else skip abidiff "no abidiff"; fi
+item reproduce sh tests/tools/reproduce.sh
 exit $failed

@@ -175,7 +175,7 @@ TEST(descriptors_old_and_new)
 
     newer.struct_size = 0;
     CHECK_STATUS(kd__desc_read(&own, sizeof own, &newer, "desc"), KD_ERR_ARG);
-    CHECK_ERROR_HAS("desc_init()");
+    CHECK_ERROR_HAS("desc: struct_size is 0");
     newer.struct_size = SIZE_MAX;
     CHECK_STATUS(kd__desc_read(&own, sizeof own, &newer, "desc"), KD_ERR_ARG);
     kd__desc_write(NULL, 100, &defaults, sizeof defaults);

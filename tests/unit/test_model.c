@@ -40,7 +40,7 @@ TEST(parameters_come_in_tree_order_then_buffers)
     float *buffers = kd_model_buffers(m, &buffer_count);
     CHECK(weights && grads && buffers && (uintptr_t)weights % 64 == 0 && (uintptr_t)grads % 64 == 0);
     for (size_t i = 0; i < n; i++) {
-        kd_param_info info = { .struct_size = sizeof info }, found = { .struct_size = 0 };
+        kd_param_info info = { .struct_size = sizeof info }, found = { .struct_size = sizeof found };
         CHECK_OK(kd_model_parameter_at(m, i, &info));
         CHECK_STR(info.name, want[i].name);
         CHECK(info.kind == want[i].kind);
@@ -70,8 +70,9 @@ TEST(parameters_come_in_tree_order_then_buffers)
     CHECK_STATUS(kd_model_parameter_at(m, n, &info), KD_ERR_ARG);
     CHECK_STATUS(kd_model_find(m, "bn1.wieght", &info), KD_ERR_ARG);
     CHECK_ERROR_HAS("the nearest is \"bn1.weight\"");
-    info.struct_size = 8;
+    info.struct_size = 0;
     CHECK_STATUS(kd_model_parameter_at(m, 0, &info), KD_ERR_ARG);
+    CHECK_ERROR_HAS("kd_model_parameter_at: out->struct_size is 0");
     CHECK(!kd_model_grad(m, "bn1.running_mean"));
     CHECK(!kd_model_grad(m, "nope"));
     kd_model_free(m);
