@@ -29,7 +29,7 @@ say = $(if $(filter 1,$(V)),,@printf '  %-6s %s\n' $(1) $(2);)
 
 version = $(shell sed -n 's/^\#define KD_VERSION_$(1) *\([0-9]*\).*/\1/p' include/kd/base.h)
 VERSION := $(call version,MAJOR).$(call version,MINOR).$(call version,PATCH)
-ABI     := 0
+ABI     := $(shell sed -n 's/^\#define KD_ABI_VERSION *\([0-9]*\).*/\1/p' include/kd/base.h)
 
 # ---- what is built ---------------------------------------------------------------------------------
 MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
