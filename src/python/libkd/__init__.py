@@ -25,8 +25,6 @@ from .context import (Context, build_info, cancel, cancelled, isa, library_path,
 from .errors import (KdArgumentError, KdCancelled, KdError, KdFormatError, KdIOError, KdMemoryError, KdNumericError, KdRangeError,
                      KdStateError, KdTypeError, KdUnsupported)
 from .losses import LossDistill, LossResult, Terms
-from .tape import Tape
-from .tensor import Tensor, dtype_name, dtype_size
 
 if TYPE_CHECKING:
     from . import io, ops, rng, zoo
@@ -35,11 +33,14 @@ if TYPE_CHECKING:
     from .model import Layer, Model, Parameter
     from .optimizer import Ema, Optimizer, Schedule, clip_grad_norm
     from .rng import Rng
+    from .tape import Tape
+    from .tensor import Tensor, dtype_name, dtype_size
 
 # imported when first used: a program that wants one loss does not pay for the rest
 _LATE = {
     "Dataset": "data", "Loader": "data", "Checkpoint": "io", "Layer": "model", "Model": "model", "Parameter": "model",
     "Ema": "optimizer", "Optimizer": "optimizer", "Schedule": "optimizer", "clip_grad_norm": "optimizer", "Rng": "rng",
+    "Tape": "tape", "Tensor": "tensor", "dtype_name": "tensor", "dtype_size": "tensor",
 }
 _MODULES = ("data", "io", "model", "ops", "optimizer", "rng", "torch", "zoo", "demo")
 

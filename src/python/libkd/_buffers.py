@@ -133,6 +133,30 @@ def _from_buffer(x: Any, name: str) -> Buf:
     return Buf(ctypes.addressof(chars), view.shape, None, dtype, False, chars)
 
 
+def _from_gpu(x: Any, name: str) -> Buf:
+    raise TypeError(f"{name} is in a GPU's memory; copy it to the CPU")
+
+
+def _from_own(x: Any, name: str) -> Buf:
+    return x._borrow()
+
+
+# How the arrays of a type are taken, found once for each type.
+_ways: dict[type, Any] = {}
+
+
+def _way(x: Any) -> Any:
+    for mark, way in (("_borrow", _from_own), ("data_ptr", _from_torch), ("__array_interface__", _from_interface),
+                      ("__dlpack__", _from_dlpack), ("__cuda_array_interface__", _from_gpu)):
+        if hasattr(x, mark):
+            break
+    else:
+        way = _from_buffer
+    if len(_ways) < 256:
+        _ways[type(x)] = way
+    return way
+
+
 def borrow(x: ArrayLike, name: str = "array", *, dtype: Union[int, Sequence[int], None] = None, ndim: int | None = None,
            writable: bool = False, contiguous: bool = False) -> Buf:
     """The memory of an array.
@@ -142,19 +166,8 @@ def borrow(x: ArrayLike, name: str = "array", *, dtype: Union[int, Sequence[int]
     contiguous: refuse gaps
     Raises TypeError (no array, element type, not in the CPU's memory) and ValueError (dimensions, strides, read-only).
     """
-    own = getattr(x, "_borrow", None)
-    if own is not None:
-        b = own()
-    elif hasattr(x, "data_ptr"):
-        b = _from_torch(x, name)
-    elif hasattr(x, "__array_interface__"):
-        b = _from_interface(x, name)
-    elif hasattr(x, "__dlpack__"):
-        b = _from_dlpack(x, name)
-    elif hasattr(x, "__cuda_array_interface__"):
-        raise TypeError(f"{name} is in a GPU's memory; copy it to the CPU")
-    else:
-        b = _from_buffer(x, name)
+    way = _ways.get(type(x)) or _way(x)
+    b = way(x, name)
     if dtype is not None and b.dtype != dtype and (type(dtype) is int or b.dtype not in dtype):
         wanted = " or ".join(NAMES[d] for d in ((dtype,) if type(dtype) is int else dtype))
         raise TypeError(f"{name}: needs elements of type {wanted}, these are {NAMES[b.dtype]}")

@@ -11,7 +11,6 @@ SPDX-License-Identifier: MIT
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from typing import Any, Callable
 
@@ -30,6 +29,8 @@ class _Call:
 
 
 def _watch(fd: int) -> None:
+    import signal
+
     while True:
         try:
             data = os.read(fd, 64)
@@ -77,6 +78,8 @@ if hasattr(os, "register_at_fork"):
 def long_call(context: int | None, function: Callable, *args: Any) -> Any:
     """function(*args), which runs in this context and must not raise anything of its own; Ctrl-C stops it."""
     global _call
+    import signal                             # late: it is slow to import, and not every program makes long calls
+
     if (threading.current_thread() is not threading.main_thread() or _call is not None
             or signal.getsignal(signal.SIGINT) is not signal.default_int_handler):
         return function(*args)

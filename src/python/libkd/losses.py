@@ -5,15 +5,17 @@ SPDX-License-Identifier: MIT
 from __future__ import annotations
 
 from ctypes import addressof, byref, c_int64, c_void_p, sizeof
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _buffers
 from ._buffers import F32, I32, I64, ArrayLike, Buf, borrow, new_like, row_stride
 from ._methods import LossDistillMethods
 from ._native import Box, Object, check, error_of, lib, struct
 from .context import Context, deps
-from .tape import Tape
-from .tensor import Tensor, TensorLike
+
+if TYPE_CHECKING:
+    from .tape import Tape
+    from .tensor import Tensor, TensorLike
 
 __all__ = ["LossDistill", "LossResult", "Terms"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Sequence, Union
 
 from . import _buffers
 from ._buffers import DTYPES, NAMES, SIZES, TYPESTRS, ArrayLike, Buf, borrow
-from ._native import Box, Object, check, lib, size_array
+from ._native import Box, Object, check, error_of, lib, size_array
 from .context import Context, deps
 from .errors import KdStateError
 
@@ -155,6 +155,14 @@ class Tensor(Object):
     def data_address(self) -> int:
         """The address of element [0, .., 0]."""
         return lib.kd_tensor_data(self._h) or 0
+
+    @property
+    def f32_address(self) -> int:
+        """The same of a tensor of float32; KdTypeError for any other."""
+        ptr = lib.kd_tensor_f32(self._h)
+        if not ptr and self._code != _buffers.F32:
+            raise error_of(-3)
+        return ptr or 0
 
     @property
     def tape(self) -> "Tape | None":
@@ -415,10 +423,3 @@ def _flat(data: Any, shape: tuple) -> list:
             raise ValueError("nested lists of unequal lengths")
         level = [value for part in level for value in part]
     return level
-
-
-def view_f32(ptr: int, shape: Sequence[int], keep: Any) -> memoryview:
-    """Floats that some C object owns, as a memoryview."""
-    return _buffers.view_of(ptr, shape, _buffers.F32, keep)
-
-
