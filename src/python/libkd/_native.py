@@ -222,13 +222,20 @@ def axis_mask(axes: Any, x: Any) -> int:
     mask = 0
     for axis in (axes,) if isinstance(axes, int) else axes:
         if axis < 0:
-            axis += len(x.shape)
+            axis += _rank(x)
         if not 0 <= axis < 32:
-            raise ValueError(f"axes: {axes} for a tensor of rank {len(x.shape)}")
+            raise ValueError(f"axes: {axes} for a tensor of rank {_rank(x)}")
         mask |= 1 << axis
     if not mask:
         raise ValueError("axes: none given; None means all")
     return mask
+
+
+def _rank(x: Any) -> int:
+    rank = 0
+    while isinstance(x, (list, tuple)) and x:
+        x, rank = x[0], rank + 1
+    return rank or len(x.shape if hasattr(x, "shape") else memoryview(x).shape)
 
 
 def constant(prefix: str, value: Any) -> int:

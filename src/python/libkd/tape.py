@@ -136,10 +136,11 @@ class Tape(Object, TapeOps, TapeMethods):
         return self._out(lib.kd_tape_constant(self._h, len(b.shape), size_array(b.shape), b.ptr))
 
     def requires_grad(self, x: TensorLike) -> Tensor:
-        """Ask for the gradient of x (f32): a tensor or array of yours, or a result of this tape, whose gradient is then kept."""
+        """Ask for the gradient of x (f32): a tensor or array of yours, or a result of this tape, whose gradient is then kept.
+        Returns x as a tensor of this tape, until reset()."""
         t = x if isinstance(x, Tensor) else self._wrapped(x)
         self._out(lib.kd_requires_grad(self._h, self._in(t)))
-        return t
+        return t if t._tape is self else Tensor._from(t._h, t._box, self)
 
     def grad(self, x: Tensor) -> memoryview | None:
         """The gradient of x after backward(), in its shape; None if none reached it.  The tape's memory: it lives until reset()."""
