@@ -68,8 +68,11 @@ class Layer(Object, LayerBuilders, LayerMethods):
         return layer
 
     def _layer(self, ptr: int) -> "Layer":
-        if self._model is not None:
-            self._model._builders_ok()
+        # builders are sticky in C: after an error all they return is a layer without a path, and finish says why
+        if not lib.kd_layer_path(ptr):
+            if self._model is None:
+                raise KdStateError(-16, "layers cannot be added while the model runs")
+            check(lib.kd_model_finish(self._model._h, 0))
         return Layer._from(ptr, self._held, self._model)
 
     def block(self, forward: "Callable[[Layer, Tape, Tensor], Tensor]", *, name: str | None = None, type: str = "block") -> "Layer":
@@ -83,22 +86,18 @@ class Layer(Object, LayerBuilders, LayerMethods):
 
     def add_parameter(self, name: str, shape: Sequence[int], init: str | int = "zeros", a: float = 0.0, b: float = 0.0) -> None:
         """A parameter of a block.  init: "zeros", "ones", "constant" (a), "uniform" [a, b), "normal" (mean a, deviation b),
-        "trunc_normal", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal", "fan_in_uniform"
+        "trunc_normal", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal", "fan_in_uniform".  An error is raised by Model.finish.
 
         C: kd_layer_add_parameter
         """
         LayerMethods.add_parameter(self, name, shape, init, a, b)
-        if self._model is not None:
-            self._model._builders_ok()
 
     def add_buffer(self, name: str, shape: Sequence[int], value: float = 0.0) -> None:
-        """A buffer of a block: state that is saved but not trained.
+        """A buffer of a block: state that is saved but not trained.  An error is raised by Model.finish.
 
         C: kd_layer_add_buffer
         """
         LayerMethods.add_buffer(self, name, shape, value)
-        if self._model is not None:
-            self._model._builders_ok()
 
     def parameter(self, name: str) -> Tensor:
         """The parameter or buffer of this layer by its own name, once the model is finished."""
@@ -138,7 +137,7 @@ class Model(Object, ModelMethods):
     Finished ones are in libkd.zoo.  Images are [batch, height, width, channels], sequences [batch, steps, features].
     """
 
-    __slots__ = ("_context", "_root")
+    __slots__ = ("_context",)
 
     def __init__(self, *, context: Context | None = None) -> None:
         out = c_void_p()
@@ -148,7 +147,6 @@ class Model(Object, ModelMethods):
     def _set(self, ptr: int, context: Context | None, *more: Any) -> "Model":
         self._box = Box(ptr, lib.kd_model_free, *deps(context), *more)
         self._context = context
-        self._root = lib.kd_model_root(ptr)
         return self
 
     @classmethod
@@ -160,12 +158,7 @@ class Model(Object, ModelMethods):
     @property
     def root(self) -> Layer:
         """The root: a sequence."""
-        return Layer._from(self._root, self._held, self)
-
-    def _builders_ok(self) -> None:
-        """Builders are sticky in C: after an error the root is no longer to be had, and finish says why."""
-        if lib.kd_model_root(self._h) != self._root:
-            check(lib.kd_model_finish(self._h, 0))
+        return Layer._from(lib.kd_model_root(self._h), self._held, self)
 
     def finish(self, seed: int = 0) -> "Model":
         """Allocate and initialise the parameters from streams of `seed`; after it layers can no longer be added.  Returns self."""
