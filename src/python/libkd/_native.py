@@ -317,8 +317,9 @@ def _count_field(fields: Any, field: str) -> str | None:
 
 
 class Box:
-    """Owns one C object and keeps what it depends on alive: freed when nobody holds it any more, and at exit.  `deps` is a list so
-    that it can grow; the finalizer holds it, hence an object can never go before one that needs it."""
+    """Owns one C object and keeps what it depends on alive: freed when nobody holds it any more.  `deps` is a list so that it can
+    grow; the finalizer holds it, hence an object can never go before one that needs it.  At exit nothing is freed: a daemon
+    thread may be inside a call, and the system takes everything back."""
 
     __slots__ = ("ptr", "deps", "__weakref__")
 
@@ -326,7 +327,7 @@ class Box:
         self.ptr = ptr
         self.deps = list(deps)
         if free is not None:
-            weakref.finalize(self, _release, free, ptr, self.deps)
+            weakref.finalize(self, _release, free, ptr, self.deps).atexit = False
 
 
 def _release(free: Callable, ptr: int, deps: list) -> None:

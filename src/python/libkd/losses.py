@@ -152,7 +152,8 @@ class LossDistill(Object, LossDistillMethods):
         else:
             row_loss = None
         terms = _Terms(_TERMS_SIZE)
-        status = _eval(self._h, byref(batch), byref(terms))
+        box = self._held                       # whatever another thread closes meanwhile
+        status = _eval(box.ptr, byref(batch), byref(terms))
         if status < 0:
             raise error_of(status)
         soft_rows, hard_rows = terms.soft_rows, terms.hard_rows
