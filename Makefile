@@ -159,6 +159,15 @@ $(OUT)/demo/fashion/%: $(FASHION_FROM)/%.gz
 $(FASHION_FROM)/%.gz:
 	@echo "$@ is missing: apt-get install dataset-fashion-mnist, or FASHION_FROM=folder with the four .gz files"; false
 
+# ---- Python --------------------------------------------------------------------------------------------
+PYTHON ?= python3
+wheel: $(SO) ## a wheel of the Python package, in lib/dist
+	@MAKE='$(MAKE)' $(PYTHON) src/python/kd_build.py wheel $(LIB)/dist
+check-python: $(SO) ## the tests of the Python package on every Python that is here (PYTHONS="more interpreters" FILES="tests/python/..")
+	@KD_OUT=$(OUT) MAKE='$(MAKE)' PYTHONS='$(PYTHONS)' sh tests/tools/check_python.sh $(FILES)
+python-api: ## write the tables of the Python package again, from include/kd and the .def files
+	@$(PYTHON) src/python/gen_api.py
+
 # ---- measuring -------------------------------------------------------------------------------------
 PEERS_PYTHON ?= python3
 BENCH := $(OBJ)/tests/bench
@@ -229,5 +238,5 @@ help: ## this list
 
 -include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d) \
   $(CHECKS:.o=.d)
-.PHONY: all tests check checkkd check-all ready lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall info clean help
+.PHONY: all tests check checkkd check-all ready lint fuzz run-fuzz examples demo fashion bench bench-peers wheel check-python python-api install uninstall info clean help
 .DELETE_ON_ERROR:
