@@ -140,7 +140,8 @@ class Api:
             self.constants[name] = int(value)
 
     def function(self, bare, doc):
-        match = re.match(r"KD_API (?:KD_MUST_USE )?(.*?)(\w+)\((.*)\)$", bare)
+        bare = re.sub(r"\bKD_(MUST_USE|DEPRECATED(\([^)]*\))?) ", "", bare)
+        match = re.match(r"KD_API (.*?)(\w+)\((.*)\)$", bare)
         result, name, params = match[1].strip(), match[2], match[3]
         self.functions[name] = (result, "" if params == "void" else params)
         self.docs[name] = doc
@@ -279,11 +280,8 @@ class Writer:
     def fields(self, struct):
         """[(field, annotation)] that callers set; counts of arrays are filled in."""
         fields = self.api.structs[struct]
-        names = [f[0] for f in fields]
-        counts, out = set(), []
-        for i, (field, kind, words) in enumerate(fields):
-            if kind.endswith("*") and kind.split()[-2] in NUMBERS:
-                counts.add(count_field(names, i))
+        out = []
+        counts = {count_field(fields, i) for i, (field, kind, words) in enumerate(fields) if is_array(kind)}
         for field, kind, words in fields:
             if field in OWN_FIELDS or field in counts or kind in self.api.callbacks:
                 continue
@@ -545,11 +543,16 @@ def runs(lines):
     return out
 
 
-def count_field(names, i):
-    for name in (names[i][:-1] + "_count", names[i] + "_count"):
-        if name in names:
-            return name
-    return names[-1] if names[-1] == "channels" else None
+def is_array(kind):
+    """A pointer to numbers."""
+    return kind.endswith("*") and kind.replace("const", "").replace("*", "").strip() in NUMBERS
+
+
+def count_field(fields, i):
+    """The length of an array stands behind it, or behind the arrays it shares it with: the next field, if it is a size_t."""
+    while i < len(fields) and is_array(fields[i][1]):
+        i += 1
+    return fields[i][0] if i < len(fields) and fields[i][1] == "size_t" else None
 
 
 def class_of(handle):

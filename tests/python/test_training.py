@@ -96,6 +96,8 @@ class Data(TestCase):
         self.assertEqual(mixed.shape, (4, 10))
         with self.assertRaises(libkd.KdArgumentError):
             libkd.Loader(data, batch=0)
+        with self.assertRaises(ValueError):
+            libkd.Loader(data, mean=[1.0, 2.0], std=[1.0])
         with self.assertRaises(TypeError):
             libkd.Loader(data, colour=1)
         for break_early in range(3):

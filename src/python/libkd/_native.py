@@ -283,6 +283,8 @@ def fill(desc: Any, name: str, values: dict[str, Any]) -> list:
             keep.append(array)
             count = _count_field(fields, field)
             if count:
+                if values.get(count) is None and getattr(desc, count) not in (0, len(array)):
+                    raise ValueError(f"{field}: {len(array)} numbers, where others say that {count} is {getattr(desc, count)}")
                 setattr(desc, count, len(array))
             value = ctypes.addressof(array)
         elif isinstance(value, str) and len(value) == 1:
@@ -306,11 +308,11 @@ def numbers(kind: str, value: Any) -> Any:
 
 
 def _count_field(fields: Any, field: str) -> str | None:
-    names = [entry[0] for entry in fields]
-    for name in (field[:-1] + "_count", field + "_count"):
-        if name in names:
-            return name
-    return "channels" if names[-1] == "channels" else None
+    """The length of an array: the next field that is no array, if it is a size_t (the rule of gen_api.py)."""
+    i = [entry[0] for entry in fields].index(field)
+    while i < len(fields) and fields[i][1].endswith("*"):
+        i += 1
+    return fields[i][0] if i < len(fields) and fields[i][1] == "size_t" else None
 
 
 # ---- objects -----------------------------------------------------------------------------------------------------------------
