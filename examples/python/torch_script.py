@@ -42,7 +42,9 @@ teacher = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
 student = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
 print(f"teacher {fit(teacher, nn.CrossEntropyLoss()):.3f}")
 
-# before: criterion = lambda s, t, y: 0.1 * F.cross_entropy(s, y) + 0.9 * 16 * F.kl_div(F.log_softmax(s / 4, 1), F.softmax(t / 4, 1), ..)
+# before: def criterion(s, t, y):
+#             kl = F.kl_div(F.log_softmax(s / 4, 1), F.softmax(t / 4, 1), reduction="batchmean")
+#             return 0.1 * F.cross_entropy(s, y) + 0.9 * 16 * kl
 criterion = KDLoss(temperature=4.0, hard_weight=0.1, soft_weight=0.9)
 print(f"student {fit(student, criterion, teacher):.3f}")
 print(criterion.last)

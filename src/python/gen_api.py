@@ -240,10 +240,12 @@ DEFAULTS = {
     ("kd_avg_pool2d", "padding"): "0", ("kd_zoo_mlp", "activation"): '"relu"', ("kd_zoo_resnet_cifar", "widen"): "1",
     ("kd_zoo_resnet_cifar", "classes"): "10", ("kd_layer_linear", "bias"): "True", ("kd_layer_conv2d", "bias"): "True",
     ("kd_layer_conv1d", "bias"): "True", ("kd_layer_max_pool2d", "stride"): "None", ("kd_layer_max_pool2d", "padding"): "0",
-    ("kd_layer_avg_pool2d", "stride"): "None", ("kd_layer_avg_pool2d", "padding"): "0", ("kd_layer_residual", "activation"): '"relu"',
+    ("kd_layer_avg_pool2d", "stride"): "None", ("kd_layer_avg_pool2d", "padding"): "0",
+    ("kd_layer_residual", "activation"): '"relu"',
     ("kd_model_freeze", "frozen"): "True", ("kd_model_load", "flags"): "", ("kd_optimizer_group", "lr_scale"): "1.0",
     ("kd_optimizer_group", "weight_decay"): "0.0", ("kd_model_initialize", "a"): "0.0", ("kd_model_initialize", "b"): "0.0",
-    ("kd_layer_add_parameter", "a"): "0.0", ("kd_layer_add_parameter", "b"): "0.0", ("kd_layer_add_buffer", "value"): "0.0", ("kd_layer_parallel", "join"): '"sum"',
+    ("kd_layer_add_parameter", "a"): "0.0", ("kd_layer_add_parameter", "b"): "0.0", ("kd_layer_add_buffer", "value"): "0.0",
+    ("kd_layer_parallel", "join"): '"sum"',
     (None, "before"): "None", (None, "after"): "None",
 }
 # Written by hand, since a rule would not make them pleasant; tests/python/test_api.py holds that each is used.
@@ -521,7 +523,8 @@ class Writer:
             create = self.api.functions.get(f"kd_{noun}_create", ("", ""))[1]
             if f"const kd_{noun}_desc *desc" in create:
                 fields = self.fields(f"kd_{noun}_desc")
-                self.out += wrap_def("    def _describe(self, *, " + ", ".join(f"{f}: {n} = None" for f, n in fields) + "):", "    ")
+                self.out += wrap_def("    def _describe(self, *, " + ", ".join(f"{f}: {n} = None" for f, n in fields) + "):",
+                                     "    ")
                 self.docstring(f"The descriptor as keyword arguments; what is not given keeps the library's default.\n"
                                f"{self.api.struct_docs[f'kd_{noun}_desc']}", f"kd_{noun}_desc", "        ", f"kd_{noun}_desc")
                 table = ", ".join(f"{f}={f}" for f, _ in fields)

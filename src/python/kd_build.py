@@ -4,8 +4,8 @@
     python3 src/python/kd_build.py wheel DIR    what `make wheel` calls
     python3 src/python/kd_build.py sdist DIR
 
-The library is built by make; CC, CFLAGS and MAKEFLAGS are yours.  The wheel is for any Python 3 of this platform, and the same bytes
-from the same source.
+The library is built by make; CC, CFLAGS and MAKEFLAGS are yours.  The wheel is for any Python 3 of this platform,
+and the same bytes from the same source.
 SPDX-License-Identifier: MIT
 """
 import base64
@@ -45,7 +45,8 @@ def project(key):
 def metadata():
     keywords = re.search(r"^keywords = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), flags=re.M)[1].replace('"', "")
     return (f"Metadata-Version: 2.1\nName: {project('name')}\nVersion: {version()}\nSummary: {project('description')}\n"
-            f"Keywords: {keywords}\nLicense: {project('license')}\nLicense-File: LICENSE\nRequires-Python: {project('requires-python')}\n"
+            f"Keywords: {keywords}\nLicense: {project('license')}\nLicense-File: LICENSE\n"
+            f"Requires-Python: {project('requires-python')}\n"
             "Description-Content-Type: text/markdown\n\n" + (ROOT / project("readme")).read_text())
 
 
@@ -81,7 +82,8 @@ def platform_tag(library):
     plain = re.sub(r"[-.]", "_", sysconfig.get_platform())
     if not plain.startswith("linux_"):
         return plain
-    needed = {name.decode() for name in re.findall(rb"\0((?:lib|ld-)[\w+.-]*\.so\.\d+)(?=\0)", library)} - {f"libkd.so.{constant('KD_ABI_VERSION')}"}
+    needed = {name.decode() for name in re.findall(rb"\0((?:lib|ld-)[\w+.-]*\.so\.\d+)(?=\0)",
+                                                   library)} - {f"libkd.so.{constant('KD_ABI_VERSION')}"}
     wanted = [tuple(map(int, v)) for v in re.findall(rb"\0GLIBC_(\d+)\.(\d+)", library)]
     if not wanted or not needed <= SYSTEM:
         return plain

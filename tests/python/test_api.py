@@ -21,7 +21,8 @@ PACKAGE = pathlib.Path(libkd.__file__).parent
 
 class Tables(TestCase):
     def test_generated_files_are_what_the_headers_say(self):
-        done = subprocess.run([sys.executable, str(SOURCE / "gen_api.py"), "--check"], stderr=subprocess.PIPE, universal_newlines=True)
+        done = subprocess.run([sys.executable, str(SOURCE / "gen_api.py"), "--check"], stderr=subprocess.PIPE,
+                              universal_newlines=True)
         self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_every_function_of_the_headers_is_in_the_table(self):
@@ -112,7 +113,8 @@ class Layout(TestCase):
         lines = [f'printf("{name} %lld\\n", (long long)({name}));' for name in _api.CONSTANTS]
         out = run_c("#include <kd.h>\n#include <stdio.h>\nint main(void) {\n" + "\n".join(lines) + "\nreturn 0; }\n")
         self.assertEqual(out.split("\n")[:-1], [f"{name} {value}" for name, value in _api.CONSTANTS.items()])
-        defined = set(re.findall(r"#define (KD_[A-Z0-9_]+) +[-(0-9I]", "\n".join(p.read_text() for p in (ROOT / "include/kd").glob("*.h"))))
+        defined = set(re.findall(r"#define (KD_[A-Z0-9_]+) +[-(0-9I]",
+                                 "\n".join(p.read_text() for p in (ROOT / "include/kd").glob("*.h"))))
         self.assertEqual(defined - set(_api.CONSTANTS), set())
 
     def test_prototypes_are_the_compilers(self):

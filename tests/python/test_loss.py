@@ -49,7 +49,8 @@ class Kd(TestCase):
         self.near(r.loss, 0.1 * r.hard + 0.9 * r.soft)
 
     def test_options(self):
-        for options, text in ((dict(temperature=2.0), dict(t=2.0)), (dict(hard_weight=0.5, soft_weight=0.25), dict(hard=0.5, soft=0.25)),
+        for options, text in ((dict(temperature=2.0), dict(t=2.0)),
+                              (dict(hard_weight=0.5, soft_weight=0.25), dict(hard=0.5, soft=0.25)),
                               (dict(scale_t2=False), dict(squared=False)), (dict(direction="reverse"), dict(direction="reverse"))):
             want, grad = kd_text(self.s, self.t, self.y, **text)
             r = loss.kd(matrix(self.s), matrix(self.t), self.y, grad=True, **options)

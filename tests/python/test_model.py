@@ -18,11 +18,15 @@ class Build(TestCase):
         """Built, run and summed up, each on an input of its kind."""
         image, sequence, rows = (2, 6, 6, 4), (2, 5, 4), (2, 4)
         cases = {
-            "linear": (rows, lambda r: r.linear(4, 3), (2, 3)), "conv2d": (image, lambda r: r.conv2d(4, 8, 3, 3, padding=1, stride=2), (2, 3, 3, 8)),
-            "conv1d": (sequence, lambda r: r.conv1d(4, 6, 3, False), (2, 3, 6)), "batch_norm": (image, lambda r: r.batch_norm(4), image),
+            "linear": (rows, lambda r: r.linear(4, 3), (2, 3)),
+            "conv2d": (image, lambda r: r.conv2d(4, 8, 3, 3, padding=1, stride=2), (2, 3, 3, 8)),
+            "conv1d": (sequence, lambda r: r.conv1d(4, 6, 3, False), (2, 3, 6)),
+            "batch_norm": (image, lambda r: r.batch_norm(4), image),
             "layer_norm": (rows, lambda r: r.layer_norm(4), rows), "group_norm": (image, lambda r: r.group_norm(2, 4), image),
-            "activation": (rows, lambda r: r.activation("gelu"), rows), "max_pool2d": (image, lambda r: r.max_pool2d(2), (2, 3, 3, 4)),
-            "avg_pool2d": (image, lambda r: r.avg_pool2d(3, 1, 1), image), "global_avg_pool": (image, lambda r: r.global_avg_pool(), rows),
+            "activation": (rows, lambda r: r.activation("gelu"), rows),
+            "max_pool2d": (image, lambda r: r.max_pool2d(2), (2, 3, 3, 4)),
+            "avg_pool2d": (image, lambda r: r.avg_pool2d(3, 1, 1), image),
+            "global_avg_pool": (image, lambda r: r.global_avg_pool(), rows),
             "flatten": (image, lambda r: r.flatten(), (2, 144)), "dropout": (rows, lambda r: r.dropout(0.5), rows),
             "lstm": (sequence, lambda r: r.lstm(4, 3, layers=2, bidirectional=True), (2, 5, 6)),
             "gru": (sequence, lambda r: r.gru(4, 3, bias=False), (2, 5, 3)), "last_step": (sequence, lambda r: r.last_step(), rows),
@@ -51,7 +55,8 @@ class Build(TestCase):
         block.linear(4, 2, name="fc")
         block.shortcut(name="downsample").linear(4, 2)
         model.finish(3)
-        self.assertEqual(list(model.parameters()), ["block1.fc.weight", "block1.fc.bias", "block1.downsample.0.weight", "block1.downsample.0.bias"])
+        self.assertEqual(list(model.parameters()), ["block1.fc.weight", "block1.fc.bias", "block1.downsample.0.weight",
+                                                    "block1.downsample.0.bias"])
         self.assertEqual(model.layer("block1.fc").path, "block1.fc")
         self.assertEqual(repr(model.layer("block1")), "<libkd.Layer 'block1'>")
         with self.assertRaises(libkd.KdArgumentError):
@@ -168,7 +173,8 @@ class Blocks(TestCase):
 class Use(TestCase):
     def test_zoo(self):
         self.assertEqual(list(zoo.mlp([4, 8, 2], "tanh", 3).parameters()), ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"])
-        self.assertEqual(zoo.cnn(1, height=8, width=8, hidden=16, classes=5).predict(libkd.Tensor.zeros((2, 8, 8, 1))).shape, (2, 5))
+        self.assertEqual(zoo.cnn(1, height=8, width=8, hidden=16, classes=5).predict(libkd.Tensor.zeros((2, 8, 8, 1))).shape,
+                         (2, 5))
         resnet = zoo.resnet_cifar(8, classes=7)
         self.assertIn("layer2.0.downsample.0.weight", resnet.parameters())
         with self.assertRaises(libkd.KdArgumentError):

@@ -69,7 +69,8 @@ class Wheel(TestCase):
         self.assertRegex(os.path.basename(self.wheel), rf"^libkd-{re.escape(libkd.version())}-py3-none-\w+\.whl$")
         with zipfile.ZipFile(self.wheel) as z:
             names = z.namelist()
-            record = {line.split(",")[0]: line for line in z.read(f"libkd-{libkd.version()}.dist-info/RECORD").decode().split("\n") if line}
+            lines = z.read(f"libkd-{libkd.version()}.dist-info/RECORD").decode().split("\n")
+            record = {line.split(",")[0]: line for line in lines if line}
             self.assertEqual(set(record), set(names))
             for name in names:
                 if not name.endswith("RECORD"):
@@ -105,7 +106,9 @@ class Wheel(TestCase):
             return done.stdout
 
         inside("-m", "pip", "install", "--quiet", "--no-index", "--disable-pip-version-check", self.wheel)
-        out = inside("-c", "import array, libkd\nfrom libkd import loss\ns = libkd.Tensor([[1.0, 2.0, 3.0]])\nt = libkd.Tensor([[3.0, 2.0, 1.0]])\n"
+        out = inside("-c",
+                     "import array, libkd\nfrom libkd import loss\n"
+                     "s = libkd.Tensor([[1.0, 2.0, 3.0]])\nt = libkd.Tensor([[3.0, 2.0, 1.0]])\n"
                            "r = loss.kd(s, t, [0], grad=True)\nprint(round(r.loss, 4), libkd.library_path())")
         self.assertIn(os.path.join(home, "lib"), out)
         self.assertIn("self-test", inside("-m", "libkd"))
@@ -125,7 +128,8 @@ class Wheel(TestCase):
             with tarfile.open(os.path.join(folder, name)) as t:
                 names = t.getnames()
         top = f"libkd-{libkd.version()}/"
-        for part in ("PKG-INFO", "Makefile", "pyproject.toml", "include/kd/base.h", "src/python/kd_build.py", "src/python/libkd/_api.py",
+        for part in ("PKG-INFO", "Makefile", "pyproject.toml", "include/kd/base.h", "src/python/kd_build.py",
+                     "src/python/libkd/_api.py",
                      "src/libkd.map", "examples/data/digits-images.idx", "LICENSE"):
             self.assertIn(top + part, names)
         self.assertFalse([n for n in names if n.startswith((top + "lib/", top + ".git/")) or "__pycache__" in n])

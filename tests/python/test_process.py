@@ -285,7 +285,8 @@ print("done")
         self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "done\n", ""))
 
     def test_an_exception_at_top_level_and_sys_exit(self):
-        done = run_python("import libkd, sys\nx = libkd.Loader(libkd.Dataset(libkd.Tensor.zeros((8, 2))))\nx.next()\nsys.exit(7)", check=False)
+        done = run_python("import libkd, sys\nx = libkd.Loader(libkd.Dataset(libkd.Tensor.zeros((8, 2))))\n"
+                          "x.next()\nsys.exit(7)", check=False)
         self.assertEqual((done.returncode, done.stderr), (7, ""))
 
 

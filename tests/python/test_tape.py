@@ -108,7 +108,8 @@ class Ops(TestCase):
         a, b = tape.constant([[1.0, 2.0], [3.0, 4.0]]), tape.constant([[5.0, 6.0], [7.0, 8.0]])
         for got, want in ((a + b, [[6, 8], [10, 12]]), (a - b, [[-4, -4], [-4, -4]]), (a * b, [[5, 12], [21, 32]]),
                           (b / a, [[5, 3], [7 / 3, 2]]), (a @ b, [[19, 22], [43, 50]]), (-a, [[-1, -2], [-3, -4]]),
-                          (a + 1, [[2, 3], [4, 5]]), (1 - a, [[0, -1], [-2, -3]]), (2 * a, [[2, 4], [6, 8]]), (a / 2, [[0.5, 1], [1.5, 2]]),
+                          (a + 1, [[2, 3], [4, 5]]), (1 - a, [[0, -1], [-2, -3]]), (2 * a, [[2, 4], [6, 8]]),
+                          (a / 2, [[0.5, 1], [1.5, 2]]),
                           (6 / a, [[6, 3], [2, 1.5]]), (a - 1, [[0, 1], [2, 3]]), ([[1.0, 1.0]] + a, [[2, 3], [4, 5]])):
             self.near(got, want)
         outside = libkd.Tensor([[1.0, 1.0]])
@@ -138,7 +139,8 @@ class Ops(TestCase):
             "relu": (tape.relu(x), each(lambda v: max(v, 0))),
             "leaky_relu": (tape.leaky_relu(x, 0.1), each(lambda v: v if v > 0 else 0.1 * v)),
             "gelu": (tape.gelu(x), each(lambda v: v / 2 * (1 + math.erf(v / math.sqrt(2))))),
-            "gelu_tanh": (tape.gelu_tanh(x), each(lambda v: v / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v ** 3))))),
+            "gelu_tanh": (tape.gelu_tanh(x),
+                          each(lambda v: v / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v ** 3))))),
             "silu": (tape.silu(x), each(lambda v: v * sig(v))), "sigmoid": (tape.sigmoid(x), each(sig)),
             "tanh": (tape.tanh(x), each(math.tanh)), "softplus": (tape.softplus(x), each(lambda v: math.log1p(math.exp(v)))),
             "sum": (tape.sum(x, axes=-1), [sum(row) for row in x]), "mean": (tape.mean(x), sum(flat) / 6),
@@ -151,7 +153,8 @@ class Ops(TestCase):
             "max_pool2d": (tape.max_pool2d(image, 2), [[[[5.0], [7.0]], [[13.0], [15.0]]]]),
             "avg_pool2d": (tape.avg_pool2d(image, (2, 4), (2, 4)), [[[[3.5]], [[11.5]]]]),
             "global_avg_pool": (tape.global_avg_pool(image), [[7.5]]),
-            "batch_norm": (tape.batch_norm(x, None, None, [0.5, 0.5, 0.5], [4.0, 4.0, 4.0], eps=0.0), each(lambda v: (v - 0.5) / 2)),
+            "batch_norm": (tape.batch_norm(x, None, None, [0.5, 0.5, 0.5], [4.0, 4.0, 4.0], eps=0.0),
+                           each(lambda v: (v - 0.5) / 2)),
             "layer_norm": (tape.layer_norm([[1.0, 3.0]], [2.0, 2.0], [1.0, 1.0], eps=0.0), [[-1.0, 3.0]]),
             "group_norm": (tape.group_norm([[[1.0, 3.0, 5.0, 9.0]]], groups=2, eps=0.0), [[[-1.0, 1.0, -1.0, 1.0]]]),
             "l2_normalize": (tape.l2_normalize([[3.0, 4.0]]), [[0.6, 0.8]]),
@@ -187,7 +190,8 @@ class Ops(TestCase):
         self.assertEqual(a.shape, (2, 2))
         # d/dA sum((AB)^2) = 2 A B B^T
         ab = [[1.5, 4.5], [4.0, 9.5]]
-        self.near(tape.grad(a), [[2 * sum(ab[i][k] * [[1.0, 0.5], [0.25, 2.0]][j][k] for k in range(2)) for j in range(2)] for i in range(2)])
+        self.near(tape.grad(a),
+                  [[2 * sum(ab[i][k] * [[1.0, 0.5], [0.25, 2.0]][j][k] for k in range(2)) for j in range(2)] for i in range(2)])
         with self.assertRaises(libkd.KdStateError):
             y.backward()
         self.assertIsNone(tape.grad(b))

@@ -80,7 +80,8 @@ class Kd(TestCase):
         out.backward()
         self.assertEqual(a.grad.dtype, torch.float64)
         three = logits(30, 8, 4).reshape(5, 6, 8)
-        self.close(KDLoss(hard_weight=0.0)(three, three * 0.5), KDLoss(hard_weight=0.0)(three.reshape(30, 8), three.reshape(30, 8) * 0.5))
+        self.close(KDLoss(hard_weight=0.0)(three, three * 0.5),
+                   KDLoss(hard_weight=0.0)(three.reshape(30, 8), three.reshape(30, 8) * 0.5))
 
     def test_no_grad_teacher_grad_and_second_derivatives(self):
         s, t, y = logits(8, 4, 1).requires_grad_(), logits(8, 4, 2).requires_grad_(), torch.zeros(8, dtype=torch.int64)
@@ -161,7 +162,8 @@ class Features(TestCase):
         image2, rows2 = torch.randn(4, 6, 5, 3, generator=g), torch.randn(4, 6, generator=g)
         n = lambda x: F.normalize(x, dim=1)   # noqa: E731
         cases = [
-            (dict(kind="mse"), lambda s, t: F.mse_loss(s, t)), (dict(kind="mse", reduction="sum"), lambda s, t: F.mse_loss(s, t, reduction="sum")),
+            (dict(kind="mse"), lambda s, t: F.mse_loss(s, t)),
+            (dict(kind="mse", reduction="sum"), lambda s, t: F.mse_loss(s, t, reduction="sum")),
             (dict(kind="mse", reduction="batchmean", weight=2.0), lambda s, t: 2 * F.mse_loss(s, t, reduction="sum") / 4),
             (dict(kind="smooth_l1", beta=0.5), lambda s, t: F.smooth_l1_loss(s, t, beta=0.5)),
             (dict(kind="cosine"), lambda s, t: (1 - F.cosine_similarity(s, t, dim=1)).mean()),
@@ -294,7 +296,8 @@ class Models(TestCase):
         model.finish()
         net, x = Net(), torch.randn(2, 4, 9)
         load_state_dict(model, net.state_dict())
-        torch.testing.assert_close(to_torch(model.predict(x.transpose(1, 2))).transpose(1, 2), net(x).detach(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(to_torch(model.predict(x.transpose(1, 2))).transpose(1, 2), net(x).detach(), rtol=1e-5,
+                                   atol=1e-5)
         self.assertTrue(torch.equal(state_dict(model)["c.weight"], net.c.weight))
 
     def test_what_does_not_fit(self):

@@ -196,11 +196,14 @@ class Files(TestCase):
 
     def test_safetensors(self):
         path = self.path("t.safetensors")
-        io.save_safetensors(path, {"a": libkd.Tensor([[1.0, 2.0]]), "b": array.array("q", [1, 2, 3]), "c": libkd.Tensor([1], dtype="u8")},
+        io.save_safetensors(path, {"a": libkd.Tensor([[1.0, 2.0]]), "b": array.array("q", [1, 2, 3]),
+                                   "c": libkd.Tensor([1], dtype="u8")},
                             {"who": "libkd"})
         with io.open_safetensors(path) as f:
-            self.assertEqual((len(f), sorted(f), "a" in f, "z" in f, f.metadata("who"), f.metadata("x")), (3, ["a", "b", "c"], True, False, "libkd", None))
-            self.assertEqual((f.info("b").dtype, f.info("b").shape, f["a"].tolist(), f["b"].dtype), ("I64", (3,), [[1.0, 2.0]], "i64"))
+            self.assertEqual((len(f), sorted(f), "a" in f, "z" in f, f.metadata("who"), f.metadata("x")),
+                             (3, ["a", "b", "c"], True, False, "libkd", None))
+            self.assertEqual((f.info("b").dtype, f.info("b").shape, f["a"].tolist(), f["b"].dtype),
+                             ("I64", (3,), [[1.0, 2.0]], "i64"))
             out = array.array("f", [0.0] * 3)
             self.assertIs(f.read("b", out), out)
             self.assertEqual(out.tolist(), [1.0, 2.0, 3.0])
@@ -219,7 +222,8 @@ class Files(TestCase):
 
     def test_npy(self):
         path = self.path("x.npy")
-        for t in (libkd.Tensor([[1.0, 2.0], [3.0, 4.0]]), libkd.Tensor([1, 2]), libkd.Tensor(2.5), libkd.Tensor([[1, 2]]).transpose(),
+        for t in (libkd.Tensor([[1.0, 2.0], [3.0, 4.0]]), libkd.Tensor([1, 2]), libkd.Tensor(2.5),
+                  libkd.Tensor([[1, 2]]).transpose(),
                   libkd.Tensor([1.0], dtype="f64")):
             io.save_npy(path, t)
             got = io.load_npy(path)

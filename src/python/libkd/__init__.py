@@ -47,7 +47,8 @@ _MODULES = ("data", "io", "model", "ops", "optimizer", "rng", "torch", "zoo", "d
 __all__ = [
     "Checkpoint", "Context", "Dataset", "Ema", "KdArgumentError", "KdCancelled", "KdError", "KdFormatError", "KdIOError",
     "KdMemoryError", "KdNumericError", "KdRangeError", "KdStateError", "KdTypeError", "KdUnsupported", "Layer", "Loader",
-    "LossDistill", "LossResult", "Model", "Optimizer", "Parameter", "Rng", "Schedule", "Tape", "Tensor", "Terms", "build_info", "cancel",
+    "LossDistill", "LossResult", "Model", "Optimizer", "Parameter", "Rng", "Schedule", "Tape", "Tensor", "Terms", "build_info",
+    "cancel",
     "cancelled", "clip_grad_norm", "dtype_name", "dtype_size", "io", "isa", "lib", "library_path", "loss", "ops", "resume", "rng",
     "shutdown", "status_name", "threads", "version", "version_number", "zoo",
 ]

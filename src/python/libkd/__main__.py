@@ -112,12 +112,14 @@ def check_errors() -> None:
 
 
 CHECKS: tuple[tuple[str, Callable[[], None]], ...] = (
-    ("the loss is its formula", check_loss), ("its gradient is its slope", check_gradient), ("the same bits on every thread", check_bits),
+    ("the loss is its formula", check_loss), ("its gradient is its slope", check_gradient),
+    ("the same bits on every thread", check_bits),
     ("a student learns", check_training), ("files come back", check_files), ("errors are told", check_errors))
 
 
 def info() -> int:
-    print(f"libkd     {libkd.version()}  (package {libkd.__version__}, {platform.python_implementation()} {platform.python_version()})")
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    print(f"libkd     {libkd.version()}  (package {libkd.__version__}, {python})")
     print(f"library   {libkd.library_path()}")
     print(f"build     {libkd.build_info()}")
     print(f"CPU       {libkd.isa()}, {libkd.threads()} thread{'s' if libkd.threads() != 1 else ''}")

@@ -23,8 +23,8 @@ __all__ = ["Dataset", "Loader"]
 class Dataset(Object, DatasetMethods):
     """Items of one shape and dtype (u8 or f32), each with a class label.  Images are [height, width, channels].
 
-    Dataset(items, labels): over an array [count, item shape..], u8 or f32, without gaps; it is not copied.  labels: integers, one for
-    each item; None: all -1, which marks an item as unlabelled.
+    Dataset(items, labels): over an array [count, item shape..], u8 or f32, without gaps; it is not copied.  labels: integers,
+    one for each item; None: all -1, which marks an item as unlabelled.
     """
 
     __slots__ = ("_context",)

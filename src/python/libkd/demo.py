@@ -115,11 +115,13 @@ def run(seeds: int = 5, labels: int = 100, out: str | None = None) -> int:
         tables.append(rows)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    print(f"\ndigits: {seeds} seed{'s' if seeds > 1 else ''}, {labels} labels or all; CPU level {libkd.isa()}, {libkd.threads()} threads\n")
+    print(f"\ndigits: {seeds} seed{'s' if seeds > 1 else ''}, {labels} labels or all; CPU level {libkd.isa()}, "
+          f"{libkd.threads()} threads\n")
     print(f"{'':34}{'parameters':>11}{'test accuracy':>16}{'training':>11}")
     for name, first in tables[0].items():
         scores = [table[name].accuracy for table in tables]
-        print(f"{name:34}{first.parameters:>11,}{sum(scores) / seeds:>14.1f} %{sum(t[name].seconds for t in tables) / seeds:>9.2f} s")
+        seconds = sum(table[name].seconds for table in tables)
+        print(f"{name:34}{first.parameters:>11,}{sum(scores) / seeds:>14.1f} %{seconds / seeds:>9.2f} s")
     alone, taught = (sum(t[name].accuracy for t in tables) / seeds for name in ("student alone, few labels",
                                                                               "student distilled, + unlabelled"))
     print(f"\nThe teacher and the unlabelled images are worth {taught - alone:+.1f} points to the student.")

@@ -15,7 +15,8 @@ from ._native import Box, Object, check, check_path, decode, encode, encode_path
 from .context import Context, deps
 from .tensor import Tensor, TensorLike
 
-__all__ = ["open_safetensors", "load_safetensors", "save_safetensors", "load_npy", "save_npy", "load_idx", "load_csv", "SafeFile", "Info",
+__all__ = ["open_safetensors", "load_safetensors", "save_safetensors", "load_npy", "save_npy", "load_idx", "load_csv",
+           "SafeFile", "Info",
            "Checkpoint"]
 
 _NOT_FOUND = c_size_t(-1).value
@@ -220,8 +221,8 @@ class Checkpoint(Object, CheckpointMethods):
         check_path(lib.kd_checkpoint_save(self._h, encode_path(path)), path)
 
     def load(self, path: str | os.PathLike) -> None:
-        """All or nothing.  KdIOError, KdFormatError (broken, cut short, checksum, newer version), KdArgumentError naming the section
-        and the parameter that differs: then nothing has changed."""
+        """All or nothing.  KdIOError, KdFormatError (broken, cut short, checksum, newer version), KdArgumentError naming the
+        section and the parameter that differs: then nothing has changed."""
         check_path(lib.kd_checkpoint_load(self._h, encode_path(path)), path)
 
 

@@ -149,8 +149,8 @@ softmax_rows = softmax
 
 def kl_divergence(p_logits: ArrayLike, q_logits: ArrayLike, *, temperature: float = 1.0, grad: Any = None, out: Any = None,
                   context: Context | None = None) -> tuple[Any, Any]:
-    """KL(p || q) of each row, p = softmax(p_logits / T), q = softmax(q_logits / T), without T^2: (values [..], gradient with respect
-    to q_logits or None).  grad: True, or an array to fill.
+    """KL(p || q) of each row, p = softmax(p_logits / T), q = softmax(q_logits / T), without T^2: (values [..], gradient
+    with respect to q_logits or None).  grad: True, or an array to fill.
 
     C: kd_kl_divergence_rows
     """
@@ -198,7 +198,8 @@ def cross_entropy_rows(logits: ArrayLike, labels: Any, *, ignore_index: int = -1
 
 
 def distill_rows(student: ArrayLike, teacher: ArrayLike, labels: Any = None, *, ignore_index: int = -100, temperature: float = 4.0,
-                 hard_weight: float = 0.1, soft_weight: float = 0.9, grad: Any = None, context: Context | None = None) -> LossResult:
+                 hard_weight: float = 0.1, soft_weight: float = 0.9, grad: Any = None,
+                 context: Context | None = None) -> LossResult:
     """Hinton's loss by the plain kernel: the same numbers as kd().  labels: int32, a list, or None if hard_weight is 0.
 
     C: kd_distill_rows

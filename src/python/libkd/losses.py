@@ -55,8 +55,8 @@ class LossDistill(Object, LossDistillMethods):
         loss = hard_weight * CE(student, label) + soft_weight * T^2 * KL(softmax(teacher / T) || softmax(student / T))
 
     The keyword arguments are the fields of kd_loss_distill_desc (kd/distill.h has the formulas); names stand for their constants:
-    method="hard", direction="reverse", reduction="sum", teacher_form="probs".  The field's alpha, the weight of the true-label term, is
-    hard_weight=alpha, soft_weight=1 - alpha.
+    method="hard", direction="reverse", reduction="sum", teacher_form="probs".  The field's alpha, the weight of the true-label
+    term, is hard_weight=alpha, soft_weight=1 - alpha.
     Immutable; any number of threads may share it.
     """
 
@@ -98,7 +98,8 @@ class LossDistill(Object, LossDistillMethods):
         check(lib.kd_loss_distill_terms(loss._on_tape()._h, loss._h, byref(terms)))
         return Terms(terms.loss, terms.hard, terms.soft, terms.hard_rows, terms.soft_rows, terms.masked_rows)
 
-    def eval(self, student: ArrayLike, teacher: ArrayLike | None = None, labels: Any = None, *, row_weights: ArrayLike | None = None,
+    def eval(self, student: ArrayLike, teacher: ArrayLike | None = None, labels: Any = None, *,
+             row_weights: ArrayLike | None = None,
              grad: Any = None, row_loss: Any = None) -> LossResult:
         """Value, gradient and counts of a batch of arrays in one pass; nothing is copied.
 
@@ -157,7 +158,8 @@ class LossDistill(Object, LossDistillMethods):
         if status < 0:
             raise error_of(status)
         soft_rows, hard_rows = terms.soft_rows, terms.hard_rows
-        return LossResult(terms.loss, grad, soft_rows if soft_rows or not hard_rows else hard_rows, terms.hard, terms.soft, hard_rows,
+        return LossResult(terms.loss, grad, soft_rows if soft_rows or not hard_rows else hard_rows, terms.hard, terms.soft,
+                          hard_rows,
                           soft_rows, terms.masked_rows, row_loss)
 
 

@@ -12,7 +12,8 @@ from typing import Any, Callable, Mapping, NamedTuple, Sequence
 from . import _buffers
 from ._interrupt import long_call
 from ._methods import LayerBuilders, LayerMethods, ModelMethods
-from ._native import (Box, Object, callback, carry, check, check_path, decode, encode, encode_path, error_of, lib, numbers, size_array,
+from ._native import (Box, Object, callback, carry, check, check_path, decode, encode, encode_path, error_of, lib, numbers,
+                      size_array,
                       struct)
 from .context import Context, deps
 from .errors import KdArgumentError, KdError, KdStateError
@@ -86,7 +87,8 @@ class Layer(Object, LayerBuilders, LayerMethods):
 
     def add_parameter(self, name: str, shape: Sequence[int], init: str | int = "zeros", a: float = 0.0, b: float = 0.0) -> None:
         """A parameter of a block.  init: "zeros", "ones", "constant" (a), "uniform" [a, b), "normal" (mean a, deviation b),
-        "trunc_normal", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal", "fan_in_uniform".  An error is raised by Model.finish.
+        "trunc_normal", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal", "fan_in_uniform".
+        An error is raised by Model.finish.
 
         C: kd_layer_add_parameter
         """
@@ -251,8 +253,8 @@ class Model(Object, ModelMethods):
 
     @property
     def weights(self) -> memoryview:
-        """All parameters as one array of floats (each begins at a multiple of 16, the gaps are zeros): for an all-reduce, a hash, an
-        optimizer of your own.  After writing call touch()."""
+        """All parameters as one array of floats (each begins at a multiple of 16, the gaps are zeros): for an all-reduce, a
+        hash, an optimizer of your own.  After writing call touch()."""
         return self._floats(lib.kd_model_weights)
 
     @property
@@ -286,8 +288,8 @@ class Model(Object, ModelMethods):
         return {p.name: p.tensor.transpose(*p.file_axes).clone() for p in self.parameter_infos()}
 
     def load_state(self, state: Mapping[str, TensorLike], *, missing_ok: bool = False, extra_ok: bool = False) -> None:
-        """Parameters and buffers from arrays in PyTorch's layout, by name: all or nothing.  "num_batches_tracked" entries are passed
-        over; other dtypes are converted.  KdArgumentError lists the names that are missing, unexpected or of another shape."""
+        """Parameters and buffers from arrays in PyTorch's layout, by name: all or nothing.  "num_batches_tracked" entries are
+        passed over; other dtypes are converted.  KdArgumentError lists the names that are missing, unexpected or of another shape."""
         infos = {p.name: p for p in self.parameter_infos()}
         given = {name: x for name, x in state.items() if not name.endswith("num_batches_tracked")}
         wrong = []

@@ -50,8 +50,8 @@ class Tensor(Object):
     Tensor.zeros((2, 3), dtype="i64")
     Tensor.wrap(array)                  over the array's own memory, nothing is copied
 
-    What an op returns belongs to its tape until Tape.reset(); using it later is KdStateError.  Its operators (+ - * / @ and unary -)
-    are ops of that tape.  Parameters belong to their model.
+    What an op returns belongs to its tape until Tape.reset(); using it later is KdStateError.  Its operators (+ - * / @ and
+    unary -) are ops of that tape.  Parameters belong to their model.
 
     x.view() is its memory as a writable memoryview; numpy.asarray(x) shares it too (for a tape's tensors it is a copy, so that
     it survives the reset); x.tolist() and x.item() are plain numbers.
@@ -98,7 +98,8 @@ class Tensor(Object):
         b = borrow(x, "array")
         strides = None if b.strides is None else (c_ssize_t * len(b.strides))(*b.strides)
         out = c_void_p()
-        check(lib.kd_tensor_wrap(byref(out), Context._of(context), b.dtype, len(b.shape), size_array(b.shape), strides, b.ptr or None))
+        check(lib.kd_tensor_wrap(byref(out), Context._of(context), b.dtype, len(b.shape), size_array(b.shape), strides,
+                                 b.ptr or None))
         return cls._from(out.value, Box(out.value, lib.kd_tensor_free, b.keep, *deps(context)))
 
     # -- what it is

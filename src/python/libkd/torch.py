@@ -88,7 +88,8 @@ class KDLoss(nn.Module):
 
     last: LossResult | None
 
-    def __init__(self, temperature: float = 4.0, hard_weight: float = 0.1, soft_weight: float = 0.9, *, reduction: str = "mean_rows",
+    def __init__(self, temperature: float = 4.0, hard_weight: float = 0.1, soft_weight: float = 0.9, *,
+                 reduction: str = "mean_rows",
                  context: Context | None = None, **fields: Any) -> None:
         super().__init__()
         self.fields = dict(temperature=temperature, hard_weight=hard_weight, soft_weight=soft_weight, reduction=reduction, **fields)
@@ -149,7 +150,8 @@ class _Feature(torch.autograd.Function):
             y.backward()
             grad = tape.grad(x)
             ctx.save_for_backward(torch.zeros_like(s) if grad is None else
-                                  torch.frombuffer(grad.cast("B"), dtype=torch.float32).reshape(s.shape).clone() if s.numel() else s)
+                                  torch.frombuffer(grad.cast("B"),
+                                                   dtype=torch.float32).reshape(s.shape).clone() if s.numel() else s)
             ctx.dtype = student.dtype
         return value
 
