@@ -1,4 +1,4 @@
-"""gen_api.py - write libkd/_api.py, libkd/_methods.py and libkd/zoo.py from include/kd/*.h and the .def files.
+"""gen_api.py - write libkd/_api.py, _methods.py, ops.py and zoo.py from include/kd/*.h and the .def files.
 
     python3 src/python/gen_api.py            write them
     python3 src/python/gen_api.py --check    exit 1 if they are not what the headers say
@@ -7,6 +7,7 @@ _api.py holds the tables: prototypes, struct layouts, constants, lists and the t
 follows from them by rule: a method for every op, layer and zoo model, and for every function whose arguments are plain.
 SPDX-License-Identifier: MIT
 """
+import collections
 import keyword
 import pathlib
 import re
@@ -255,6 +256,8 @@ HAND = {"kd_custom", "kd_requires_grad", "kd_tape_tensor", "kd_tape_constant", "
         "kd_model_forward", "kd_backward", "kd_optimizer_step", "kd_model_tapped", "kd_dataset_dtype"}
 NUMBERS = {"float": "float", "double": "float", "size_t": "int", "uint32_t": "int", "int32_t": "int", "uint64_t": "int",
            "int64_t": "int", "ptrdiff_t": "int", "kd_status": "int", "kd_dtype": "int"}
+# arguments that a class names itself, in front of the other fields
+EXPLICIT = collections.defaultdict(set, kd_optimizer_desc={"method"}, kd_schedule_desc={"kind"}, kd_context_desc={"log_level"})
 # fields that a class takes care of itself
 OWN_FIELDS = {"struct_size", "reserved", "allocator", "log", "log_user", "parallel", "parallel_user", "free", "user", "forward",
               "type", "name", "backward"}
@@ -275,7 +278,7 @@ def safe(name):
 
 class Writer:
     def __init__(self, api):
-        self.api, self.out = api, []
+        self.api, self.out, self.as_functions = api, [], False
 
     # -- keyword arguments of a descriptor
 
@@ -438,7 +441,13 @@ class Writer:
             note, lines = NUMBERS[ret], [f"return {call_text}"]
             if ret == "int32_t" and getter:
                 note, lines = "bool", [f"return {call_text} != 0"]
-        first = "" if result == "model" else "self"
+        if self.as_functions:
+            names = [t.split(":")[0] for t in text if t != "*"]
+            passed = ", ".join(f"{n}={n}" if "*" in text and text.index("*") < [t.split(":")[0] for t in text].index(n) else n
+                               for n in names)
+            tensors = ", ".join(t.split(":")[0] for t in text if "TensorLike" in t)
+            lines, before, tail = [f"return Tape.{py}(tape_of({tensors}), {passed})"], [], []
+        first = "" if result == "model" or self.as_functions else "self"
         head = f"{indent}def {py}({', '.join(filter(None, [first] + text))}) -> {note}:"
         if getter:
             self.out.append(indent + "@property")
@@ -480,7 +489,9 @@ class Writer:
             "    from .context import Context",
             "    from .tensor import Tensor, TensorLike", "    from .tape import Tape", "    from .model import Layer, Model",
             "    from .optimizer import Ema, Optimizer", "    from .data import Dataset, Loader",
-            "    from .losses import LossDistill", "", ""]
+            "    from .losses import LossDistill",
+            "", "    from typing_extensions import TypedDict      # every type checker knows it; nothing imports it when run", ""]
+        self.typed_fields()
         self.group("TapeOps", "The differentiable ops, as methods of a tape.  Ops run at once; an error raises at once, and the\n"
                    "    tape then refuses everything until reset().",
                    [(n, n[3:], ["self._h"], "op") for n, (ret, params) in api.functions.items()
@@ -497,6 +508,30 @@ class Writer:
                         and (ret in NUMBERS or ret in ("void", "const char *")) and not n.endswith(("_free", "_close")):
                     todo.append((n, n[len(f"kd_{noun}_"):], ["self._h"], None))
             self.group(class_of("kd_" + noun) + "Methods", f"What follows by rule of kd_{noun}.", todo, noun)
+        return self.text()
+
+    def typed_fields(self):
+        """The fields of each descriptor that a class takes as keyword arguments, for type checkers."""
+        for struct in self.api.structs:
+            if f"kd_{struct[3:-5]}_create" in self.api.functions or struct == "kd_schedule_desc":
+                self.out += [f"    class {fields_of(struct)}(TypedDict, total=False):"]
+                self.out += [f"        {field}: {note}" for field, note in self.fields(struct) if field not in EXPLICIT[struct]]
+                self.out.append("")
+        self.out.append("")
+
+    def write_ops(self):
+        self.out += ['"""ops - the ops as functions: ops.matmul(a, b) is a.tape.matmul(a, b), on the tape of its first argument',
+                     "that has one.  Made by src/python/gen_api.py; do not edit.", "", "SPDX-License-Identifier: MIT", '"""',
+                     "from __future__ import annotations", "", "from typing import TYPE_CHECKING, Sequence", "",
+                     "from .tape import Tape, tape_of", "",
+                     "if TYPE_CHECKING:", "    from .tensor import Tensor, TensorLike", ""]
+        ops = [n for n, (ret, params) in self.api.functions.items()
+               if ret == "kd_tensor *" and params.startswith("kd_tape *tape, ") and n not in HAND]
+        self.out += [*wrap_tuple("__all__", [n[3:] for n in ops]), ""]
+        self.as_functions = True
+        for n in ops:
+            self.out.append("")
+            self.method(n, n[3:], ["self._h"], indent="", result="op")
         return self.text()
 
     def write_zoo(self):
@@ -558,6 +593,11 @@ def count_field(fields, i):
     return fields[i][0] if i < len(fields) and fields[i][1] == "size_t" else None
 
 
+def fields_of(struct):
+    """LossDistillFields of kd_loss_distill_desc."""
+    return class_of(struct[:-len("_desc")]) + "Fields"
+
+
 def class_of(handle):
     return "".join(part.capitalize() for part in handle[3:].split("_"))
 
@@ -583,7 +623,7 @@ def wrap_code(line):
 def main():
     api = Api()
     files = {OUT / "_api.py": write_api(api), OUT / "_methods.py": Writer(api).write(),
-             OUT / "zoo.py": Writer(api).write_zoo()}
+             OUT / "zoo.py": Writer(api).write_zoo(), OUT / "ops.py": Writer(api).write_ops()}
     if "--check" in sys.argv[1:]:
         bad = [p.name for p, text in files.items() if not p.exists() or p.read_text() != text]
         if bad:

@@ -19,6 +19,64 @@ if TYPE_CHECKING:
     from .data import Dataset, Loader
     from .losses import LossDistill
 
+    from typing_extensions import TypedDict      # every type checker knows it; nothing imports it when run
+
+    class ContextFields(TypedDict, total=False):
+        isa: str | int | None
+        threads: int | None
+
+    class LossDistillFields(TypedDict, total=False):
+        method: str | int | None
+        temperature: float | None
+        hard_weight: float | None
+        soft_weight: float | None
+        direction: str | int | None
+        js_beta: float | None
+        temperature_squared: int | None
+        reduction: str | int | None
+        teacher_form: str | int | None
+        label_smoothing: float | None
+        ignore_index: int | None
+        unlabelled_index: int | None
+        class_weights: ArrayLike | None
+        check_input: int | None
+        all_masked_nan: int | None
+
+    class OptimizerFields(TypedDict, total=False):
+        lr: float | None
+        momentum: float | None
+        dampening: float | None
+        nesterov: int | None
+        beta1: float | None
+        beta2: float | None
+        eps: float | None
+        weight_decay: float | None
+        max_grad_norm: float | None
+
+    class ScheduleFields(TypedDict, total=False):
+        gamma: float | None
+        period: int | None
+        total_steps: int | None
+        final_factor: float | None
+        warmup_start: float | None
+        warmup_steps: int | None
+        milestones: ArrayLike | None
+
+    class LoaderFields(TypedDict, total=False):
+        batch: int | None
+        seed: int | None
+        shuffle: int | None
+        drop_last: int | None
+        scale: float | None
+        shift: int | None
+        crop_padding: int | None
+        flip: int | None
+        mixup_alpha: float | None
+        classes: int | None
+        ahead: int | None
+        mean: ArrayLike | None
+        std: ArrayLike | None
+
 
 class TapeOps:
     """The differentiable ops, as methods of a tape.  Ops run at once; an error raises at once, and the

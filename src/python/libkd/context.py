@@ -5,11 +5,16 @@ SPDX-License-Identifier: MIT
 from __future__ import annotations
 
 from ctypes import byref, c_void_p, cast
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from . import _native
 from ._methods import ContextMethods
 from ._native import Box, Object, callback, carry_log, check, constant, lib
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._methods import ContextFields
 
 __all__ = ["Context"]
 
@@ -32,7 +37,8 @@ class Context(Object, ContextMethods):
 
     def __init__(self, *, log: Callable[[int, str], None] | None = None, log_level: str | int | None = None,
                  parallel: Callable[[int, Callable[[int], None]], None] | None = None,
-                 allocator: tuple[Callable[[int, int], int], Callable[[int, int], None]] | None = None, **fields: Any) -> None:
+                 allocator: tuple[Callable[[int, int], int], Callable[[int, int], None]] | None = None,
+                 **fields: "Unpack[ContextFields]") -> None:
         desc, keep = self._describe(log_level=constant("KD_LOG_", log_level), **fields)
         if log is not None:
             desc.log = _log_callback(log)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from array import array
 from ctypes import byref, c_char_p, c_int32, c_uint32, c_void_p
-from typing import Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 from . import _buffers
 from ._buffers import ArrayLike, borrow
@@ -16,6 +16,11 @@ from ._methods import DatasetMethods, LoaderMethods
 from ._native import Box, Object, check, check_path, constant, describe, encode_path, error_of, lib, size_array
 from .context import Context, deps
 from .tensor import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._methods import LoaderFields
 
 __all__ = ["Dataset", "Loader"]
 
@@ -141,7 +146,7 @@ class Loader(Object, LoaderMethods):
 
     __slots__ = ("_context", "_x", "_y")
 
-    def __init__(self, dataset: Dataset, *, context: Context | None = None, **fields: Any) -> None:
+    def __init__(self, dataset: Dataset, *, context: Context | None = None, **fields: "Unpack[LoaderFields]") -> None:
         desc, keep = self._describe(**fields)
         out = c_void_p()
         check(lib.kd_loader_create(byref(out), Context._of(context), dataset._h, byref(desc)))

@@ -14,6 +14,9 @@ from ._native import Box, Object, check, error_of, lib, struct
 from .context import Context, deps
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._methods import LossDistillFields
     from .tape import Tape
     from .tensor import Tensor, TensorLike
 
@@ -62,7 +65,7 @@ class LossDistill(Object, LossDistillMethods):
 
     __slots__ = ()
 
-    def __init__(self, *, context: Context | None = None, **fields: Any) -> None:
+    def __init__(self, *, context: Context | None = None, **fields: "Unpack[LossDistillFields]") -> None:
         desc, keep = self._describe(**fields)
         out = c_void_p()
         check(lib.kd_loss_distill_create(byref(out), Context._of(context), byref(desc)))

@@ -289,7 +289,8 @@ class Model(Object, ModelMethods):
 
     def load_state(self, state: Mapping[str, TensorLike], *, missing_ok: bool = False, extra_ok: bool = False) -> None:
         """Parameters and buffers from arrays in PyTorch's layout, by name: all or nothing.  "num_batches_tracked" entries are
-        passed over; other dtypes are converted.  KdArgumentError lists the names that are missing, unexpected or of another shape."""
+        passed over; other dtypes are converted.  KdArgumentError lists the names that are missing, unexpected or
+        of another shape."""
         infos = {p.name: p for p in self.parameter_infos()}
         given = {name: x for name, x in state.items() if not name.endswith("num_batches_tracked")}
         wrong = []

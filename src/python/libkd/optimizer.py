@@ -5,7 +5,7 @@ SPDX-License-Identifier: MIT
 from __future__ import annotations
 
 from ctypes import byref, c_double, c_void_p
-from typing import Any, Iterable
+from typing import TYPE_CHECKING, Any, Iterable
 
 from ._interrupt import long_call
 from ._methods import EmaMethods, OptimizerMethods
@@ -13,6 +13,11 @@ from ._native import Box, Object, check, error_of, lib
 from ._native import describe
 from .context import Context, deps
 from .model import Model
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._methods import OptimizerFields, ScheduleFields
 
 __all__ = ["Optimizer", "Schedule", "Ema", "clip_grad_norm"]
 
@@ -26,7 +31,7 @@ class Schedule:
     The fields are those of kd_schedule_desc in kd/optimizer.h, with the formulas.
     """
 
-    def __init__(self, kind: str = "constant", **fields: Any) -> None:
+    def __init__(self, kind: str = "constant", **fields: "Unpack[ScheduleFields]") -> None:
         self._fields = {"kind": kind, **fields}
         _known("kd_schedule_desc", self._fields)
         self._desc, self._keep = describe("kd_schedule_desc", **self._fields)
@@ -58,7 +63,7 @@ class Optimizer(Object, OptimizerMethods):
     __slots__ = ("_context",)
 
     def __init__(self, method: str | int, *models: Model, schedule: Schedule | None = None, context: Context | None = None,
-                 **fields: Any) -> None:
+                 **fields: "Unpack[OptimizerFields]") -> None:
         desc, keep = self._describe(method=_method(method), **fields)
         out = c_void_p()
         check(lib.kd_optimizer_create(byref(out), Context._of(context), byref(desc)))

@@ -13,7 +13,7 @@ from ._interrupt import long_call
 from ._methods import TapeMethods, TapeOps
 from ._native import Box, Object, callback, carry, check, constant_name, encode, error_of, lib, size_array, struct
 from .context import Context, deps
-from .errors import KdError
+from .errors import KdError, KdStateError
 from .rng import Rng
 from .tensor import Tensor, TensorLike, dtype_number
 
@@ -224,3 +224,13 @@ def _real(x: Any) -> bool:
     if isinstance(x, (list, tuple)):
         return any(_real(part) for part in x)
     return isinstance(x, float)
+
+
+def tape_of(*args: Any) -> Tape:
+    """The tape of the first argument that has one."""
+    for x in args:
+        if isinstance(x, (list, tuple)):
+            x = next((part for part in x if isinstance(part, Tensor)), None)
+        if isinstance(x, Tensor) and x.tape is not None:
+            return x.tape
+    raise KdStateError(-16, "none of the arguments is on a tape: use the methods of Tape")
