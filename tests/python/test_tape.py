@@ -48,6 +48,25 @@ class Tensors(TestCase):
         gc.collect()
         self.assertEqual(v.tolist(), [5.0, 8.0, 9.0, 4.0])
 
+    def test_read_only_memory_can_be_read_only(self):
+        frozen = libkd.Tensor.wrap(memoryview(bytes(16)).cast("f"))
+        self.assertEqual(frozen.tolist(), [0.0] * 4)
+        self.assertTrue(frozen.view().readonly)
+        for write in (lambda: frozen.set(0, 1.0), lambda: frozen.fill(1.0), lambda: frozen.copy(libkd.Tensor.zeros((4,))),
+                      lambda: frozen.reshape(2, 2).fill(1.0), lambda: libkd.loss.softmax(frozen, out=frozen)):
+            with self.assertRaises(ValueError) as caught:
+                write()
+            self.assertIn("read-only", str(caught.exception))
+        mine = frozen.clone()
+        mine.fill(2.0)
+        self.assertEqual(libkd.Tape().add(frozen, mine).tolist(), [2.0] * 4)
+
+    def test_a_clone_leaves_the_tape(self):
+        tape = libkd.Tape()
+        kept = tape.relu([1.0, -1.0]).clone()
+        tape.reset()
+        self.assertEqual((kept.tape, kept.tolist()), (None, [1.0, 0.0]))
+
     def test_access(self):
         t = libkd.Tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
         self.assertEqual((t.get(1, 2), len(t), t.contiguous, t.strides), (6.0, 2, True, (3, 1)))

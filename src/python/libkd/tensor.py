@@ -57,7 +57,7 @@ class Tensor(Object):
     it survives the reset); x.tolist() and x.item() are plain numbers.
     """
 
-    __slots__ = ("_ptr", "_tape", "_generation", "_shape", "_dtype")
+    __slots__ = ("_ptr", "_tape", "_generation", "_shape", "_dtype", "_readonly")
 
     def __init__(self, data: Any, *, dtype: str | int | None = None, context: Context | None = None) -> None:
         shape, code, source = _source(data)
@@ -69,6 +69,7 @@ class Tensor(Object):
         self._ptr, self._box, self._tape = ptr, box, tape
         self._generation = 0 if tape is None else tape._generation
         self._shape = self._dtype = None
+        self._readonly = False
         return self
 
     @classmethod
@@ -91,8 +92,8 @@ class Tensor(Object):
     @classmethod
     def wrap(cls, x: ArrayLike, *, context: Context | None = None) -> "Tensor":
         """A tensor over the memory of a torch tensor (CPU), NumPy array, array.array, memoryview, or what offers DLPack.
-        Nothing is copied; the array is kept alive.  Any strides that count whole elements will do.  Read-only memory is taken as
-        an input; do not write through it."""
+        Nothing is copied; the array is kept alive.  Any strides that count whole elements will do.  Read-only memory makes a
+        tensor that can be read only."""
         if isinstance(x, Tensor):
             return x
         b = borrow(x, "array")
@@ -100,7 +101,9 @@ class Tensor(Object):
         out = c_void_p()
         check(lib.kd_tensor_wrap(byref(out), Context._of(context), b.dtype, len(b.shape), size_array(b.shape), strides,
                                  b.ptr or None))
-        return cls._from(out.value, Box(out.value, lib.kd_tensor_free, b.keep, *deps(context)))
+        made = cls._from(out.value, Box(out.value, lib.kd_tensor_free, b.keep, *deps(context)))
+        made._readonly = b.readonly
+        return made
 
     # -- what it is
 
@@ -198,6 +201,7 @@ class Tensor(Object):
 
     def set(self, *index_and_value: float) -> None:
         """set(i, j, .., value)"""
+        self._may_write()
         index = index_and_value[:-1]
         self._check_index(index)
         check(lib.kd_tensor_set(self._h, size_array(index), index_and_value[-1]))
@@ -206,17 +210,25 @@ class Tensor(Object):
         if len(index) != len(self.shape):
             raise ValueError(f"an index of {len(index)} numbers for shape {list(self.shape)}")
 
+    def _may_write(self) -> None:
+        if self._readonly:
+            raise ValueError("a tensor over read-only memory")
+
     def fill(self, value: float) -> None:
         """Every element = value."""
+        self._may_write()
         check(lib.kd_tensor_fill(self._h, value))
 
     def copy(self, source: TensorLike) -> None:
         """self[i] = source[i], converting.  Shapes must match; a float that does not fit an integer is KdRangeError."""
+        self._may_write()
         check(lib.kd_tensor_copy(self._h, Tensor.wrap(source)._h))
 
     def clone(self) -> "Tensor":
         """A new contiguous tensor with the same elements, yours."""
-        return self._owned(lib.kd_tensor_clone)
+        made = self._owned(lib.kd_tensor_clone)
+        made._tape, made._readonly = None, False
+        return made
 
     def tolist(self) -> Any:
         """Nested lists of numbers."""
@@ -233,7 +245,8 @@ class Tensor(Object):
         return rows
 
     def view(self) -> memoryview:
-        """The tensor's own memory as a writable memoryview in its shape; KdStateError for a strided one (clone() it).  A tape's
+        """The tensor's own memory as a memoryview in its shape, writable unless it was wrapped over read-only memory;
+        ValueError for a strided one (clone() it).  A tape's
         memory is used again after reset()."""
         return _buffers.shaped(self.flat_view(), self.shape, self._code)
 
@@ -241,10 +254,11 @@ class Tensor(Object):
         """The same, [count]."""
         if not self.contiguous:
             raise ValueError("a strided tensor has no view; clone() it first")
-        return _buffers.view_of(self.data_address, (self.count,), self._code, self._box)
+        view = _buffers.view_of(self.data_address, (self.count,), self._code, self._box)
+        return view.toreadonly() if self._readonly else view
 
     def _borrow(self) -> Buf:
-        return Buf(self.data_address, self.shape, None if self.contiguous else self.strides, self._code, False, self._box)
+        return Buf(self.data_address, self.shape, None if self.contiguous else self.strides, self._code, self._readonly, self._box)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         import numpy
@@ -261,7 +275,9 @@ class Tensor(Object):
     def _owned(self, function: Any, *args: Any) -> "Tensor":
         out = c_void_p()
         check(function(byref(out), self._h, *args))
-        return Tensor._from(out.value, Box(out.value, lib.kd_tensor_free, self._box), self._tape)
+        made = Tensor._from(out.value, Box(out.value, lib.kd_tensor_free, self._box), self._tape)
+        made._readonly = self._readonly
+        return made
 
     def alias(self) -> "Tensor":
         """A tensor of its own over the same memory; a constant for tapes."""
