@@ -2,6 +2,7 @@
 
 SPDX-License-Identifier: MIT
 """
+import gc
 import os
 import pickle
 import subprocess
@@ -152,6 +153,89 @@ class Errors(TestCase):
             pickle.dumps(libkd.LossDistill())
 
 
+class Tracked:
+    """A context whose allocations are known: what is alive, by address."""
+
+    def __init__(self):
+        import ctypes
+
+        self.held, self.libc = {}, ctypes.CDLL(None)
+        self.libc.aligned_alloc.restype = ctypes.c_void_p
+        self.libc.aligned_alloc.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
+        self.libc.free.argtypes = [ctypes.c_void_p]
+        self.context = libkd.Context(allocator=(self.alloc, self.free), threads=1)
+
+    def alloc(self, size, align):
+        ptr = self.libc.aligned_alloc(align, -(-size // align) * align)
+        self.held[ptr] = size
+        return ptr
+
+    def free(self, ptr, size):
+        if self.held.pop(ptr) != size:
+            raise AssertionError("freed with another size")
+        self.libc.free(ptr)
+
+    def covers(self, address):
+        return any(start <= address < start + size for start, size in self.held.items())
+
+
+class Lifetimes(TestCase):
+    """Not by luck of the allocator: what still needs memory has it, and nothing is held for longer."""
+
+    def address(self, view):
+        import ctypes
+
+        return ctypes.addressof(ctypes.c_char.from_buffer(view))
+
+    def test_views_hold_the_memory(self):
+        for make in (lambda c: libkd.zoo.mlp([8, 4], context=c), lambda c: libkd.Tensor.zeros((100,), context=c)):
+            tracked = Tracked()
+            thing = make(tracked.context)
+            view = thing.weights if isinstance(thing, libkd.Model) else thing.view()
+            thing.close()
+            del thing
+            gc.collect()
+            self.assertTrue(tracked.covers(self.address(view)))
+            del view
+            gc.collect()
+            tracked.context.close()
+            self.assertEqual(tracked.held, {})
+
+    def test_a_parameter_a_layer_a_tapes_tensor(self):
+        tracked = Tracked()
+        model, tape = libkd.zoo.mlp([8, 4], context=tracked.context), libkd.Tape(context=tracked.context)
+        y = model(tape, libkd.Tensor.full((1, 8), 1.0))
+        parameter, layer = model.find("fc1.weight").tensor, model.layer("fc1")
+        model.close()
+        tape.close()
+        gc.collect()
+        self.assertTrue(tracked.covers(parameter.data_address) and tracked.covers(y.data_address))
+        self.assertEqual(layer.path, "fc1")
+        del model, tape, y, parameter, layer
+        tracked.context.close()
+        gc.collect()
+        self.assertEqual(tracked.held, {})
+
+    def test_what_a_loader_an_optimizer_a_checkpoint_needs(self):
+        tracked = Tracked()
+        items = libkd.Tensor.full((8, 4), 1.0, context=tracked.context)
+        data = libkd.Dataset(items, range(8), context=tracked.context)
+        loader = libkd.Loader(data, ahead=0, context=tracked.context)
+        model = libkd.zoo.mlp([4, 2], context=tracked.context)
+        opt, ema = libkd.Optimizer("sgd", model, context=tracked.context), libkd.Ema(model, 0.5)
+        cp = libkd.Checkpoint(context=tracked.context, loader=loader, opt=opt, ema=ema)
+        before = dict(tracked.held)
+        for thing in (items, data, loader, model, opt, ema):
+            thing.close()
+        del items, data, loader, model, opt, ema, thing
+        gc.collect()
+        self.assertEqual(tracked.held, before)
+        cp.close()
+        tracked.context.close()
+        gc.collect()
+        self.assertEqual(tracked.held, {})
+
+
 class Contexts(TestCase):
     def test_fields(self):
         with libkd.Context(threads=1, isa="scalar") as ctx:
@@ -228,30 +312,13 @@ class Contexts(TestCase):
                 libkd.Tensor([1.0])
 
     def test_an_allocator(self):
-        import ctypes
-
-        libc = ctypes.CDLL(None)
-        libc.aligned_alloc.restype = ctypes.c_void_p
-        libc.aligned_alloc.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
-        libc.free.argtypes = [ctypes.c_void_p]
-        held = {}
-
-        def alloc(size, align):
-            p = libc.aligned_alloc(align, -(-size // align) * align)
-            held[p] = size
-            return p
-
-        def free(ptr, size):
-            self.assertEqual(held.pop(ptr), size)
-            libc.free(ptr)
-
-        ctx = libkd.Context(allocator=(alloc, free))
-        t = libkd.Tensor.zeros((100,), context=ctx)
-        self.assertGreaterEqual(len(held), 2)
+        tracked = Tracked()
+        t = libkd.Tensor.zeros((100,), context=tracked.context)
+        self.assertGreaterEqual(len(tracked.held), 2)
         del t
-        ctx.close()
-        self.assertEqual(held, {})
-
+        tracked.context.close()
+        self.assertEqual(tracked.held, {})
+        alloc, free = tracked.alloc, tracked.free
         with libkd.Context(allocator=(lambda size, align: alloc(size, align) if size < 10000 else 0, free)) as ctx:
             with self.assertRaises(MemoryError):
                 libkd.Tensor.zeros((10000,), context=ctx)
