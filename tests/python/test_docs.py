@@ -56,9 +56,9 @@ class Documents(TestCase):
 
 class Examples(TestCase):
     def test_they_run(self):
-        examples = sorted((ROOT / "examples" / "python").glob("*.py"))
-        self.assertGreaterEqual(len(examples), 2)
-        for example in examples:
+        """Those of one process; ddp_torch.py has a test of its own."""
+        for name in ("distill_digits.py", "torch_script.py"):
+            example = ROOT / "examples" / "python" / name
             if absent(example.read_text()):
                 continue
             with self.subTest(example=example.name), tempfile.TemporaryDirectory() as folder:

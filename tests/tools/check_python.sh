@@ -1,12 +1,14 @@
 #!/bin/sh
-# check_python.sh [test_file ..] - the tests of the Python package on every Python from 3.9 on that is here: in PATH, in pyenv, in uv, and
-# those named in PYTHONS (a virtual environment with NumPy and PyTorch, say).  What is not here is told and passed over.
+# check_python.sh [test_file ..] - the tests of the Python package on every Python from 3.9 on that is here: in PATH, in pyenv, in uv,
+# and those named in PYTHONS (a virtual environment with NumPy and PyTorch, say).  What is not here is told and passed over.
 # The library is the one of the tree (KD_OUT), or LIBKD_PATH.
 # SPDX-License-Identifier: MIT
 cd "$(dirname "$0")/../.." || exit 1
 LIBKD_PATH=${LIBKD_PATH:-$PWD/${KD_OUT:-lib}}
 export LIBKD_PATH
 failed=0 ran=0
+lines=$(mktemp)
+trap 'rm -f "$lines"' EXIT
 
 # one PYTHON [test_file ..]
 one() {
@@ -14,7 +16,7 @@ one() {
     log=$(mktemp)
     "$@" >"$log" 2>&1
     status=$?
-    if [ $status -eq 0 ]; then tail -n 1 "$log"; else cat "$log"; echo "$1: exit status $status"; failed=$((failed + 1)); fi
+    if [ $status -eq 0 ]; then tail -n 1 "$log" | tee -a "$lines"; else tee -a "$lines" <"$log"; echo "$1: exit status $status"; failed=$((failed + 1)); fi
     rm -f "$log"
 }
 
@@ -34,4 +36,6 @@ for minor in 9 10 11 12 13 14 15; do
 done
 for python in $PYTHONS; do one "$python" tests/python/run.py "$@"; done
 [ $ran -gt 0 ] || echo "no Python from 3.9 on"
+awk '/^python .* passed, / { sub(/^.*: +/, ""); passed += $1; failed += $3; skipped += $5 }
+     END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$lines"
 [ $failed -eq 0 ]

@@ -45,4 +45,5 @@ else
     skip x86-models "no qemu-x86_64, or no x86-64"
 fi
 item examples $build examples
+if have python3; then item python $build check-python; else skip python "no python3"; fi
 exit $failed
