@@ -16,7 +16,13 @@ one() {
     log=$(mktemp)
     "$@" >"$log" 2>&1
     status=$?
-    if [ $status -eq 0 ]; then tail -n 1 "$log" | tee -a "$lines"; else tee -a "$lines" <"$log"; echo "$1: exit status $status"; failed=$((failed + 1)); fi
+    if [ $status -eq 0 ]; then
+        tail -n 1 "$log" | tee -a "$lines"
+    else
+        tee -a "$lines" <"$log"
+        echo "$1: exit status $status"
+        failed=$((failed + 1))
+    fi
     rm -f "$log"
 }
 
