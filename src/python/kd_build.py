@@ -44,8 +44,8 @@ def project(key):
 
 def metadata():
     keywords = re.search(r"^keywords = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), flags=re.M)[1].replace('"', "")
-    return (f"Metadata-Version: 2.1\nName: {project('name')}\nVersion: {version()}\nSummary: {project('description')}\n"
-            f"Keywords: {keywords}\nLicense: {project('license')}\nLicense-File: LICENSE\n"
+    return (f"Metadata-Version: 2.4\nName: {project('name')}\nVersion: {version()}\nSummary: {project('description')}\n"
+            f"Keywords: {keywords}\nLicense-Expression: {project('license')}\nLicense-File: LICENSE\n"
             f"Requires-Python: {project('requires-python')}\n"
             "Description-Content-Type: text/markdown\n\n" + (ROOT / project("readme")).read_text())
 

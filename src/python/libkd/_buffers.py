@@ -56,8 +56,8 @@ class _Held:
         if ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(view), ctypes.byref(self.view), 0):
             raise BufferError("the buffer cannot be had")
 
-    def __del__(self) -> None:
-        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(self.view))
+    def __del__(self, release: Any = ctypes.pythonapi.PyBuffer_Release, byref: Any = ctypes.byref) -> None:
+        release(byref(self.view))
 
 
 class _DLTensor(ctypes.Structure):
