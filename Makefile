@@ -167,6 +167,7 @@ check-python: $(SO) ## the tests of the Python package on every Python that is h
 	@KD_OUT=$(OUT) MAKE='$(MAKE)' PYTHONS='$(PYTHONS)' sh tests/tools/check_python.sh $(FILES)
 python-api: ## write the tables of the Python package again, from include/kd and the .def files
 	@$(PYTHON) src/python/gen_api.py
+.PHONY: wheel check-python python-api
 
 # ---- measuring -------------------------------------------------------------------------------------
 PEERS_PYTHON ?= python3
@@ -238,5 +239,5 @@ help: ## this list
 
 -include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d) \
   $(CHECKS:.o=.d)
-.PHONY: all tests check checkkd check-all ready lint fuzz run-fuzz examples demo fashion bench bench-peers wheel check-python python-api install uninstall info clean help
+.PHONY: all tests check checkkd check-all ready lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall info clean help
 .DELETE_ON_ERROR:

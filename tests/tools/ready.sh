@@ -31,6 +31,7 @@ if have gcc; then item gcc-Werror $build CONFIG=gcc-werror CC=gcc CFLAGS='-O2 -W
 if have clang; then item clang-Werror $build CONFIG=clang CC=clang CFLAGS='-O3 -g -Werror' all tests; else skip clang-Werror "no clang"; fi
 item lint $build lint
 item check $build check
+if have python3; then item python $build check-python; else skip python "no python3"; fi
 item asan-ubsan $build CONFIG=asan check
 item tsan $build CONFIG=tsan check
 if have aarch64-linux-gnu-gcc qemu-aarch64; then
@@ -45,5 +46,4 @@ else
     skip x86-models "no qemu-x86_64, or no x86-64"
 fi
 item examples $build examples
-if have python3; then item python $build check-python; else skip python "no python3"; fi
 exit $failed
