@@ -31,7 +31,7 @@ say = $(if $(filter 1,$(V)),,@printf '  %-6s %s\n' $(1) $(2);)
 
 version = $(shell sed -n 's/^\#define KD_VERSION_$(1) *\([0-9]*\).*/\1/p' include/kd/base.h)
 VERSION := $(call version,MAJOR).$(call version,MINOR).$(call version,PATCH)
-ABI     := 0
+ABI     := $(shell sed -n 's/^\#define KD_ABI_VERSION *\([0-9]*\).*/\1/p' include/kd/base.h)
 
 # ---- what is built ---------------------------------------------------------------------------------
 TARGET  := $(shell $(CC) -dumpmachine)
@@ -234,6 +234,16 @@ $(OUT)/demo/fashion/%: $(FASHION_FROM)/%.gz
 	$(call say,GUNZIP,$@)gzip -dc $< > $@
 $(FASHION_FROM)/%.gz:
 	@echo "$@ is missing: apt-get install dataset-fashion-mnist, or FASHION_FROM=folder with the four .gz files"; false
+
+# ---- Python --------------------------------------------------------------------------------------------
+PYTHON ?= python3
+wheel: $(SO) ## a wheel of the Python package, in lib/dist
+	@MAKE='$(MAKE)' $(PYTHON) src/python/kd_build.py wheel $(LIB)/dist
+check-python: $(SO) ## the tests of the Python package on every Python that is here (PYTHONS="more interpreters" FILES="tests/python/..")
+	@KD_OUT=$(OUT) MAKE='$(MAKE)' PYTHONS='$(PYTHONS)' sh tests/tools/check_python.sh $(FILES)
+python-api: ## write the tables of the Python package again, from include/kd and the .def files
+	@$(PYTHON) src/python/gen_api.py
+.PHONY: wheel check-python python-api
 
 # ---- measuring -------------------------------------------------------------------------------------
 PEERS_PYTHON ?= python3

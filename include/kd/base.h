@@ -35,9 +35,15 @@ KD_BEGIN_DECLS
 #define KD_VERSION_PATCH 0
 #define KD_VERSION (KD_VERSION_MAJOR * 10000 + KD_VERSION_MINOR * 100 + KD_VERSION_PATCH)
 
+/* The version of the binary interface, the number in the soname.  What was compiled against another one must not run. */
+#define KD_ABI_VERSION 0
+
 /* The version of the library that runs, as KD_VERSION encodes it (10000 major + 100 minor + patch).
  * A program may compare it with the KD_VERSION it was compiled with.  Any thread. */
 KD_API int32_t kd_version(void);
+
+/* The KD_ABI_VERSION of the library that runs.  Any thread. */
+KD_API int32_t kd_abi_version(void);
 
 /* "0.1.0".  Static; any thread. */
 KD_API const char *kd_version_string(void);

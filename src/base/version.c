@@ -36,6 +36,8 @@
 
 int32_t kd_version(void) { return KD_VERSION; }
 
+int32_t kd_abi_version(void) { return KD_ABI_VERSION; }
+
 const char *kd_version_string(void) { return VERSION_TEXT; }
 
 const char *kd_build_info(void)

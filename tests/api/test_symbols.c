@@ -54,6 +54,18 @@ TEST(map_is_what_the_headers_declare)
     free(kept);
 }
 
+/* src/python/gen_api.py writes them; whether more than the names agrees, tests/python/test_api.py checks. */
+TEST(python_tables_name_what_the_headers_declare)
+{
+    char *names = declared(), *tables = kdtest_read("src/python/libkd/_api.py", NULL), *list = names, entry[200];
+    for (char *name; (name = kdtest_line(&list));) {
+        snprintf(entry, sizeof entry, "    \"%s\": (", name);
+        CHECK_MSG(strstr(tables, entry) != NULL, "src/python/libkd/_api.py lacks %s (make python-api)", name);
+    }
+    free(tables);
+    free(names);
+}
+
 TEST(exports_are_the_api)
 {
     if (!plain_build()) return;

@@ -31,6 +31,7 @@ if have gcc; then item gcc-Werror $build CONFIG=gcc-werror CC=gcc CFLAGS='-O2 -W
 if have clang; then item clang-Werror $build CONFIG=clang CC=clang CFLAGS='-O3 -g -Werror' all tests; else skip clang-Werror "no clang"; fi
 item lint $build lint
 item check $build check
+if have python3; then item python $build check-python; else skip python "no python3"; fi
 item asan-ubsan $build CONFIG=asan check
 item tsan $build CONFIG=tsan check
 if have mpicc mpirun; then item mpi $build check-mpi; else skip mpi "no mpicc or no mpirun"; fi

@@ -186,6 +186,7 @@ TEST(descriptors_old_and_new)
 
 TEST(versions)
 {
+    CHECK(kd_abi_version() == KD_ABI_VERSION);
     CHECK(kd_version() == KD_VERSION);
     char text[32];
     snprintf(text, sizeof text, "%d.%d.%d", KD_VERSION_MAJOR, KD_VERSION_MINOR, KD_VERSION_PATCH);

@@ -1,0 +1,60 @@
+"""zoo - finished models, by name.  Made by src/python/gen_api.py; do not edit.
+
+SPDX-License-Identifier: MIT
+"""
+from __future__ import annotations
+
+from ctypes import byref, c_void_p
+from typing import Sequence
+
+from ._native import check, constant, describe, lib, size_array
+from .context import Context
+from .model import Model
+
+
+def mlp(sizes: Sequence[int], activation: str | int = "relu", seed: int = 0, *, context: Context | None = None) -> Model:
+    """linear layers fc1, fc2, .. of sizes[0] -> .. -> sizes[count - 1] with `activation` between them (not after the last).
+    Inputs of higher rank are flattened first.
+
+    C: kd_zoo_mlp
+    """
+    model = c_void_p()
+    check(lib.kd_zoo_mlp(byref(model), Context._of(context), size_array(sizes), len(sizes), constant("KD_ACT_", activation),
+            seed))
+    return Model._adopt(model.value, context)
+
+
+def cnn(seed: int = 0, *, height: int | None = None, width: int | None = None, channels: int | None = None,
+        conv1: int | None = None, conv2: int | None = None, hidden: int | None = None, classes: int | None = None,
+        batch_norm: int | None = None, dropout: float | None = None, context: Context | None = None) -> Model:
+    """conv1 3x3 pad 1, relu, max pool 2, conv2 3x3 pad 1, relu, max pool 2, fc1, relu, fc2.
+
+        height: of the image; defaults 28, 28, 1
+        width: of the image; defaults 28, 28, 1
+        channels: of the image; defaults 28, 28, 1
+        conv1: 3x3 convolutions, then a linear; 32, 64, 128
+        conv2: 3x3 convolutions, then a linear; 32, 64, 128
+        hidden: 3x3 convolutions, then a linear; 32, 64, 128
+        classes: 10
+        batch_norm: 1: after each convolution; default 0
+        dropout: before the last linear; default 0
+
+    C: kd_zoo_cnn
+    """
+    desc, keep = describe("kd_cnn_desc", height=height, width=width, channels=channels, conv1=conv1, conv2=conv2, hidden=hidden,
+            classes=classes, batch_norm=batch_norm, dropout=dropout)
+    model = c_void_p()
+    check(lib.kd_zoo_cnn(byref(model), Context._of(context), byref(desc), seed))
+    return Model._adopt(model.value, context)
+
+
+def resnet_cifar(depth: int, widen: int = 1, classes: int = 10, seed: int = 0, *, context: Context | None = None) -> Model:
+    """ResNet for 32x32 images (He et al. 2016, section 4.2): depth 6n + 2; widths 16, 32, 64 times `widen` (1; 4 for "32x4",
+    with stem 32).  conv1, bn1, layer1..3.i.{conv1,bn1,conv2,bn2,downsample.0,downsample.1}, avgpool, fc: the names usual
+    for CIFAR distillation, 1x1 projections where the shape changes, Kaiming normal (fan out) initialisation.
+
+    C: kd_zoo_resnet_cifar
+    """
+    model = c_void_p()
+    check(lib.kd_zoo_resnet_cifar(byref(model), Context._of(context), depth, widen, classes, seed))
+    return Model._adopt(model.value, context)
