@@ -13,9 +13,8 @@
  * Two logarithms a row and none a logit, but for Jensen-Shannon; every logit read from memory once: what the gradient needs,
  * a and b or w, waits in scratch.  e^x is a, a^2 or a^4 when T is 1, 2 or 4.
  *
- * Differences are taken as c s - c ms, c = log2(e) / T or that over a power of two, so that c is 1/2 or less and nothing can
- * overflow: one code serves logits of any size at any T.  A product with 0 is left out by a mask: -inf (a mask) costs nothing,
- * and mass where the other side is impossible gives exactly +inf.
+ * Differences are taken as z = s/2 - ms/2, which cannot overflow, so one code serves logits of any size at any T.  A product
+ * with 0 is left out by a mask: -inf (a mask) costs nothing, and mass where the other side is impossible gives exactly +inf.
  *
  * Inside a pass nothing crosses lanes: each has its top, its sums, its coefficients.  Around the passes stand three structures.
  * To 32 classes: sixteen rows transposed, a row a lane.  To 4096: a row's lanes share its top, and fold at its end (sixteen rows
@@ -30,7 +29,6 @@
 #define INF       __builtin_inff()
 #define FLOAT_MAX 0x1.fffffep127f
 #define LOG2_E    0x1.715476p0f
-#define LN_2      0x1.62e43p-1f
 #ifdef KD_ISA_scalar
 #define V_PASS static
 #else
@@ -43,9 +41,6 @@ enum { NONE, OWN, SQUARE, FOURTH };        /* e^x: not wanted beside a, its own 
 /* What a pass leaves in a row's lanes, and what it is given there. */
 enum { TOP_S, TOP_T, ZS, ZT, Z1, D, MASS, INNER, JP, JQ, CA, CB, CE, CY, LANES };
 
-/* e^(x / T) = 2^(k z), z = c x: c k = log2(e) / T, k the least power of two, from 1 up, that leaves c <= 1/2. */
-typedef struct scale { float c, k; } scale;
-
 typedef struct pass {
     size_t rows, n;                          /* rows of n numbers each */
     const float *const *s, *const *t;        /* [rows] logits of student and teacher */
@@ -54,51 +49,37 @@ typedef struct pass {
     float   *a, *b, *a1;                     /* for the gradient; row k's at k * step */
     size_t   step, ahead;                    /* ahead: bytes to what is fetched meanwhile; 0: nothing */
     int      kind, from, stream;
-    scale    student, teacher;
+    float    student, teacher;               /* k: e^(x / T) = 2^(k z) */
     float    lambda, unit_s, unit_t, beta;   /* the teacher's z in the student's units; both in units of a logarithm */
     _Alignas(64) float lane[LANES][16][16];
 } pass;
 _Static_assert(sizeof(pass) <= KD_DISTILL_PASS * sizeof(float), "room for a pass in the scratch");
 
-static scale scale_of(float temperature)
-{
-    scale s = { LOG2_E / temperature, 1.0f };
-    for (; s.c > 0.5f; s.c *= 0.5f) s.k *= 2.0f;
-    return s;
-}
+static float scale_of(float temperature) { return 2 * LOG2_E / temperature; }
 
 /* 2^(k z), z <= 0: 0 from 2^-126.5 down, where *above is not set; NaN passes.  Adding 1.5 * 2^23 + 127 rounds k z to a whole
- * number and leaves it, biased, in the low bits.  Relative error (7 + k |z|) 2^-24.  unit: k is 1, and additions have ports of
- * their own on some CPUs. */
-V_FN kd_f32x16 exp_above(kd_f32x16 z, float k, const int unit, kd_m16 *above)
+ * number and leaves it, biased, in the low bits.  Relative error (7 + k |z|) 2^-24. */
+V_FN kd_f32x16 exp_above(kd_f32x16 z, float k, kd_m16 *above)
 {
-    kd_f32x16 magic = v_set1(0x1.8p23f + 127.0f), t = unit ? v_add(z, magic) : v_fma(z, v_set1(k), magic), r = v_sub(magic, t);
-    r = unit ? v_add(z, r) : v_fma(z, v_set1(k), r);
+    kd_f32x16 magic = v_set1(0x1.8p23f + 127.0f), t = v_fma(z, v_set1(k), magic), r = v_sub(magic, t);
+    r = v_fma(z, v_set1(k), r);
     kd_f32x16 q = v_fma(r, v_set1(0x1.5bba14p-10f), v_set1(0x1.3cea88p-7f));
     q = v_fma(q, r, v_set1(0x1.c6b752p-5f));
     q = v_fma(q, r, v_set1(0x1.ebf9bcp-3f));
     q = v_fma(q, r, v_set1(0x1.62e42ap-1f));
     q = v_fma(q, r, v_set1(1.0f));
-    *above = v_nle(z, v_set1(unit ? -126.5f : -126.5f / k));
+    *above = v_nle(z, v_set1(-126.5f / k));
     return v_keep(*above, v_mul(q, v_from_bits(vi_shl(v_bits(t), 23))));
 }
 V_FN kd_f32x16 exp_of(kd_f32x16 z, float k)
 {
     kd_m16 above;
-    return exp_above(z, k, 0, &above);
+    return exp_above(z, k, &above);
 }
 
-/* c times a top and what its rounding lost; a top of -inf counts as 0. */
-typedef struct origin { kd_f32x16 c, high, low; } origin;
-V_FN origin origin_of(kd_f32x16 top, scale s)
-{
-    kd_f32x16 c = v_set1(s.c), high;
-    top = v_select(v_eq(top, v_set1(-INF)), v_zero(), top);
-    high = v_mul(top, c);
-    return (origin){ c, high, v_fms(top, c, high) };
-}
-/* z of a logit: 0 of the top itself. */
-V_FN kd_f32x16 below(kd_f32x16 logit, origin o) { return v_sub(v_fms(logit, o.c, o.high), o.low); }
+/* Half of a top, 0 of one that is -inf. */
+V_FN kd_f32x16 half_of(kd_f32x16 top) { return v_mul(v_set1(0.5f), v_select(v_eq(top, v_set1(-INF)), v_zero(), top)); }
+V_FN kd_f32x16 below(kd_f32x16 logit, kd_f32x16 half_top) { return v_fms(logit, v_set1(0.5f), half_top); }
 /* In units of a logarithm, not below -2^108: differences of two, and sums of a million, stay finite. */
 V_FN kd_f32x16 log_units(kd_f32x16 z, kd_f32x16 unit) { return v_max(v_set1(-0x1p108f), v_mul(z, unit)); }
 V_FN kd_f32x16 row_load(const float *p, size_t i, size_t n)
@@ -127,34 +108,32 @@ V_PASS void pass_tops(pass *p)
 }
 
 /* Exponentials to scratch, and their sums. */
-V_FN void sum_rows(pass *p, const int kind, const int from, const int unit)
+V_FN void sum_rows(pass *p, const int kind, const int from, const int alike)
 {
     const kd_f32x16 zero = v_zero(), none = v_set1(-INF);
     const kd_f32x16 lambda = v_set1(p->lambda), unit_s = v_set1(p->unit_s), unit_t = v_set1(p->unit_t);
-    const scale own = scale_of(1.0f);
     size_t n = p->n, ahead = p->ahead;
     for (size_t k = 0; k < p->rows; k++) {
         const float *s = p->s[k], *t = kind == PLAIN ? s : p->t[k];
         float *ea = p->a + k * p->step, *eb = p->b + k * p->step, *ec = p->a1 + k * p->step;
-        origin os = origin_of(v_load(p->lane[TOP_S][k]), p->student), o1 = origin_of(v_load(p->lane[TOP_S][k]), own), ot = os;
-        if (kind != PLAIN) ot = origin_of(v_load(p->lane[TOP_T][k]), p->teacher);
+        kd_f32x16 half_s = half_of(v_load(p->lane[TOP_S][k])), half_t = kind == PLAIN ? zero : half_of(v_load(p->lane[TOP_T][k]));
         kd_f32x16 zs = zero, zt = zero, z1 = zero, d = zero;
         for (size_t i = 0; i < n; i += 16) {
-            kd_f32x16 logit = row_load(s, i, n), z[2], e[2];   /* of student and teacher */
+            kd_f32x16 z[2], e[2];   /* of student and teacher */
             kd_m16 above[2];
-            z[0] = below(logit, os);
+            z[0] = below(row_load(s, i, n), half_s);
             v_prefetch((const void *)((uintptr_t)(s + i) + ahead));
             if (kind != PLAIN) {
-                z[1] = below(row_load(t, i, n), ot);
+                z[1] = below(row_load(t, i, n), half_t);
                 v_prefetch((const void *)((uintptr_t)(t + i) + ahead));
             }
-            e[0] = exp_above(z[0], p->student.k, unit, &above[0]);
-            if (kind != PLAIN) e[1] = exp_above(z[1], p->teacher.k, unit, &above[1]);
+            e[0] = exp_above(z[0], p->student, &above[0]);
+            if (kind != PLAIN) e[1] = exp_above(z[1], p->teacher, &above[1]);
             zs = v_add(zs, e[0]);
             v_store(ea + i, e[0]);
             if (kind != PLAIN) zt = v_add(zt, e[1]);
             if (kind == FORWARD) {
-                kd_f32x16 w = unit ? v_sub(z[1], z[0]) : v_fms(z[1], lambda, z[0]);
+                kd_f32x16 w = alike ? v_sub(z[1], z[0]) : v_fms(z[1], lambda, z[0]);
                 d = v_fma(e[1], v_keep(above[1], w), d);
                 v_store(eb + i, e[1]);
             }
@@ -165,7 +144,7 @@ V_FN void sum_rows(pass *p, const int kind, const int from, const int unit)
                 v_store(eb + i, w);
             }
             if (from == OWN) {
-                kd_f32x16 e1 = exp_of(below(logit, o1), own.k);
+                kd_f32x16 e1 = exp_of(z[0], scale_of(1.0f));
                 z1 = v_add(z1, e1);
                 v_store(ec + i, e1);
             } else if (from != NONE) {
@@ -195,7 +174,7 @@ V_FN void sum_rows(pass *p, const int kind, const int from, const int unit)
 #define SUM(kind, from) sum_rows(p, kind, from, 0)
 V_PASS void pass_sums(pass *p)
 {
-    if (p->kind == FORWARD && p->from == FOURTH && p->student.k == 1.0f && p->teacher.k == 1.0f) sum_rows(p, FORWARD, FOURTH, 1);
+    if (p->kind == FORWARD && p->from == FOURTH && p->lambda == 1.0f) sum_rows(p, FORWARD, FOURTH, 1);
     else CASES(SUM);
 }
 
@@ -222,12 +201,12 @@ V_PASS void pass_js(pass *p)
     kd_f32x16 unit_s = v_set1(p->unit_s), unit_t = v_set1(p->unit_t), beta = v_set1(p->beta), rest = v_set1(1.0f - p->beta);
     for (size_t k = 0; k < p->rows; k++) {
         float *ea = p->a + k * p->step, *eb = p->b + k * p->step;
-        origin os = origin_of(v_load(p->lane[TOP_S][k]), p->student), ot = origin_of(v_load(p->lane[TOP_T][k]), p->teacher);
+        kd_f32x16 half_s = half_of(v_load(p->lane[TOP_S][k])), half_t = half_of(v_load(p->lane[TOP_T][k]));
         kd_f32x16 ca = v_load(p->lane[CA][k]), cb = v_load(p->lane[CB][k]);
         kd_f32x16 ce = v_load(p->lane[CE][k]), cy = v_load(p->lane[CY][k]);
         kd_f32x16 jp = v_zero(), jq = jp, zero = jp;
         for (size_t i = 0; i < p->n; i += 16) {
-            kd_f32x16 x = below(row_load(p->s[k], i, p->n), os), u = below(row_load(p->t[k], i, p->n), ot);
+            kd_f32x16 x = below(row_load(p->s[k], i, p->n), half_s), u = below(row_load(p->t[k], i, p->n), half_t);
             kd_f32x16 q = v_mul(v_load(ea + i), ca), m = v_mul(v_load(eb + i), cb), v = m;
             m = v_log(v_fma(beta, m, v_mul(rest, q)));
             kd_f32x16 w = v_keep(v_gt(q, zero), v_sub(v_add(log_units(x, unit_s), ce), m));
@@ -711,9 +690,9 @@ V_PASS void rows(group *w)
 
 /* ---- more classes: blocks, a running top in every lane --------------------------------------------------------- */
 /* The factor that brings sums relative to the top `from` to the top `to`; 0 from a lane that has seen only -inf. */
-V_FN kd_f32x16 rescale(kd_f32x16 from, kd_f32x16 to, scale s)
+V_FN kd_f32x16 rescale(kd_f32x16 from, kd_f32x16 to, float k)
 {
-    return v_select(v_eq(from, v_set1(-INF)), v_zero(), exp_of(below(from, origin_of(to, s)), s.k));
+    return v_select(v_eq(from, v_set1(-INF)), v_zero(), exp_of(v_max(v_set1(-FLOAT_MAX), below(from, half_of(to))), k));
 }
 
 /* The factors from a block's tops to the row's, and what a difference of logarithms gains. */
@@ -730,8 +709,8 @@ V_PASS shift shift_of(const group *w, const float *kept, kd_f32x16 end_s, kd_f32
         f.a1 = f.a;
         return f;
     }
-    kd_f32x16 ds = v_max(limit, below(ms, origin_of(end_s, p->student)));
-    kd_f32x16 dt = v_max(limit, below(mt, origin_of(end_t, p->teacher)));
+    kd_f32x16 ds = v_max(limit, below(ms, half_of(end_s)));
+    kd_f32x16 dt = v_max(limit, below(mt, half_of(end_t)));
     f.b = rescale(mt, end_t, p->teacher);
     f.d = w->kind == REVERSE ? v_sub(log_units(ds, v_set1(p->unit_s)), log_units(dt, v_set1(p->unit_t)))
                              : v_fms(dt, v_set1(p->lambda), ds);
@@ -891,7 +870,7 @@ void KD_K(distill_f32)(const kd__distill_args *a)
     p->n = classes, p->step = step, p->ahead = 0, p->stream = 0;
     p->kind = w.kind, p->from = !hard || t == 1.0f ? NONE : t == 2.0f ? SQUARE : t == 4.0f ? FOURTH : OWN;
     p->student = scale_of(t), p->teacher = scale_of(logs ? 1.0f : t);
-    p->lambda = p->teacher.k / p->student.k, p->unit_s = LN_2 * p->student.k, p->unit_t = LN_2 * p->teacher.k;
+    p->lambda = logs ? t : 1.0f, p->unit_s = 2.0f / t, p->unit_t = logs ? 2.0f : 2.0f / t;
     p->beta = a->js_beta;
     p->a = a->scratch + KD_DISTILL_PASS, p->b = p->a + held, p->a1 = p->b + held;
     w.target_rows = p->a1 + held, w.log_rows = w.target_rows + held;
