@@ -12,6 +12,7 @@ typedef struct job {
     const char *function;
     kd_distill_batch b;
     bool     hard_on, soft_on;      /* is the term wanted at all */
+    bool     equal;                 /* every row in both terms, with weight 1 */
     const int32_t *label;           /* [rows]: the class; meaningful where hard_coef is not 0; NULL: none given */
     int32_t *narrow;                /* [rows] for them */
     float   *hard_coef, *soft_coef, *hard, *soft;   /* [rows] */
@@ -123,6 +124,27 @@ typedef struct counts { size_t hard, soft, wrong; } counts;
 SORT_LABELS(sort_labels32, int32_t)
 SORT_LABELS(sort_labels64, int64_t)
 
+/* Is every label a class?  Most often they are, and then there is nothing to sort. */
+#define ALL_CLASSES(name, type)                                                        \
+    static bool name(const type *y, size_t n, uint64_t classes)                        \
+    {                                                                                  \
+        uint32_t outside = 0;                                                          \
+        for (size_t r = 0; r < n; r++) outside |= (uint64_t)(int64_t)y[r] >= classes;  \
+        return !outside;                                                               \
+    }
+ALL_CLASSES(all_classes32, int32_t)
+ALL_CLASSES(all_classes64, int64_t)
+
+/* Is every row in both terms?  Not if labels leave some out, or a class is itself the sign to do so. */
+static bool all_in(const job *j)
+{
+    const kd_loss_distill_desc *d = &j->loss->desc;
+    const kd_distill_batch *b = &j->b;
+    if (!b->labels && !b->labels64) return true;
+    if ((uint64_t)d->ignore_index < b->classes || (uint64_t)d->unlabelled_index < b->classes) return false;
+    return b->labels ? all_classes32(b->labels, b->rows, b->classes) : all_classes64(b->labels64, b->rows, b->classes);
+}
+
 static kd_status wrong_label(const job *j)
 {
     const kd_loss_distill_desc *d = &j->loss->desc;
@@ -134,16 +156,28 @@ static kd_status wrong_label(const job *j)
     }
 }
 
-/* Sets label, hard_coef and soft_coef to the rows' own weights, and the sums of these, without reduction. */
+static void fill(float *x, size_t n, float value)
+{
+    for (size_t i = 0; i < n; i++) x[i] = value;
+}
+
+/* Sets label, hard_coef and soft_coef to the rows' own weights (1 and not written if `equal`), and the sums of these, without
+ * reduction. */
 static kd_status classify(job *j, kd_distill_terms *t, double *hard_total, double *soft_total)
 {
     const kd_loss_distill_desc *d = &j->loss->desc;
     const kd_distill_batch *b = &j->b;
     size_t rows = b->rows;
     counts in = { rows, rows, 0 };
-    if (b->labels) in = sort_labels32(b->labels, rows, b->classes, d, j->hard_coef, j->soft_coef);
-    else if (b->labels64) in = sort_labels64(b->labels64, rows, b->classes, d, j->hard_coef, j->soft_coef);
-    else for (size_t r = 0; r < rows; r++) j->hard_coef[r] = j->soft_coef[r] = 1.0f;
+    bool all = all_in(j);
+    j->equal = all && !b->row_weights && !(d->class_weights && (b->labels || b->labels64));
+    if (all) {
+        if (!j->equal) fill(j->hard_coef, rows, 1.0f), fill(j->soft_coef, rows, 1.0f);
+    } else if (b->labels) {
+        in = sort_labels32(b->labels, rows, b->classes, d, j->hard_coef, j->soft_coef);
+    } else {
+        in = sort_labels64(b->labels64, rows, b->classes, d, j->hard_coef, j->soft_coef);
+    }
     if (in.wrong) return wrong_label(j);
     j->label = b->labels;
     if (b->labels64) {
@@ -220,7 +254,8 @@ static kd_status compute(job *j, kd_distill_terms *t)
     if (d->reduction == KD_REDUCE_MEAN_ELEMENTS) hard_div *= (double)j->b.classes, soft_div *= (double)j->b.classes;
     double hard_unit = j->hard_on && hard_div > 0 ? (double)d->hard_weight / hard_div : 0;
     double soft_unit = j->soft_on && soft_div > 0 ? (double)d->soft_weight * scale / soft_div : 0;
-    for (size_t r = 0; r < rows; r++) {
+    if (j->equal) fill(j->hard_coef, rows, (float)hard_unit), fill(j->soft_coef, rows, (float)soft_unit);
+    for (size_t r = 0; !j->equal && r < rows; r++) {
         j->hard_coef[r] = (float)(hard_unit * (double)j->hard_coef[r]);
         j->soft_coef[r] = (float)(soft_unit * (double)j->soft_coef[r]);
     }

@@ -13,8 +13,8 @@
  * Two logarithms a row and none a logit, but for Jensen-Shannon; every logit read from memory once: what the gradient needs,
  * a and b or w, waits in scratch.  e^x is a, a^2 or a^4 when T is 1, 2 or 4.
  *
- * Differences are taken as s/2 - ms/2, which cannot overflow, so one code serves logits of any size at any T.  A product with
- * 0 is left out by its mask: -inf (a mask) costs nothing, and mass where the other side is impossible gives exactly +inf.
+ * Differences are taken as z = s/2 - ms/2, which cannot overflow, so one code serves logits of any size at any T.  A product
+ * with 0 is left out by a mask: -inf (a mask) costs nothing, and mass where the other side is impossible gives exactly +inf.
  *
  * Inside a pass nothing crosses lanes: each has its top, its sums, its coefficients.  Around the passes stand three structures.
  * To 32 classes: sixteen rows transposed, a row a lane.  To 4096: a row's lanes share its top, and fold at its end (sixteen rows
@@ -41,9 +41,6 @@ enum { NONE, OWN, SQUARE, FOURTH };        /* e^x: not wanted beside a, its own 
 /* What a pass leaves in a row's lanes, and what it is given there. */
 enum { TOP_S, TOP_T, ZS, ZT, Z1, D, MASS, INNER, JP, JQ, CA, CB, CE, CY, LANES };
 
-/* e^(x / T) of half a difference: c = 2 log2(e) / T, low = -127 / c. */
-typedef struct scale { float c, low; } scale;
-
 typedef struct pass {
     size_t rows, n;                          /* rows of n numbers each */
     const float *const *s, *const *t;        /* [rows] logits of student and teacher */
@@ -52,47 +49,39 @@ typedef struct pass {
     float   *a, *b, *a1;                     /* for the gradient; row k's at k * step */
     size_t   step, ahead;                    /* ahead: bytes to what is fetched meanwhile; 0: nothing */
     int      kind, from, stream;
-    scale    student, teacher;
-    float    lambda, unit_s, unit_t, beta;   /* u in the units of x; x and u in units of a logarithm, both of half differences */
-    float    lane[LANES][16][16];
+    float    student, teacher;               /* k: e^(x / T) = 2^(k z) */
+    float    lambda, unit_s, unit_t, beta;   /* the teacher's z in the student's units; both in units of a logarithm */
+    _Alignas(64) float lane[LANES][16][16];
 } pass;
 _Static_assert(sizeof(pass) <= KD_DISTILL_PASS * sizeof(float), "room for a pass in the scratch");
 
-static scale scale_of(float temperature)
-{
-    float c = 2 * LOG2_E / temperature;
-    return (scale){ c, -127.0f / c };
-}
+static float scale_of(float temperature) { return 2 * LOG2_E / temperature; }
 
-/* out[i] = 2^(c[i] x[i]), x <= 0: 0 from 2^-127 down; NaN passes.  Adding 1.5 * 2^23 + 127 rounds c x to a whole number and
- * leaves it, biased, in the low bits.  Relative error (7 + c |x|) 2^-24.  Two at a time step by step: it is a long chain of
- * dependent steps, and a CPU does not look far enough ahead to overlap one after the other (31 cycles for two; so, 19). */
-#define EACH(i, count) V_UNROLL(2) for (int i = 0; i < (count); i++)
-V_FN void exp_each(kd_f32x16 *out, const kd_f32x16 *in, const kd_f32x16 *c, const kd_f32x16 *low, const int count)
+/* 2^(k z), z <= 0: 0 from 2^-126.5 down, where *above is not set; NaN passes.  Adding 1.5 * 2^23 + 127 rounds k z to a whole
+ * number and leaves it, biased, in the low bits.  Relative error (7 + k |z|) 2^-24. */
+V_FN kd_f32x16 exp_above(kd_f32x16 z, float k, kd_m16 *above)
 {
-    kd_f32x16 magic = v_set1(0x1.8p23f + 127.0f), x[2], t[2] = { magic, magic }, r[2], q[2];
-    EACH(i, count) x[i] = v_max(low[i], in[i]);
-    EACH(i, count) t[i] = v_fma(x[i], c[i], magic);
-    EACH(i, count) r[i] = v_sub(magic, t[i]);
-    EACH(i, count) r[i] = v_fma(x[i], c[i], r[i]);
-    EACH(i, count) q[i] = v_fma(r[i], v_set1(0x1.5bba14p-10f), v_set1(0x1.3cea88p-7f));
-    EACH(i, count) q[i] = v_fma(q[i], r[i], v_set1(0x1.c6b752p-5f));
-    EACH(i, count) q[i] = v_fma(q[i], r[i], v_set1(0x1.ebf9bcp-3f));
-    EACH(i, count) q[i] = v_fma(q[i], r[i], v_set1(0x1.62e42ap-1f));
-    EACH(i, count) q[i] = v_fma(q[i], r[i], v_set1(1.0f));
-    EACH(i, count) out[i] = v_mul(q[i], v_from_bits(vi_shl(v_bits(t[i]), 23)));
+    kd_f32x16 magic = v_set1(0x1.8p23f + 127.0f), t = v_fma(z, v_set1(k), magic), r = v_sub(magic, t);
+    r = v_fma(z, v_set1(k), r);
+    kd_f32x16 q = v_fma(r, v_set1(0x1.5bba14p-10f), v_set1(0x1.3cea88p-7f));
+    q = v_fma(q, r, v_set1(0x1.c6b752p-5f));
+    q = v_fma(q, r, v_set1(0x1.ebf9bcp-3f));
+    q = v_fma(q, r, v_set1(0x1.62e42ap-1f));
+    q = v_fma(q, r, v_set1(1.0f));
+    *above = v_nle(z, v_set1(-126.5f / k));
+    return v_keep(*above, v_mul(q, v_from_bits(vi_shl(v_bits(t), 23))));
 }
-V_FN kd_f32x16 exp_half(kd_f32x16 x, kd_f32x16 c, kd_f32x16 low)
+V_FN kd_f32x16 exp_of(kd_f32x16 z, float k)
 {
-    exp_each(&x, &x, &c, &low, 1);
-    return x;
+    kd_m16 above;
+    return exp_above(z, k, &above);
 }
 
 /* Half of a top, 0 of one that is -inf. */
 V_FN kd_f32x16 half_of(kd_f32x16 top) { return v_mul(v_set1(0.5f), v_select(v_eq(top, v_set1(-INF)), v_zero(), top)); }
-V_FN kd_f32x16 half_difference(kd_f32x16 logit, kd_f32x16 half_top) { return v_fms(logit, v_set1(0.5f), half_top); }
-/* Half a difference in units of a logarithm, not below -2^108: differences of two, and sums of a million, stay finite. */
-V_FN kd_f32x16 log_units(kd_f32x16 x, kd_f32x16 unit) { return v_max(v_set1(-0x1p108f), v_mul(x, unit)); }
+V_FN kd_f32x16 below(kd_f32x16 logit, kd_f32x16 half_top) { return v_fms(logit, v_set1(0.5f), half_top); }
+/* In units of a logarithm, not below -2^108: differences of two, and sums of a million, stay finite. */
+V_FN kd_f32x16 log_units(kd_f32x16 z, kd_f32x16 unit) { return v_max(v_set1(-0x1p108f), v_mul(z, unit)); }
 V_FN kd_f32x16 row_load(const float *p, size_t i, size_t n)
 {
     return i + 16 <= n ? v_load(p + i) : v_load_n(p + i, n - i, -INF);
@@ -119,12 +108,10 @@ V_PASS void pass_tops(pass *p)
 }
 
 /* Exponentials to scratch, and their sums. */
-V_FN void sum_rows(pass *p, const int kind, const int from)
+V_FN void sum_rows(pass *p, const int kind, const int from, const int alike)
 {
-    const kd_f32x16 c[2] = { v_set1(p->student.c), v_set1(p->teacher.c) }, zero = v_zero();
-    const kd_f32x16 low[2] = { v_set1(p->student.low), v_set1(p->teacher.low) }, none = v_set1(-INF);
-    const kd_f32x16 c_1 = v_set1(2 * LOG2_E), low_1 = v_set1(-127.0f / (2 * LOG2_E)), lambda = v_set1(p->lambda);
-    const kd_f32x16 unit_s = v_set1(p->unit_s), unit_t = v_set1(p->unit_t);
+    const kd_f32x16 zero = v_zero(), none = v_set1(-INF);
+    const kd_f32x16 lambda = v_set1(p->lambda), unit_s = v_set1(p->unit_s), unit_t = v_set1(p->unit_t);
     size_t n = p->n, ahead = p->ahead;
     for (size_t k = 0; k < p->rows; k++) {
         const float *s = p->s[k], *t = kind == PLAIN ? s : p->t[k];
@@ -132,29 +119,32 @@ V_FN void sum_rows(pass *p, const int kind, const int from)
         kd_f32x16 half_s = half_of(v_load(p->lane[TOP_S][k])), half_t = kind == PLAIN ? zero : half_of(v_load(p->lane[TOP_T][k]));
         kd_f32x16 zs = zero, zt = zero, z1 = zero, d = zero;
         for (size_t i = 0; i < n; i += 16) {
-            kd_f32x16 x[2], e[2];   /* of student and teacher */
-            x[0] = half_difference(row_load(s, i, n), half_s);
+            kd_f32x16 z[2], e[2];   /* of student and teacher */
+            kd_m16 above[2];
+            z[0] = below(row_load(s, i, n), half_s);
             v_prefetch((const void *)((uintptr_t)(s + i) + ahead));
             if (kind != PLAIN) {
-                x[1] = half_difference(row_load(t, i, n), half_t);
+                z[1] = below(row_load(t, i, n), half_t);
                 v_prefetch((const void *)((uintptr_t)(t + i) + ahead));
             }
-            exp_each(e, x, c, low, kind == PLAIN ? 1 : 2);
+            e[0] = exp_above(z[0], p->student, &above[0]);
+            if (kind != PLAIN) e[1] = exp_above(z[1], p->teacher, &above[1]);
             zs = v_add(zs, e[0]);
             v_store(ea + i, e[0]);
             if (kind != PLAIN) zt = v_add(zt, e[1]);
             if (kind == FORWARD) {
-                d = v_fma(e[1], v_keep(v_gt(e[1], zero), v_fms(x[1], lambda, x[0])), d);
+                kd_f32x16 w = alike ? v_sub(z[1], z[0]) : v_fms(z[1], lambda, z[0]);
+                d = v_fma(e[1], v_keep(above[1], w), d);
                 v_store(eb + i, e[1]);
             }
             if (kind == REVERSE) {   /* a teacher's -inf under mass of the student is +inf, as it is; any other w is finite */
-                kd_f32x16 w = v_sub(log_units(x[0], unit_s), log_units(x[1], unit_t));
-                w = v_keep(v_gt(e[0], zero), v_select(v_eq(x[1], none), v_set1(INF), w));
+                kd_f32x16 w = v_sub(log_units(z[0], unit_s), log_units(z[1], unit_t));
+                w = v_keep(above[0], v_select(v_eq(z[1], none), v_set1(INF), w));
                 d = v_fma(e[0], w, d);
                 v_store(eb + i, w);
             }
             if (from == OWN) {
-                kd_f32x16 e1 = exp_half(x[0], c_1, low_1);
+                kd_f32x16 e1 = exp_of(z[0], scale_of(1.0f));
                 z1 = v_add(z1, e1);
                 v_store(ec + i, e1);
             } else if (from != NONE) {
@@ -181,17 +171,22 @@ V_FN void sum_rows(pass *p, const int kind, const int from)
     default: call(PLAIN, NONE);                                                                                    \
     }
 #endif
-#define SUM(kind, from) sum_rows(p, kind, from)
-V_PASS void pass_sums(pass *p) { CASES(SUM); }
+#define SUM(kind, from) sum_rows(p, kind, from, 0)
+V_PASS void pass_sums(pass *p)
+{
+    if (p->kind == FORWARD && p->from == FOURTH && p->lambda == 1.0f) sum_rows(p, FORWARD, FOURTH, 1);
+    else CASES(SUM);
+}
 
-/* MASS = sum y, INNER = sum y x */
+/* MASS = sum y, INNER = sum y x / 2: halves cannot overflow */
 V_PASS void pass_targets(pass *p)
 {
     for (size_t k = 0; k < p->rows; k++) {
-        kd_f32x16 half_s = half_of(v_load(p->lane[TOP_S][k])), mass = v_zero(), inner = mass;
+        kd_f32x16 top = v_load(p->lane[TOP_S][k]), half = v_set1(0.5f), mass = v_zero(), inner = mass;
+        top = v_mul(half, v_select(v_eq(top, v_set1(-INF)), v_zero(), top));
         for (size_t i = 0; i < p->n; i += 16) {
             size_t w = p->n - i < 16 ? p->n - i : 16;
-            kd_f32x16 y = v_load_n(p->y[k] + i, w, 0.0f), x = half_difference(v_load_n(p->s[k] + i, w, 0.0f), half_s);
+            kd_f32x16 y = v_load_n(p->y[k] + i, w, 0.0f), x = v_fms(v_load_n(p->s[k] + i, w, 0.0f), half, top);
             mass = v_add(mass, y);
             inner = v_fma(y, v_keep(vm_not(v_eq(y, v_zero())), x), inner);
         }
@@ -211,8 +206,7 @@ V_PASS void pass_js(pass *p)
         kd_f32x16 ce = v_load(p->lane[CE][k]), cy = v_load(p->lane[CY][k]);
         kd_f32x16 jp = v_zero(), jq = jp, zero = jp;
         for (size_t i = 0; i < p->n; i += 16) {
-            kd_f32x16 x = half_difference(row_load(p->s[k], i, p->n), half_s);
-            kd_f32x16 u = half_difference(row_load(p->t[k], i, p->n), half_t);
+            kd_f32x16 x = below(row_load(p->s[k], i, p->n), half_s), u = below(row_load(p->t[k], i, p->n), half_t);
             kd_f32x16 q = v_mul(v_load(ea + i), ca), m = v_mul(v_load(eb + i), cb), v = m;
             m = v_log(v_fma(beta, m, v_mul(rest, q)));
             kd_f32x16 w = v_keep(v_gt(q, zero), v_sub(v_add(log_units(x, unit_s), ce), m));
@@ -236,6 +230,10 @@ V_FN void gradient_rows(const pass *p, const int kind, const int from, const int
         kd_f32x16 ce = v_load(p->lane[CE][k]), cy = v_load(p->lane[CY][k]);
         for (size_t i = 0; i < n; i += 16) {
             kd_f32x16 a = v_load(ea + i), w = v_mul(ca, a), a2 = v_mul(a, a);
+            if (stream) {   /* nothing is read from memory meanwhile, so there is room for the next row */
+                v_prefetch_l2((const void *)((uintptr_t)(p->s[k] + i) + p->ahead));
+                v_prefetch_l2((const void *)((uintptr_t)(p->t[k] + i) + p->ahead));
+            }
             if (kind == FORWARD) w = v_fma(cb, a, v_mul(ce, v_load(eb + i)));
             if (kind == REVERSE) {
                 kd_f32x16 turn = v_sub(v_load(eb + i), ce), share = v_mul(cb, a);
@@ -268,7 +266,7 @@ typedef struct group {
     size_t   count, row[16], label[16], best[16];
     const float *s[16], *t[16], *y[16];
     float   *g[16];
-    float    hard[16], soft[16];            /* the coefficients of the two terms, 0: not in it */
+    _Alignas(64) float hard[16], soft[16];            /* the coefficients of the two terms, 0: not in it */
     float    weight[16], label_logit[16];   /* k above, and s[l] */
     float    best_logit[16], blank_t[16];   /* of a hard teacher */
     float    top_s[16], top_t[16], zs[16], zt[16], z1[16], d[16], mass[16], inner[16], jp[16], jq[16];
@@ -278,6 +276,9 @@ typedef struct group {
     int      folds, spread;                 /* folds: a row's lanes share its numbers; spread: targets beside the label */
     float   *shared, *target_rows, *log_rows, *kept, *columns;   /* scratch */
 } group;
+
+/* Sixteen rows one after the other. */
+V_FN int adjacent(const group *w) { return w->count == 16 && w->row[15] - w->row[0] == 15; }
 
 /* Which rows are in a term and have something to look at. */
 typedef struct members { kd_m16 hard, soft, blank; } members;
@@ -350,7 +351,7 @@ V_PASS void values(const group *w)
             kl = v_sub(v_div(d, zs), log_ratio);
         } else {
             if (!w->tempered) log_ratio = v_mul(log_ratio, v_mul(rt, v_load(w->zt)));
-            kl = v_fma(v_mul(d, rt), v_set1(2.0f / a->temperature), log_ratio);
+            kl = v_fma(v_mul(d, rt), v_set1(w->p->unit_s), log_ratio);
         }
     }
     if (w->kind == JS) {   /* what rounding the logarithms of Zs and Zt moved every log q and log p by; w - J has none of it */
@@ -366,14 +367,17 @@ V_PASS void values(const group *w)
         kl = v_add(kl, v_load(blank));
     }
     if (w->tempered) kl = v_max(v_zero(), kl);
-    v_store(hard, v_keep(in.hard, ce));
-    v_store(soft, v_keep(in.soft, kl));
-    v_store(blank, v_keep(in.blank, v_set1(1.0f)));
-    for (size_t i = 0; i < w->count; i++) {
-        a->hard[w->row[i]] = hard[i];
-        a->soft[w->row[i]] = soft[i];
-        *a->masked += blank[i] > 0;
+    ce = v_keep(in.hard, ce), kl = v_keep(in.soft, kl);
+    if (adjacent(w)) {
+        v_store(a->hard + w->row[0], ce);
+        v_store(a->soft + w->row[0], kl);
+    } else {
+        v_store(hard, ce), v_store(soft, kl);
+        for (size_t i = 0; i < w->count; i++) a->hard[w->row[i]] = hard[i], a->soft[w->row[i]] = soft[i];
     }
+    if (!vm_any(in.blank)) return;
+    v_store(blank, v_keep(in.blank, v_set1(1.0f)));
+    for (size_t i = 0; i < w->count; i++) *a->masked += blank[i] > 0;
 }
 
 /* The first largest of n numbers; a NaN or +inf anywhere makes *value NaN. */
@@ -445,14 +449,12 @@ V_FN int group_fill(group *w, size_t r)
     size_t s_step = a->student_stride, t_step = a->teacher ? a->teacher_stride : s_step, g_step = a->grad_stride;
     v_store(w->hard, hard), v_store(w->soft, soft);
     v_store(w->weight, v_set1(1.0f - a->smoothing));
-    for (size_t k = 0; k < 16; k++) {
-        w->row[k] = r + k;
-        w->s[k] = s + k * s_step, w->t[k] = t + k * t_step, w->g[k] = g + k * g_step;
-    }
-    for (size_t k = 0; k < 16; k++) {
+    for (size_t k = 0; k < 16; k++, s += s_step, t += t_step, g += g_step) {
         size_t l = (size_t)a->labels[r + k];
+        w->row[k] = r + k;
+        w->s[k] = s, w->t[k] = t, w->g[k] = g;
         w->label[k] = l;
-        w->label_logit[k] = s[k * s_step + l];
+        w->label_logit[k] = s[l];
     }
     memset(w->y, 0, sizeof w->y);
     w->count = 16;
@@ -462,10 +464,10 @@ V_FN int group_fill(group *w, size_t r)
 /* After its gradient is written: what only the label's class gets. */
 V_PASS void group_labels(const group *w, size_t k0, size_t k1)
 {
-    for (size_t k = k0; k < k1; k++) {
+    for (size_t k = k0; k < k1; k++)
         if (w->weight[k] != 0.0f) w->g[k][w->label[k]] += w->cy[k] * w->weight[k];
-        if (w->args->hard_teacher && w->ct[k] != 0.0f) w->g[k][w->best[k]] += w->ct[k];
-    }
+    for (size_t k = k0; w->args->hard_teacher && k < k1; k++)
+        if (w->ct[k] != 0.0f) w->g[k][w->best[k]] += w->ct[k];
 }
 
 /* ---- what a row is given beside its logits --------------------------------------------------------------------- */
@@ -579,38 +581,39 @@ V_PASS void rows_gradient(group *w, size_t k0)
     pass_gradient(w->p);
 }
 
-/* columns[16 c + r] = row r's class c */
+/* columns[16 c + r] = row r's class c.  Four classes at a time, the last four again where they do not divide by four. */
+V_FN size_t last_quad(size_t c, size_t classes) { return c + 4 <= classes ? c : classes - 4; }
 V_PASS void columns_in(const float *first, size_t stride, size_t classes, float *columns)
 {
     kd_f32x16 v[4];
-    size_t c = 0;
-    for (; c + 4 <= classes; c += 4) {
+    for (size_t i = 0; classes >= 4 && i < classes; i += 4) {
+        size_t c = last_quad(i, classes);
         V_UNROLL(4)
         for (size_t r = 0; r < 4; r++) v[r] = v_load_quads(first + r * stride + c, 4 * stride, 4);
         v_transpose_quads(v);
         V_UNROLL(4)
         for (size_t k = 0; k < 4; k++) v_store(columns + 16 * (c + k), v[k]);
     }
-    if (c == classes) return;
-    for (size_t r = 0; r < 4; r++) v[r] = v_load_quads(first + r * stride + c, 4 * stride, classes - c);
+    if (classes >= 4) return;
+    for (size_t r = 0; r < 4; r++) v[r] = v_load_quads(first + r * stride, 4 * stride, classes);
     v_transpose_quads(v);
-    for (size_t k = 0; k < classes - c; k++) v_store(columns + 16 * (c + k), v[k]);
+    for (size_t k = 0; k < classes; k++) v_store(columns + 16 * k, v[k]);
 }
 V_PASS void columns_out(const float *columns, float *first, size_t stride, size_t classes)
 {
     kd_f32x16 v[4];
-    size_t c = 0;
-    for (; c + 4 <= classes; c += 4) {
+    for (size_t i = 0; classes >= 4 && i < classes; i += 4) {
+        size_t c = last_quad(i, classes);
         V_UNROLL(4)
         for (size_t k = 0; k < 4; k++) v[k] = v_load(columns + 16 * (c + k));
         v_transpose_quads(v);
         V_UNROLL(4)
         for (size_t r = 0; r < 4; r++) v_store_quads(first + r * stride + c, 4 * stride, v[r], 4);
     }
-    if (c == classes) return;
-    for (size_t k = 0; k < 4; k++) v[k] = v_load(columns + 16 * (c + k));
+    if (classes >= 4) return;
+    for (size_t k = 0; k < 4; k++) v[k] = v_load(columns + 16 * k);
     v_transpose_quads(v);
-    for (size_t r = 0; r < 4; r++) v_store_quads(first + r * stride + c, 4 * stride, v[r], classes - c);
+    for (size_t r = 0; r < 4; r++) v_store_quads(first + r * stride, 4 * stride, v[r], classes);
 }
 
 /* Sixteen rows, a row a lane.  Where they do not lie one after the other, by a copy that does. */
@@ -627,18 +630,19 @@ V_PASS const float *columns_of(group *w, const float *const *rows, int direct, s
     }
     return columns;
 }
-V_PASS void transposed(group *w, int direct)
+V_PASS void transposed(group *w)
 {
     const kd__distill_args *a = w->args;
     pass *p = w->p;
     float *packed = w->columns + 3 * COLUMN;
-    int direct_t;
-    p->rows = 16;
+    int direct = adjacent(w) && (w->kind == PLAIN || !vm_any(v_eq(v_load(w->soft), v_zero())));
+    int direct_t = direct && a->teacher_form != KD_TEACHER_PROBS;
+    p->rows = direct && (direct_t || w->kind == PLAIN) ? 1 : 16;   /* direct: from the first on, by stride */
     rows_ready(w, 0);
+    p->rows = 16;
     if (w->spread) targets_ready(w, 0);
     p->rows = 1, p->n = 16 * a->classes;
     w->pass_s[0] = columns_of(w, w->pass_s, direct, a->student_stride, w->columns);
-    direct_t = direct && a->teacher_form != KD_TEACHER_PROBS;
     if (w->kind != PLAIN) w->pass_t[0] = columns_of(w, w->pass_t, direct_t, a->teacher_stride, w->columns + COLUMN);
     if (w->spread) w->pass_y[0] = columns_of(w, w->pass_y, 0, 0, w->columns + 2 * COLUMN);
     rows_tops(w, 0);
@@ -686,10 +690,9 @@ V_PASS void rows(group *w)
 
 /* ---- more classes: blocks, a running top in every lane --------------------------------------------------------- */
 /* The factor that brings sums relative to the top `from` to the top `to`; 0 from a lane that has seen only -inf. */
-V_FN kd_f32x16 rescale(kd_f32x16 from, kd_f32x16 to, scale s)
+V_FN kd_f32x16 rescale(kd_f32x16 from, kd_f32x16 to, float k)
 {
-    kd_f32x16 x = v_max(v_set1(-FLOAT_MAX), half_difference(from, half_of(to)));
-    return v_select(v_eq(from, v_set1(-INF)), v_zero(), exp_half(x, v_set1(s.c), v_set1(s.low)));
+    return v_select(v_eq(from, v_set1(-INF)), v_zero(), exp_of(v_max(v_set1(-FLOAT_MAX), below(from, half_of(to))), k));
 }
 
 /* The factors from a block's tops to the row's, and what a difference of logarithms gains. */
@@ -706,7 +709,8 @@ V_PASS shift shift_of(const group *w, const float *kept, kd_f32x16 end_s, kd_f32
         f.a1 = f.a;
         return f;
     }
-    kd_f32x16 ds = v_max(limit, half_difference(ms, half_of(end_s))), dt = v_max(limit, half_difference(mt, half_of(end_t)));
+    kd_f32x16 ds = v_max(limit, below(ms, half_of(end_s)));
+    kd_f32x16 dt = v_max(limit, below(mt, half_of(end_t)));
     f.b = rescale(mt, end_t, p->teacher);
     f.d = w->kind == REVERSE ? v_sub(log_units(ds, v_set1(p->unit_s)), log_units(dt, v_set1(p->unit_t)))
                              : v_fms(dt, v_set1(p->lambda), ds);
@@ -780,7 +784,7 @@ V_PASS void row_long(group *w, size_t k)
     if (w->spread) targets_ready(w, k);
     const float *s = w->pass_s[0], *t = w->pass_t[0], *y = w->spread ? w->pass_y[0] : NULL;
     p->kind = w->kind == JS ? FORWARD : w->kind;
-    p->ahead = 2 * KD_DISTILL_BLOCK * sizeof(float);   /* past a row's end lies the next row */
+    p->ahead = KD_DISTILL_BLOCK * sizeof(float);   /* past a row's end lies the next row */
     for (size_t i = 0; i < blocks; i++) {
         size_t o = i * KD_DISTILL_BLOCK;
         block_at(w, s, t, NULL, NULL, o);
@@ -838,6 +842,7 @@ V_PASS void row_long(group *w, size_t k)
         v_store(p->lane[CA][0], v_mul(v_load(p->lane[CA][0]), p->from == NONE ? f.a : f.a1));
         v_store(p->lane[CB][0], v_mul(v_load(p->lane[CB][0]), f.a));
         v_store(p->lane[CE][0], w->kind == FORWARD ? v_mul(ce, f.b) : w->kind == REVERSE ? v_sub(ce, f.d) : ce);
+        p->ahead = i < KD_DISTILL_NEXT ? args->student_stride * sizeof(float) : 0;
         block_gradient(w, args->stream);
     }
     p->a = a, p->b = b, p->a1 = a1;
@@ -865,7 +870,8 @@ void KD_K(distill_f32)(const kd__distill_args *a)
     p->n = classes, p->step = step, p->ahead = 0, p->stream = 0;
     p->kind = w.kind, p->from = !hard || t == 1.0f ? NONE : t == 2.0f ? SQUARE : t == 4.0f ? FOURTH : OWN;
     p->student = scale_of(t), p->teacher = scale_of(logs ? 1.0f : t);
-    p->lambda = logs ? t : 1.0f, p->unit_s = 2.0f / t, p->unit_t = logs ? 2.0f : 2.0f / t, p->beta = a->js_beta;
+    p->lambda = logs ? t : 1.0f, p->unit_s = 2.0f / t, p->unit_t = logs ? 2.0f : 2.0f / t;
+    p->beta = a->js_beta;
     p->a = a->scratch + KD_DISTILL_PASS, p->b = p->a + held, p->a1 = p->b + held;
     w.target_rows = p->a1 + held, w.log_rows = w.target_rows + held;
     w.shared = w.log_rows + held, w.kept = w.columns = w.shared + step;
@@ -880,9 +886,7 @@ void KD_K(distill_f32)(const kd__distill_args *a)
             if (!w.count) continue;
         }
         if (!w.folds) {
-            int direct = w.count == 16 && w.row[15] - w.row[0] == 15;
-            for (size_t k = 0; k < 16 && w.kind != PLAIN; k++) direct &= w.soft[k] != 0.0f;
-            transposed(&w, direct);
+            transposed(&w);
         } else if (classes <= KD_DISTILL_BLOCK) {
             rows(&w);
         } else {

@@ -105,6 +105,7 @@ AVX2_COMPARE(v_lt, _CMP_LT_OQ)
 AVX2_COMPARE(v_le, _CMP_LE_OQ)
 AVX2_COMPARE(v_gt, _CMP_GT_OQ)
 AVX2_COMPARE(v_eq, _CMP_EQ_OQ)
+AVX2_COMPARE(v_nle, _CMP_NLE_UQ)   /* a > b, or one is NaN */
 #undef AVX2_COMPARE
 V_FN kd_m16 v_isnan(kd_f32x16 a)
 {

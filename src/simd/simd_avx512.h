@@ -48,6 +48,7 @@ V_FN kd_m16 v_lt(kd_f32x16 a, kd_f32x16 b) { return _mm512_cmp_ps_mask(a, b, _CM
 V_FN kd_m16 v_le(kd_f32x16 a, kd_f32x16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
 V_FN kd_m16 v_gt(kd_f32x16 a, kd_f32x16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 V_FN kd_m16 v_eq(kd_f32x16 a, kd_f32x16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+V_FN kd_m16 v_nle(kd_f32x16 a, kd_f32x16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }   /* a > b, or one is NaN */
 V_FN kd_m16 v_isnan(kd_f32x16 a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
 V_FN kd_f32x16 v_select(kd_m16 m, kd_f32x16 a, kd_f32x16 b) { return _mm512_mask_blend_ps(m, b, a); }
 
@@ -195,6 +196,12 @@ V_FN void v_transpose16(kd_f32x16 r[16])
 /* Four rows' quads: lane 4 i + k is p[i * step + k], k < n <= 4; the others 0. */
 V_FN kd_f32x16 v_load_quads(const float *p, size_t step, size_t n)
 {
+    if (n == 4) {   /* a load that broadcasts needs no shuffle */
+        __m512 q = _mm512_castps128_ps512(_mm_loadu_ps(p));
+        q = _mm512_mask_broadcast_f32x4(q, 0x00f0, _mm_loadu_ps(p + step));
+        q = _mm512_mask_broadcast_f32x4(q, 0x0f00, _mm_loadu_ps(p + 2 * step));
+        return _mm512_mask_broadcast_f32x4(q, 0xf000, _mm_loadu_ps(p + 3 * step));
+    }
     __m512 a = _mm512_castps128_ps512(x86_load_n4(p, n));
     a = _mm512_insertf32x4(a, x86_load_n4(p + step, n), 1);
     a = _mm512_insertf32x4(a, x86_load_n4(p + 2 * step, n), 2);

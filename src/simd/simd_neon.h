@@ -92,6 +92,7 @@ NEON2(kd_m16, v_lt, kd_f32x16, vcltq_f32)
 NEON2(kd_m16, v_le, kd_f32x16, vcleq_f32)
 NEON2(kd_m16, v_gt, kd_f32x16, vcgtq_f32)
 NEON2(kd_m16, v_eq, kd_f32x16, vceqq_f32)
+V_FN kd_m16 v_nle(kd_f32x16 a, kd_f32x16 b) { return vm_not(v_le(a, b)); }   /* a > b, or one is NaN */
 V_FN kd_m16 v_isnan(kd_f32x16 a) { return vm_not(v_eq(a, a)); }
 V_FN kd_f32x16 v_select(kd_m16 m, kd_f32x16 a, kd_f32x16 b)
 {

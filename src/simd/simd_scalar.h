@@ -110,6 +110,7 @@ V_FN kd_m16 v_lt(kd_f32x16 a, kd_f32x16 b) { EACH(kd_m16, -(a.v[i] < b.v[i])); }
 V_FN kd_m16 v_le(kd_f32x16 a, kd_f32x16 b) { EACH(kd_m16, -(a.v[i] <= b.v[i])); }
 V_FN kd_m16 v_gt(kd_f32x16 a, kd_f32x16 b) { EACH(kd_m16, -(a.v[i] > b.v[i])); }
 V_FN kd_m16 v_eq(kd_f32x16 a, kd_f32x16 b) { EACH(kd_m16, -(a.v[i] == b.v[i])); }
+V_FN kd_m16 v_nle(kd_f32x16 a, kd_f32x16 b) { EACH(kd_m16, -!(a.v[i] <= b.v[i])); }   /* a > b, or one is NaN */
 V_FN kd_m16 v_isnan(kd_f32x16 a) { EACH(kd_m16, -(a.v[i] != a.v[i])); }
 V_FN kd_f32x16 v_select(kd_m16 m, kd_f32x16 a, kd_f32x16 b) { EACH(kd_f32x16, m.v[i] ? a.v[i] : b.v[i]); }
 V_FN kd_f32x16 v_keep(kd_m16 m, kd_f32x16 a) { EACH(kd_f32x16, m.v[i] ? a.v[i] : 0.0f); }
