@@ -327,6 +327,8 @@ STRUCTS = {
         ("mean", "const float *", ""),
         ("std", "const float *", ""),
         ("channels", "size_t", ""),
+        ("shard_index", "uint32_t", ""),
+        ("shard_count", "uint32_t", ""),
     ),
     "kd_safetensors_info": (
         ("struct_size", "size_t", ""),
@@ -578,6 +580,7 @@ FUNCTIONS = {
     "kd_model_weights": ("float *", "kd_model *model, size_t *count"),
     "kd_model_grads": ("float *", "kd_model *model, size_t *count"),
     "kd_model_buffers": ("float *", "kd_model *model, size_t *count"),
+    "kd_model_hash": ("uint64_t", "const kd_model *model"),
     "kd_model_grad": ("const float *", "const kd_model *model, const char *name"),
     "kd_model_zero_grads": ("void", "kd_model *model"),
     "kd_model_touch": ("void", "kd_model *model"),

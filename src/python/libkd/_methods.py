@@ -76,6 +76,8 @@ if TYPE_CHECKING:
         ahead: int | None
         mean: ArrayLike | None
         std: ArrayLike | None
+        shard_index: int | None
+        shard_count: int | None
 
 
 class TapeOps:
@@ -85,28 +87,28 @@ class TapeOps:
     __slots__ = ()
 
     def add(self, a: TensorLike, b: TensorLike) -> Tensor:
-        """elementwise, with NumPy broadcasting (sizes equal, or 1, or missing on the left)
+        """a + b, a - b, a b, a / b, broadcast; x / 0 as IEEE says.  KD_ERR_SHAPE where the shapes do not broadcast.
 
         C: kd_add
         """
         return self._out(lib.kd_add(self._h, self._in(a), self._in(b)))
 
     def sub(self, a: TensorLike, b: TensorLike) -> Tensor:
-        """elementwise, with NumPy broadcasting (sizes equal, or 1, or missing on the left)
+        """a + b, a - b, a b, a / b, broadcast; x / 0 as IEEE says.  KD_ERR_SHAPE where the shapes do not broadcast.
 
         C: kd_sub
         """
         return self._out(lib.kd_sub(self._h, self._in(a), self._in(b)))
 
     def mul(self, a: TensorLike, b: TensorLike) -> Tensor:
-        """elementwise, with NumPy broadcasting (sizes equal, or 1, or missing on the left)
+        """a + b, a - b, a b, a / b, broadcast; x / 0 as IEEE says.  KD_ERR_SHAPE where the shapes do not broadcast.
 
         C: kd_mul
         """
         return self._out(lib.kd_mul(self._h, self._in(a), self._in(b)))
 
     def div(self, a: TensorLike, b: TensorLike) -> Tensor:
-        """elementwise, with NumPy broadcasting (sizes equal, or 1, or missing on the left)
+        """a + b, a - b, a b, a / b, broadcast; x / 0 as IEEE says.  KD_ERR_SHAPE where the shapes do not broadcast.
 
         C: kd_div
         """
@@ -120,42 +122,45 @@ class TapeOps:
         return self._out(lib.kd_scale(self._h, self._in(x), scale, shift))
 
     def neg(self, x: TensorLike) -> Tensor:
-        """elementwise, with NumPy broadcasting (sizes equal, or 1, or missing on the left)
+        """Of each element: -x, e^x, logarithm, square root, x^2, |x|.  Any shape, kept.
 
         C: kd_neg
         """
         return self._out(lib.kd_neg(self._h, self._in(x)))
 
     def exp(self, x: TensorLike) -> Tensor:
-        """elementwise, with NumPy broadcasting (sizes equal, or 1, or missing on the left)
+        """Of each element: -x, e^x, logarithm, square root, x^2, |x|.  Any shape, kept.
 
         C: kd_exp
         """
         return self._out(lib.kd_exp(self._h, self._in(x)))
 
     def log(self, x: TensorLike) -> Tensor:
-        """natural; log 0 = -inf, log of negative = NaN
+        """Of each element: -x, e^x, logarithm, square root, x^2, |x|.  Any shape, kept.
+        natural; log 0 = -inf, log of negative = NaN
 
         C: kd_log
         """
         return self._out(lib.kd_log(self._h, self._in(x)))
 
     def sqrt(self, x: TensorLike) -> Tensor:
-        """gradient 1 / (2 sqrt x); +inf at 0
+        """Of each element: -x, e^x, logarithm, square root, x^2, |x|.  Any shape, kept.
+        gradient 1 / (2 sqrt x); +inf at 0
 
         C: kd_sqrt
         """
         return self._out(lib.kd_sqrt(self._h, self._in(x)))
 
     def square(self, x: TensorLike) -> Tensor:
-        """elementwise, with NumPy broadcasting (sizes equal, or 1, or missing on the left)
+        """Of each element: -x, e^x, logarithm, square root, x^2, |x|.  Any shape, kept.
 
         C: kd_square
         """
         return self._out(lib.kd_square(self._h, self._in(x)))
 
     def abs(self, x: TensorLike) -> Tensor:
-        """gradient sign(x); 0 at 0
+        """Of each element: -x, e^x, logarithm, square root, x^2, |x|.  Any shape, kept.
+        gradient sign(x); 0 at 0
 
         C: kd_abs
         """
@@ -169,7 +174,8 @@ class TapeOps:
         return self._out(lib.kd_clamp(self._h, self._in(x), lo, hi))
 
     def relu(self, x: TensorLike) -> Tensor:
-        """gradient 0 at 0
+        """Of each element; any shape, kept.
+        gradient 0 at 0
 
         C: kd_relu
         """
@@ -183,63 +189,69 @@ class TapeOps:
         return self._out(lib.kd_leaky_relu(self._h, self._in(x), slope))
 
     def gelu(self, x: TensorLike) -> Tensor:
-        """x/2 (1 + erf(x / sqrt 2))  (Hendrycks 2016)
+        """Of each element; any shape, kept.
+        x/2 (1 + erf(x / sqrt 2))  (Hendrycks 2016)
 
         C: kd_gelu
         """
         return self._out(lib.kd_gelu(self._h, self._in(x)))
 
     def gelu_tanh(self, x: TensorLike) -> Tensor:
-        """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+        """Of each element; any shape, kept.
+        x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
 
         C: kd_gelu_tanh
         """
         return self._out(lib.kd_gelu_tanh(self._h, self._in(x)))
 
     def silu(self, x: TensorLike) -> Tensor:
-        """x sigmoid(x)
+        """Of each element; any shape, kept.
+        x sigmoid(x)
 
         C: kd_silu
         """
         return self._out(lib.kd_silu(self._h, self._in(x)))
 
     def sigmoid(self, x: TensorLike) -> Tensor:
-        """activations
+        """Of each element; any shape, kept.
+        1 / (1 + e^-x)
 
         C: kd_sigmoid
         """
         return self._out(lib.kd_sigmoid(self._h, self._in(x)))
 
     def tanh(self, x: TensorLike) -> Tensor:
-        """activations
+        """Of each element; any shape, kept.
 
         C: kd_tanh
         """
         return self._out(lib.kd_tanh(self._h, self._in(x)))
 
     def softplus(self, x: TensorLike) -> Tensor:
-        """log(1 + e^x), safe for large |x|
+        """Of each element; any shape, kept.
+        log(1 + e^x), safe for large |x|
 
         C: kd_softplus
         """
         return self._out(lib.kd_softplus(self._h, self._in(x)))
 
     def sum(self, x: TensorLike, axes: int | Sequence[int] | None = None, keep: bool = False) -> Tensor:
-        """reductions.  `axes`: bit i set means axis i; 0 means all.  keep != 0 keeps them with size 1.
+        """Sum and mean over `axes`.  A bit beyond the rank is KD_ERR_ARG.
 
         C: kd_sum
         """
         return self._out(lib.kd_sum(self._h, self._in(x), axis_mask(axes, x), keep))
 
     def mean(self, x: TensorLike, axes: int | Sequence[int] | None = None, keep: bool = False) -> Tensor:
-        """of nothing: NaN
+        """Sum and mean over `axes`.  A bit beyond the rank is KD_ERR_ARG.
+        of nothing: NaN
 
         C: kd_mean
         """
         return self._out(lib.kd_mean(self._h, self._in(x), axis_mask(axes, x), keep))
 
     def max(self, x: TensorLike, axes: int | Sequence[int] | None = None, keep: bool = False) -> Tensor:
-        """Gradient goes to the first maximum in memory order.  An empty axis is KD_ERR_SHAPE.
+        """The maximum over `axes`.  Its gradient goes to the first maximum in memory order.  An empty axis is KD_ERR_SHAPE.
 
         C: kd_max
         """
@@ -286,7 +298,8 @@ class TapeOps:
                stride: int | Sequence[int] | None = None, padding: int | Sequence[int] | None = None,
                dilation: int | Sequence[int] | None = None, groups: int | None = None,
                algorithm: str | int | None = None) -> Tensor:
-        """x [n, t, ci], weight [k, ci / groups, co] -> [n, ot, co]; the height entries of desc are used.
+        """x [n, t, ci], weight [k, ci / groups, co], bias [co] or NULL -> [n, ot, co]; the height entries of desc are used;
+        NULL: defaults.
 
             stride: height, width; defaults 1, 0, 1
             padding: height, width; defaults 1, 0, 1
@@ -302,8 +315,8 @@ class TapeOps:
 
     def max_pool2d(self, x: TensorLike, window: int | Sequence[int], stride: int | Sequence[int] | None = None,
                    padding: int | Sequence[int] = 0) -> Tensor:
-        """x [n, h, w, c]; window and stride in height, width; padding < window (max: -inf, average: not counted).
-        The maximum's gradient goes to its first position.
+        """x [n, h, w, c] -> [n, oh, ow, c]; window and stride in height, width; padding < window (max: -inf, average: not
+        counted). The maximum's gradient goes to its first position.
 
         C: kd_max_pool2d
         """
@@ -312,8 +325,8 @@ class TapeOps:
 
     def avg_pool2d(self, x: TensorLike, window: int | Sequence[int], stride: int | Sequence[int] | None = None,
                    padding: int | Sequence[int] = 0) -> Tensor:
-        """x [n, h, w, c]; window and stride in height, width; padding < window (max: -inf, average: not counted).
-        The maximum's gradient goes to its first position.
+        """x [n, h, w, c] -> [n, oh, ow, c]; window and stride in height, width; padding < window (max: -inf, average: not
+        counted). The maximum's gradient goes to its first position.
 
         C: kd_avg_pool2d
         """
@@ -356,7 +369,7 @@ class TapeOps:
         return self._out(lib.kd_group_norm(self._h, self._in(x), self._in(weight), self._in(bias), groups, eps))
 
     def l2_normalize(self, x: TensorLike, eps: float = 1e-12) -> Tensor:
-        """x / max(||x||_2, eps) over the last axis.  eps > 0.
+        """Rows of length 1: x / max(||x||_2, eps) over the last axis.  eps > 0.
 
         C: kd_l2_normalize
         """
@@ -407,7 +420,7 @@ class TapeOps:
         return y, self._out(h_n.value)
 
     def reshape(self, x: TensorLike, shape: Sequence[int]) -> Tensor:
-        """A size of (size_t)-1 is inferred.  Shares memory when x is contiguous.
+        """The same elements in another shape.  A size of (size_t)-1 is inferred.  Shares memory when x is contiguous.
 
         C: kd_reshape
         """
@@ -415,28 +428,28 @@ class TapeOps:
         return self._out(lib.kd_reshape(self._h, self._in(x), len(shape), sizes))
 
     def flatten(self, x: TensorLike) -> Tensor:
-        """[n, ..] -> [n, everything]
+        """[n, ..] -> [n, everything], as kd_reshape.
 
         C: kd_flatten
         """
         return self._out(lib.kd_flatten(self._h, self._in(x)))
 
     def permute(self, x: TensorLike, perm: Sequence[int]) -> Tensor:
-        """shape
+        """Axis i of the result is axis perm[i] of x; perm has an entry per axis.
 
         C: kd_permute
         """
         return self._out(lib.kd_permute(self._h, self._in(x), size_array(perm)))
 
     def slice(self, x: TensorLike, axis: int, begin: int, end: int) -> Tensor:
-        """shape
+        """Indices [begin, end) of one axis; begin <= end <= size.
 
         C: kd_slice
         """
         return self._out(lib.kd_slice(self._h, self._in(x), axis, begin, end))
 
     def concat(self, parts: Sequence[TensorLike], axis: int) -> Tensor:
-        """shape
+        """`count` >= 1 tensors behind each other along one axis; their other sizes are equal.
 
         C: kd_concat
         """
@@ -445,7 +458,7 @@ class TapeOps:
 
     def pad(self, x: TensorLike, before: Sequence[int] | None = None, after: Sequence[int] | None = None,
             value: float = 0.0) -> Tensor:
-        """`before` and `after` have an entry per axis; NULL means zeros.
+        """x with before[i] and after[i] entries of `value` around axis i; NULL means none.
 
         C: kd_pad
         """
@@ -531,8 +544,8 @@ class LayerBuilders:
                stride: int | Sequence[int] | None = None, padding: int | Sequence[int] | None = None,
                dilation: int | Sequence[int] | None = None, groups: int | None = None, algorithm: str | int | None = None,
                name: str | None = None) -> Layer:
-        """weight [kh, kw, in / groups, out], bias [out]; desc NULL: stride 1, padding 0.  Default initialisation: uniform, bound
-        1 / sqrt(kh kw in / groups).
+        """A kh x kw or k wide convolution: kd_conv2d, kd_conv1d.  weight [kh, kw, in / groups, out] or [k, in / groups, out],
+        bias [out]; desc NULL: stride 1, padding 0.  Default initialisation: uniform, bound 1 / sqrt(kh kw in / groups).
 
             stride: height, width; defaults 1, 0, 1
             padding: height, width; defaults 1, 0, 1
@@ -574,9 +587,7 @@ class LayerBuilders:
         return self._layer(lib.kd_layer_batch_norm(self._h, encode(name), channels, momentum, eps))
 
     def layer_norm(self, features: int, eps: float = 1e-5, *, name: str | None = None) -> Layer:
-        """layers.  `parent` is a container or block; `name` is one path component, unique in its parent, or NULL: the layer's
-        position ("0", "1", ..), as PyTorch's Sequential names them.  Names are 1 to 100 letters, digits, '_' or '-'; trees
-        are at most 32 deep.
+        """weight, bias [features] or [channels] (1, 0): kd_layer_norm, kd_group_norm.  groups divides channels.
 
         C: kd_layer_layer_norm
         """
@@ -592,34 +603,28 @@ class LayerBuilders:
         return self._layer(lib.kd_layer_group_norm(self._h, encode(name), groups, channels, eps))
 
     def activation(self, activation: str | int, *, name: str | None = None) -> Layer:
-        """KD_ACT_*
+        """The activation of that number, KD_ACT_*.
 
         C: kd_layer_activation
         """
         return self._layer(lib.kd_layer_activation(self._h, encode(name), constant("KD_ACT_", activation)))
 
     def max_pool2d(self, window: int, stride: int | None = None, padding: int = 0, *, name: str | None = None) -> Layer:
-        """layers.  `parent` is a container or block; `name` is one path component, unique in its parent, or NULL: the layer's
-        position ("0", "1", ..), as PyTorch's Sequential names them.  Names are 1 to 100 letters, digits, '_' or '-'; trees
-        are at most 32 deep.
+        """kd_max_pool2d and kd_avg_pool2d with square windows.
 
         C: kd_layer_max_pool2d
         """
         return self._layer(lib.kd_layer_max_pool2d(self._h, encode(name), window, window if stride is None else stride, padding))
 
     def avg_pool2d(self, window: int, stride: int | None = None, padding: int = 0, *, name: str | None = None) -> Layer:
-        """layers.  `parent` is a container or block; `name` is one path component, unique in its parent, or NULL: the layer's
-        position ("0", "1", ..), as PyTorch's Sequential names them.  Names are 1 to 100 letters, digits, '_' or '-'; trees
-        are at most 32 deep.
+        """kd_max_pool2d and kd_avg_pool2d with square windows.
 
         C: kd_layer_avg_pool2d
         """
         return self._layer(lib.kd_layer_avg_pool2d(self._h, encode(name), window, window if stride is None else stride, padding))
 
     def global_avg_pool(self, *, name: str | None = None) -> Layer:
-        """layers.  `parent` is a container or block; `name` is one path component, unique in its parent, or NULL: the layer's
-        position ("0", "1", ..), as PyTorch's Sequential names them.  Names are 1 to 100 letters, digits, '_' or '-'; trees
-        are at most 32 deep.
+        """[n, h, w, c] -> [n, c], the mean over h and w.
 
         C: kd_layer_global_avg_pool
         """
@@ -634,16 +639,15 @@ class LayerBuilders:
         return self._layer(lib.kd_layer_flatten(self._h, encode(name)))
 
     def dropout(self, p: float, *, name: str | None = None) -> Layer:
-        """layers.  `parent` is a container or block; `name` is one path component, unique in its parent, or NULL: the layer's
-        position ("0", "1", ..), as PyTorch's Sequential names them.  Names are 1 to 100 letters, digits, '_' or '-'; trees
-        are at most 32 deep.
+        """kd_dropout: on TRAIN tapes each element is 0 with probability p, in [0, 1).
 
         C: kd_layer_dropout
         """
         return self._layer(lib.kd_layer_dropout(self._h, encode(name), p))
 
     def embedding(self, count: int, width: int, *, name: str | None = None) -> Layer:
-        """weight [count, width], initialised from the standard normal as PyTorch does.
+        """i32 or i64 ids in [0, count) -> their rows of weight [count, width], initialised from the standard normal as PyTorch
+        does.
 
         C: kd_layer_embedding
         """
@@ -693,7 +697,7 @@ class LayerBuilders:
         return self._layer(lib.kd_layer_last_step(self._h, encode(name)))
 
     def sequence(self, *, name: str | None = None) -> Layer:
-        """one after the other
+        """Its children one after the other.
 
         C: kd_layer_sequence
         """
@@ -727,7 +731,8 @@ class CheckpointMethods:
     __slots__ = ()
 
     def add_model(self, name: str, model: Model) -> None:
-        """weights, buffers
+        """Register an object under `name`.  KD_ERR_ARG: the name is not 1 to 200 bytes, or is there already; KD_ERR_NOMEM.
+        weights, buffers
 
         C: kd_checkpoint_add_model
         """
@@ -743,7 +748,7 @@ class CheckpointMethods:
         self._depend(opt)
 
     def add_ema(self, name: str, ema: Ema) -> None:
-        """checkpoint: one file with everything a run needs
+        """averages
 
         C: kd_checkpoint_add_ema
         """
@@ -775,15 +780,17 @@ class CheckpointMethods:
         self._depend(loss)
 
     def save(self, path: str) -> None:
-        """Atomic.  Every section carries a CRC32C.  A run that loads it continues to the same bits as one that never stopped.
+        """Write everything registered.  Atomic.  Every section carries a CRC32C.  A run that loads it continues to the same bits
+        as one that never stopped.
 
         C: kd_checkpoint_save
         """
         check(lib.kd_checkpoint_save(self._h, encode_path(path)))
 
     def load(self, path: str) -> None:
-        """All or nothing: KD_ERR_IO (no such file), KD_ERR_TRUNCATED, KD_ERR_CHECKSUM, KD_ERR_VERSION, KD_ERR_FORMAT,
-        KD_ERR_SHAPE (names the section, and the parameter, that differs): then nothing has changed.
+        """Read a file into everything registered, all or nothing: KD_ERR_IO (no such file), KD_ERR_TRUNCATED, KD_ERR_CHECKSUM,
+        KD_ERR_VERSION, KD_ERR_FORMAT, KD_ERR_SHAPE (names the section, and the parameter, that differs): then nothing has
+        changed.
 
         C: kd_checkpoint_load
         """
@@ -834,9 +841,7 @@ class ContextMethods:
         lib.kd_context_cancel(self._h)
 
     def resume(self) -> None:
-        """Ask whatever runs in this context to stop: the call under way, or the next one that checks, returns
-        KD_ERR_CANCELLED and leaves everything usable.  Safe in a signal handler and from any thread.
-        Stays set until kd_context_resume().
+        """Take kd_context_cancel() back.  Any thread.
 
         C: kd_context_resume
         """
@@ -844,7 +849,7 @@ class ContextMethods:
 
     @property
     def cancelled(self) -> bool:
-        """1 if cancelled, else 0.
+        """1 if cancelled, else 0.  Any thread.
 
         C: kd_context_cancelled
         """
@@ -858,7 +863,7 @@ class DatasetMethods:
 
     @property
     def count(self) -> int:
-        """kd_dataset_count
+        """How many items; axes of an item, the size of one (0 if axis >= rank); what they are made of.  0 for NULL.
 
         C: kd_dataset_count
         """
@@ -866,7 +871,7 @@ class DatasetMethods:
 
     @property
     def item_rank(self) -> int:
-        """kd_dataset_item_rank
+        """How many items; axes of an item, the size of one (0 if axis >= rank); what they are made of.  0 for NULL.
 
         C: kd_dataset_item_rank
         """
@@ -894,7 +899,7 @@ class EmaMethods:
     __slots__ = ()
 
     def update(self) -> None:
-        """exponential moving average of a model's weights and buffers: e = decay e + (1 - decay) w
+        """Move the average toward the model's present weights: after each step.
 
         C: kd_ema_update
         """
@@ -947,9 +952,9 @@ class LoaderMethods:
                   drop_last: int | None = None, scale: float | None = None, shift: int | None = None,
                   crop_padding: int | None = None, flip: int | None = None, mixup_alpha: float | None = None,
                   classes: int | None = None, ahead: int | None = None, mean: ArrayLike | None = None,
-                  std: ArrayLike | None = None):
+                  std: ArrayLike | None = None, shard_index: int | None = None, shard_count: int | None = None):
         """The descriptor as keyword arguments; what is not given keeps the library's default.
-        loader
+        How batches are made.
 
             batch: >= 1; default 64
             seed: of order and augmentation; default 0
@@ -965,17 +970,18 @@ class LoaderMethods:
             mean: [channels] (last axis) or NULL; copied
             std: [channels] (last axis) or NULL; copied
             channels: length of mean and std
+            shard_index: which part of each batch, 0 to shard_count - 1; default 0
+            shard_count: >= 1: each batch is dealt out to this many loaders; default 1
 
         C: kd_loader_desc
         """
         return describe("kd_loader_desc", batch=batch, seed=seed, shuffle=shuffle, drop_last=drop_last, scale=scale,
                 shift=shift, crop_padding=crop_padding, flip=flip, mixup_alpha=mixup_alpha, classes=classes, ahead=ahead,
-                mean=mean, std=std)
+                mean=mean, std=std, shard_index=shard_index, shard_count=shard_count)
 
     @property
     def epoch(self) -> int:
-        """Which items the last batch holds: indices into the data set, one per row.
-        epochs completed
+        """Epochs completed.
 
         C: kd_loader_epoch
         """
@@ -983,8 +989,7 @@ class LoaderMethods:
 
     @property
     def batches(self) -> int:
-        """Which items the last batch holds: indices into the data set, one per row.
-        in an epoch
+        """Batches in an epoch.
 
         C: kd_loader_batches
         """
@@ -1003,6 +1008,7 @@ class LossDistillMethods:
                   ignore_index: int | None = None, unlabelled_index: int | None = None,
                   class_weights: ArrayLike | None = None, check_input: int | None = None, all_masked_nan: int | None = None):
         """The descriptor as keyword arguments; what is not given keeps the library's default.
+        Which loss.
 
             method: KD_DISTILL_*; default KD_DISTILL_KD
             temperature: T > 0, finite; default 4
@@ -1048,8 +1054,7 @@ class ModelMethods:
 
     @property
     def parameter_count(self) -> int:
-        """Parameters in the tree's order (a layer's own, then its children's), then buffers.  out->struct_size says how the
-        caller was compiled; 0 is this version. entries, buffers included
+        """Parameters and buffers together.
 
         C: kd_model_parameter_count
         """
@@ -1063,8 +1068,18 @@ class ModelMethods:
         """
         return lib.kd_model_size(self._h)
 
+    @property
+    def hash(self) -> int:
+        """A number for the present bits of all parameters, then buffers: FNV-1a (64 bits) over their floats as 32-bit words, in
+        kd_model_parameter_at's order, gaps left out.  The same on every machine; to see that processes which train together
+        still hold one model.  0 if model is NULL or not finished.  Not while another thread writes them.
+
+        C: kd_model_hash
+        """
+        return lib.kd_model_hash(self._h)
+
     def zero_grads(self) -> None:
-        """parameters
+        """All gradients = 0; kd_optimizer_step does it after each step.
 
         C: kd_model_zero_grads
         """
@@ -1086,7 +1101,7 @@ class ModelMethods:
 
     @property
     def frozen(self) -> bool:
-        """parameters
+        """1 if frozen, else 0.
 
         C: kd_model_frozen
         """
@@ -1110,7 +1125,7 @@ class ModelMethods:
         check(lib.kd_model_initialize(self._h, encode(pattern), constant("KD_INIT_", init), a, b, seed))
 
     def save(self, path: str) -> None:
-        """Atomic: the old file or the new one, never a part.  KD_ERR_IO.
+        """Write the model.  Atomic: the old file or the new one, never a part.  KD_ERR_IO.
 
         C: kd_model_save
         """
@@ -1127,6 +1142,7 @@ class OptimizerMethods:
                   beta2: float | None = None, eps: float | None = None, weight_decay: float | None = None,
                   max_grad_norm: float | None = None):
         """The descriptor as keyword arguments; what is not given keeps the library's default.
+        Which formula, with which numbers.
 
             method: KD_OPT_*; default SGD
             lr: >= 0; default 0.1 for SGD; set it
@@ -1154,7 +1170,7 @@ class OptimizerMethods:
 
     @property
     def steps(self) -> int:
-        """Steps taken; the global norm of the gradients at the last step (NaN before, or with clipping off).
+        """Steps taken.
 
         C: kd_optimizer_steps
         """
@@ -1162,7 +1178,7 @@ class OptimizerMethods:
 
     @property
     def grad_norm(self) -> float:
-        """Steps taken; the global norm of the gradients at the last step (NaN before, or with clipping off).
+        """The global norm of the gradients at the last step; NaN before, or with clipping off.
 
         C: kd_optimizer_grad_norm
         """
@@ -1177,7 +1193,7 @@ class OptimizerMethods:
         return lib.kd_optimizer_lr(self._h)
 
     def set_lr(self, lr: float) -> None:
-        """kd_optimizer_set_lr
+        """Change the descriptor's lr, a schedule's factor left alone.  lr >= 0, finite, else KD_ERR_ARG.
 
         C: kd_optimizer_set_lr
         """

@@ -22,7 +22,7 @@ __all__ = (
 
 
 def add(a: TensorLike, b: TensorLike) -> Tensor:
-    """elementwise, with NumPy broadcasting (sizes equal, or 1, or missing on the left)
+    """a + b, a - b, a b, a / b, broadcast; x / 0 as IEEE says.  KD_ERR_SHAPE where the shapes do not broadcast.
 
     C: kd_add
     """
@@ -30,7 +30,7 @@ def add(a: TensorLike, b: TensorLike) -> Tensor:
 
 
 def sub(a: TensorLike, b: TensorLike) -> Tensor:
-    """elementwise, with NumPy broadcasting (sizes equal, or 1, or missing on the left)
+    """a + b, a - b, a b, a / b, broadcast; x / 0 as IEEE says.  KD_ERR_SHAPE where the shapes do not broadcast.
 
     C: kd_sub
     """
@@ -38,7 +38,7 @@ def sub(a: TensorLike, b: TensorLike) -> Tensor:
 
 
 def mul(a: TensorLike, b: TensorLike) -> Tensor:
-    """elementwise, with NumPy broadcasting (sizes equal, or 1, or missing on the left)
+    """a + b, a - b, a b, a / b, broadcast; x / 0 as IEEE says.  KD_ERR_SHAPE where the shapes do not broadcast.
 
     C: kd_mul
     """
@@ -46,7 +46,7 @@ def mul(a: TensorLike, b: TensorLike) -> Tensor:
 
 
 def div(a: TensorLike, b: TensorLike) -> Tensor:
-    """elementwise, with NumPy broadcasting (sizes equal, or 1, or missing on the left)
+    """a + b, a - b, a b, a / b, broadcast; x / 0 as IEEE says.  KD_ERR_SHAPE where the shapes do not broadcast.
 
     C: kd_div
     """
@@ -62,7 +62,7 @@ def scale(x: TensorLike, scale: float, shift: float = 0.0) -> Tensor:
 
 
 def neg(x: TensorLike) -> Tensor:
-    """elementwise, with NumPy broadcasting (sizes equal, or 1, or missing on the left)
+    """Of each element: -x, e^x, logarithm, square root, x^2, |x|.  Any shape, kept.
 
     C: kd_neg
     """
@@ -70,7 +70,7 @@ def neg(x: TensorLike) -> Tensor:
 
 
 def exp(x: TensorLike) -> Tensor:
-    """elementwise, with NumPy broadcasting (sizes equal, or 1, or missing on the left)
+    """Of each element: -x, e^x, logarithm, square root, x^2, |x|.  Any shape, kept.
 
     C: kd_exp
     """
@@ -78,7 +78,8 @@ def exp(x: TensorLike) -> Tensor:
 
 
 def log(x: TensorLike) -> Tensor:
-    """natural; log 0 = -inf, log of negative = NaN
+    """Of each element: -x, e^x, logarithm, square root, x^2, |x|.  Any shape, kept.
+    natural; log 0 = -inf, log of negative = NaN
 
     C: kd_log
     """
@@ -86,7 +87,8 @@ def log(x: TensorLike) -> Tensor:
 
 
 def sqrt(x: TensorLike) -> Tensor:
-    """gradient 1 / (2 sqrt x); +inf at 0
+    """Of each element: -x, e^x, logarithm, square root, x^2, |x|.  Any shape, kept.
+    gradient 1 / (2 sqrt x); +inf at 0
 
     C: kd_sqrt
     """
@@ -94,7 +96,7 @@ def sqrt(x: TensorLike) -> Tensor:
 
 
 def square(x: TensorLike) -> Tensor:
-    """elementwise, with NumPy broadcasting (sizes equal, or 1, or missing on the left)
+    """Of each element: -x, e^x, logarithm, square root, x^2, |x|.  Any shape, kept.
 
     C: kd_square
     """
@@ -102,7 +104,8 @@ def square(x: TensorLike) -> Tensor:
 
 
 def abs(x: TensorLike) -> Tensor:
-    """gradient sign(x); 0 at 0
+    """Of each element: -x, e^x, logarithm, square root, x^2, |x|.  Any shape, kept.
+    gradient sign(x); 0 at 0
 
     C: kd_abs
     """
@@ -118,7 +121,8 @@ def clamp(x: TensorLike, lo: float, hi: float) -> Tensor:
 
 
 def relu(x: TensorLike) -> Tensor:
-    """gradient 0 at 0
+    """Of each element; any shape, kept.
+    gradient 0 at 0
 
     C: kd_relu
     """
@@ -134,7 +138,8 @@ def leaky_relu(x: TensorLike, slope: float = 0.01) -> Tensor:
 
 
 def gelu(x: TensorLike) -> Tensor:
-    """x/2 (1 + erf(x / sqrt 2))  (Hendrycks 2016)
+    """Of each element; any shape, kept.
+    x/2 (1 + erf(x / sqrt 2))  (Hendrycks 2016)
 
     C: kd_gelu
     """
@@ -142,7 +147,8 @@ def gelu(x: TensorLike) -> Tensor:
 
 
 def gelu_tanh(x: TensorLike) -> Tensor:
-    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+    """Of each element; any shape, kept.
+    x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
 
     C: kd_gelu_tanh
     """
@@ -150,7 +156,8 @@ def gelu_tanh(x: TensorLike) -> Tensor:
 
 
 def silu(x: TensorLike) -> Tensor:
-    """x sigmoid(x)
+    """Of each element; any shape, kept.
+    x sigmoid(x)
 
     C: kd_silu
     """
@@ -158,7 +165,8 @@ def silu(x: TensorLike) -> Tensor:
 
 
 def sigmoid(x: TensorLike) -> Tensor:
-    """activations
+    """Of each element; any shape, kept.
+    1 / (1 + e^-x)
 
     C: kd_sigmoid
     """
@@ -166,7 +174,7 @@ def sigmoid(x: TensorLike) -> Tensor:
 
 
 def tanh(x: TensorLike) -> Tensor:
-    """activations
+    """Of each element; any shape, kept.
 
     C: kd_tanh
     """
@@ -174,7 +182,8 @@ def tanh(x: TensorLike) -> Tensor:
 
 
 def softplus(x: TensorLike) -> Tensor:
-    """log(1 + e^x), safe for large |x|
+    """Of each element; any shape, kept.
+    log(1 + e^x), safe for large |x|
 
     C: kd_softplus
     """
@@ -182,7 +191,7 @@ def softplus(x: TensorLike) -> Tensor:
 
 
 def sum(x: TensorLike, axes: int | Sequence[int] | None = None, keep: bool = False) -> Tensor:
-    """reductions.  `axes`: bit i set means axis i; 0 means all.  keep != 0 keeps them with size 1.
+    """Sum and mean over `axes`.  A bit beyond the rank is KD_ERR_ARG.
 
     C: kd_sum
     """
@@ -190,7 +199,8 @@ def sum(x: TensorLike, axes: int | Sequence[int] | None = None, keep: bool = Fal
 
 
 def mean(x: TensorLike, axes: int | Sequence[int] | None = None, keep: bool = False) -> Tensor:
-    """of nothing: NaN
+    """Sum and mean over `axes`.  A bit beyond the rank is KD_ERR_ARG.
+    of nothing: NaN
 
     C: kd_mean
     """
@@ -198,7 +208,7 @@ def mean(x: TensorLike, axes: int | Sequence[int] | None = None, keep: bool = Fa
 
 
 def max(x: TensorLike, axes: int | Sequence[int] | None = None, keep: bool = False) -> Tensor:
-    """Gradient goes to the first maximum in memory order.  An empty axis is KD_ERR_SHAPE.
+    """The maximum over `axes`.  Its gradient goes to the first maximum in memory order.  An empty axis is KD_ERR_SHAPE.
 
     C: kd_max
     """
@@ -246,7 +256,8 @@ def conv2d(x: TensorLike, weight: TensorLike, bias: TensorLike | None = None, *,
 def conv1d(x: TensorLike, weight: TensorLike, bias: TensorLike | None = None, *, stride: int | Sequence[int] | None = None,
            padding: int | Sequence[int] | None = None, dilation: int | Sequence[int] | None = None, groups: int | None = None,
            algorithm: str | int | None = None) -> Tensor:
-    """x [n, t, ci], weight [k, ci / groups, co] -> [n, ot, co]; the height entries of desc are used.
+    """x [n, t, ci], weight [k, ci / groups, co], bias [co] or NULL -> [n, ot, co]; the height entries of desc are used;
+    NULL: defaults.
 
         stride: height, width; defaults 1, 0, 1
         padding: height, width; defaults 1, 0, 1
@@ -262,8 +273,8 @@ def conv1d(x: TensorLike, weight: TensorLike, bias: TensorLike | None = None, *,
 
 def max_pool2d(x: TensorLike, window: int | Sequence[int], stride: int | Sequence[int] | None = None,
                padding: int | Sequence[int] = 0) -> Tensor:
-    """x [n, h, w, c]; window and stride in height, width; padding < window (max: -inf, average: not counted).
-    The maximum's gradient goes to its first position.
+    """x [n, h, w, c] -> [n, oh, ow, c]; window and stride in height, width; padding < window (max: -inf, average: not
+    counted). The maximum's gradient goes to its first position.
 
     C: kd_max_pool2d
     """
@@ -272,8 +283,8 @@ def max_pool2d(x: TensorLike, window: int | Sequence[int], stride: int | Sequenc
 
 def avg_pool2d(x: TensorLike, window: int | Sequence[int], stride: int | Sequence[int] | None = None,
                padding: int | Sequence[int] = 0) -> Tensor:
-    """x [n, h, w, c]; window and stride in height, width; padding < window (max: -inf, average: not counted).
-    The maximum's gradient goes to its first position.
+    """x [n, h, w, c] -> [n, oh, ow, c]; window and stride in height, width; padding < window (max: -inf, average: not
+    counted). The maximum's gradient goes to its first position.
 
     C: kd_avg_pool2d
     """
@@ -319,7 +330,7 @@ def group_norm(x: TensorLike, weight: TensorLike | None = None, bias: TensorLike
 
 
 def l2_normalize(x: TensorLike, eps: float = 1e-12) -> Tensor:
-    """x / max(||x||_2, eps) over the last axis.  eps > 0.
+    """Rows of length 1: x / max(||x||_2, eps) over the last axis.  eps > 0.
 
     C: kd_l2_normalize
     """
@@ -369,7 +380,7 @@ def gru(x: TensorLike, h0: TensorLike | None = None, *, weight_ih: TensorLike, w
 
 
 def reshape(x: TensorLike, shape: Sequence[int]) -> Tensor:
-    """A size of (size_t)-1 is inferred.  Shares memory when x is contiguous.
+    """The same elements in another shape.  A size of (size_t)-1 is inferred.  Shares memory when x is contiguous.
 
     C: kd_reshape
     """
@@ -377,7 +388,7 @@ def reshape(x: TensorLike, shape: Sequence[int]) -> Tensor:
 
 
 def flatten(x: TensorLike) -> Tensor:
-    """[n, ..] -> [n, everything]
+    """[n, ..] -> [n, everything], as kd_reshape.
 
     C: kd_flatten
     """
@@ -385,7 +396,7 @@ def flatten(x: TensorLike) -> Tensor:
 
 
 def permute(x: TensorLike, perm: Sequence[int]) -> Tensor:
-    """shape
+    """Axis i of the result is axis perm[i] of x; perm has an entry per axis.
 
     C: kd_permute
     """
@@ -393,7 +404,7 @@ def permute(x: TensorLike, perm: Sequence[int]) -> Tensor:
 
 
 def slice(x: TensorLike, axis: int, begin: int, end: int) -> Tensor:
-    """shape
+    """Indices [begin, end) of one axis; begin <= end <= size.
 
     C: kd_slice
     """
@@ -401,7 +412,7 @@ def slice(x: TensorLike, axis: int, begin: int, end: int) -> Tensor:
 
 
 def concat(parts: Sequence[TensorLike], axis: int) -> Tensor:
-    """shape
+    """`count` >= 1 tensors behind each other along one axis; their other sizes are equal.
 
     C: kd_concat
     """
@@ -409,7 +420,7 @@ def concat(parts: Sequence[TensorLike], axis: int) -> Tensor:
 
 
 def pad(x: TensorLike, before: Sequence[int] | None = None, after: Sequence[int] | None = None, value: float = 0.0) -> Tensor:
-    """`before` and `after` have an entry per axis; NULL means zeros.
+    """x with before[i] and after[i] entries of `value` around axis i; NULL means none.
 
     C: kd_pad
     """

@@ -13,8 +13,8 @@ from .model import Model
 
 
 def mlp(sizes: Sequence[int], activation: str | int = "relu", seed: int = 0, *, context: Context | None = None) -> Model:
-    """linear layers fc1, fc2, .. of sizes[0] -> .. -> sizes[count - 1] with `activation` between them (not after the last).
-    Inputs of higher rank are flattened first.
+    """A perceptron: linear layers fc1, fc2, .. of sizes[0] -> .. -> sizes[count - 1] with `activation` between them (not
+    after the last). Inputs of higher rank are flattened first.
 
     C: kd_zoo_mlp
     """
@@ -32,10 +32,10 @@ def cnn(seed: int = 0, *, height: int | None = None, width: int | None = None, c
         height: of the image; defaults 28, 28, 1
         width: of the image; defaults 28, 28, 1
         channels: of the image; defaults 28, 28, 1
-        conv1: 3x3 convolutions, then a linear; 32, 64, 128
-        conv2: 3x3 convolutions, then a linear; 32, 64, 128
-        hidden: 3x3 convolutions, then a linear; 32, 64, 128
-        classes: 10
+        conv1: 3x3 convolutions, then a linear; defaults 32, 64, 128
+        conv2: 3x3 convolutions, then a linear; defaults 32, 64, 128
+        hidden: 3x3 convolutions, then a linear; defaults 32, 64, 128
+        classes: default 10
         batch_norm: 1: after each convolution; default 0
         dropout: before the last linear; default 0
 
