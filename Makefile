@@ -97,8 +97,25 @@ $(SO): $(OBJS) $(KOBJS) src/libkd.map
 	  -Wl,-z,relro,-z,now,-z,noexecstack,-z,nodelete,--as-needed $(if $(SAN),,-Wl,-z,defs) $(OBJS) $(KOBJS) $(LDLIBS) -o $@
 	@ln -sf libkd.so.$(VERSION) $(OUT)/libkd.so.$(ABI) && ln -sf libkd.so.$(ABI) $(OUT)/libkd.so
 
+# ---- one file --------------------------------------------------------------------------------------
+# The generator runs here, whatever the library is compiled for: HOSTCC.
+HOSTCC ?= cc
+AMALGAMATION := $(LIB)/amalgamation
+amalgamation: $(AMALGAMATION)/kd.c ## the library as one file: kd.c + kd.h, or kd_single.h, in lib/amalgamation
+$(LIB)/obj/amalgamate: tests/tools/amalgamate.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(HOSTCC) -std=c11 -Wall -Wextra -D_POSIX_C_SOURCE=200809L -O1 $< -o $@
+$(AMALGAMATION)/kd.c: $(LIB)/obj/amalgamate LICENSE include/kd.h $(wildcard include/kd/*.h src/*/*.[ch] src/*/*.def)
+	@mkdir -p $(@D)
+	$(call say,JOIN,$@)$< $(@D)
+# compiled as a stranger would, without a flag of ours
+$(OBJ)/amalgamation/kd.o: $(AMALGAMATION)/kd.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) -O1 -c $< -o $@
+
 # ---- tests -----------------------------------------------------------------------------------------
-TESTS := $(sort $(wildcard tests/*/test_*.c) tests/kernels/checkkd.c)
+# compiling it once more takes a while: sanitized builds leave it out
+TESTS := $(sort $(filter-out $(if $(SAN),%/test_amalgamation.c),$(wildcard tests/*/test_*.c)) tests/kernels/checkkd.c)
 TBIN  := $(TESTS:tests/%.c=$(OBJ)/tests/%)
 TKIT  := $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(sort $(wildcard tests/kit/*.c tests/ref/*.c)))
 TINC  := -Itests/kit -Itests/ref -Wno-missing-prototypes -DKD_TEST_ROOT='"$(CURDIR)"'
@@ -118,6 +135,8 @@ $(OBJ)/tests/%.o: tests/%.c
 	$(call say,CC,$<)$(CC) $(BASE) $(TINC) $(ISA_DEFS) $(CPPFLAGS) $(CFLAGS) -fno-tree-vectorize $(SAN) -c $< -o $@
 $(OBJ)/tests/%: $(OBJ)/tests/%.o $(TKIT) $(A)
 	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $(filter %.o,$^) $(A) $(LDLIBS) -o $@
+$(OBJ)/tests/api/test_amalgamation: $(OBJ)/tests/api/test_amalgamation.o $(OBJ)/tests/golden/test_hashes.o $(TKIT) $(OBJ)/amalgamation/kd.o
+	$(call say,LD,$@)$(CC) $(CFLAGS) $(LDFLAGS) $^ -lm -pthread -o $@
 FUZZ  := $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 FAULT := $(OBJ)/tests/faults/scenario.o $(OBJ)/tests/faults/fault_io.o
 CHECKS := $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(sort $(wildcard tests/kernels/check_*.c tests/kernels/checkkd_*.c)))
@@ -229,5 +248,5 @@ help: ## this list
 
 -include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d) \
   $(CHECKS:.o=.d)
-.PHONY: all tests check checkkd check-all ready lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall info clean help
+.PHONY: all amalgamation tests check checkkd check-all ready lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall info clean help
 .DELETE_ON_ERROR:

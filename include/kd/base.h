@@ -12,11 +12,16 @@
 #define KD_BEGIN_DECLS
 #define KD_END_DECLS
 #endif
-#if defined __GNUC__
+#ifndef KD_API   /* yours, if you define it: how functions of libkd are declared */
+#if defined __GNUC__ && !defined _WIN32
 #define KD_API __attribute__((visibility("default")))
-#define KD_MUST_USE __attribute__((warn_unused_result))
 #else
 #define KD_API
+#endif
+#endif
+#ifdef __GNUC__
+#define KD_MUST_USE __attribute__((warn_unused_result))
+#else
 #define KD_MUST_USE
 #endif
 

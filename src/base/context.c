@@ -1,6 +1,8 @@
 /* context.c - where things live and how work is run; the process default.
  * SPDX-License-Identifier: MIT */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE   /* sched_getaffinity */
+#endif
 #include "base/base.h"
 #include <errno.h>
 #include <fcntl.h>
