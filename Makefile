@@ -32,7 +32,9 @@ VERSION := $(call version,MAJOR).$(call version,MINOR).$(call version,PATCH)
 ABI     := 0
 
 # ---- what is built ---------------------------------------------------------------------------------
-MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+TARGET  := $(shell $(CC) -dumpmachine)
+MACHINE := $(firstword $(subst -, ,$(TARGET)))
+WINDOWS := $(findstring mingw,$(TARGET))
 ISAS    := scalar
 ifneq (,$(filter x86_64 amd64,$(MACHINE)))
 ISAS    += avx2 avx512
@@ -47,6 +49,10 @@ FLAGS_scalar  = $(if $(SAN),-O1 -g0,-Os)
 LEAN          = $(if $(SAN),,-fno-asynchronous-unwind-tables)
 FLAGS_neon   :=
 FLAGS_avx2   := -mavx2 -mfma -mf16c -mbmi2
+# Windows aligns the stack to 16 bytes only, which gcc forgets when it spills a ymm register.
+ifneq (,$(and $(WINDOWS),$(findstring gcc,$(notdir $(CC)))))
+FLAGS_avx2   += -Wa,-muse-unaligned-vector-move
+endif
 FLAGS_avx512 := $(FLAGS_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mprefer-vector-width=512
 
 LIB     := lib
@@ -56,8 +62,8 @@ OUT     := $(if $(filter release,$(CONFIG)),$(LIB),$(OBJ))
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wvla -Wstrict-prototypes -Wmissing-prototypes \
         -Wundef -Wcast-qual -Wwrite-strings $(if $(SAN),,-Wframe-larger-than=16384)
 BASE = -std=c11 $(WARN) -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math \
-        -ffile-prefix-map=$(CURDIR)=. -pthread -Iinclude -Isrc -MMD -MP \
-        -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE
+        -ffile-prefix-map=$(CURDIR)=. $(PTHREAD) -Iinclude -Isrc -MMD -MP \
+        -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE -D_FILE_OFFSET_BITS=64
 SAN  := $(SAN_$(CONFIG))
 ISA_DEFS := $(patsubst %,-DKD_BUILD_%=1,$(ISAS))
 
@@ -65,7 +71,9 @@ ifeq ($(BLIS),1)
 BASE   += -DKD_BLIS=1
 LDLIBS += -lblis
 endif
-LDLIBS += -lm -pthread
+# POSIX threads, where it is those that the library uses
+PTHREAD := $(if $(WINDOWS)$(findstring KD_NO_THREADS,$(CPPFLAGS)),,-pthread)
+LDLIBS += -lm $(PTHREAD)
 
 SRC  := $(sort $(filter-out src/kernels/kern_%,$(wildcard src/*/*.c)))
 KERN := $(sort $(wildcard src/kernels/kern_*.c))
@@ -79,7 +87,7 @@ endef
 $(foreach isa,$(ISAS),$(eval $(call ISA_RULE,$(isa))))
 
 A  := $(OUT)/libkd.a
-SO := $(OUT)/libkd.so.$(VERSION)
+SO := $(OUT)/$(if $(WINDOWS),libkd-$(ABI).dll,libkd.so.$(VERSION))
 
 all: $(A) $(SO) ## the library, static and shared
 
@@ -92,10 +100,16 @@ $(OBJ)/%.o: src/%.c
 $(A): $(OBJS) $(KOBJS)
 	$(call say,AR,$@)rm -f $@ && $(AR) Drcs $@ $^
 
+ifeq (,$(WINDOWS))
 $(SO): $(OBJS) $(KOBJS) src/libkd.map
 	$(call say,LD,$@)$(CC) -shared $(CFLAGS) $(SAN) $(LDFLAGS) -Wl,-soname,libkd.so.$(ABI) -Wl,--version-script=src/libkd.map \
 	  -Wl,-z,relro,-z,now,-z,noexecstack,-z,nodelete,--as-needed $(if $(SAN),,-Wl,-z,defs) $(OBJS) $(KOBJS) $(LDLIBS) -o $@
 	@ln -sf libkd.so.$(VERSION) $(OUT)/libkd.so.$(ABI) && ln -sf libkd.so.$(ABI) $(OUT)/libkd.so
+else   # exports by a list, and a library to link with
+$(SO): $(OBJS) $(KOBJS) src/libkd.map
+	$(Q)(echo EXPORTS; sed -n 's/^    \(kd_[a-z0-9_]*\);$$/    \1/p' src/libkd.map) > $(OBJ)/libkd.def
+	$(call say,LD,$@)$(CC) -shared $(CFLAGS) $(LDFLAGS) $(OBJS) $(KOBJS) $(OBJ)/libkd.def -Wl,--out-implib,$(OUT)/libkd.dll.a -lm -o $@
+endif
 
 # ---- one file --------------------------------------------------------------------------------------
 # The generator runs here, whatever the library is compiled for: HOSTCC.
@@ -108,10 +122,10 @@ $(LIB)/obj/amalgamate: tests/tools/amalgamate.c
 $(AMALGAMATION)/kd.c: $(LIB)/obj/amalgamate LICENSE include/kd.h $(wildcard include/kd/*.h src/*/*.[ch] src/*/*.def)
 	@mkdir -p $(@D)
 	$(call say,JOIN,$@)$< $(@D)
-# compiled as a stranger would, without a flag of ours
-$(OBJ)/amalgamation/kd.o: $(AMALGAMATION)/kd.c
+# compiled as a stranger would, without a flag of ours; fast, but with the pass of gcc that contracts
+$(OBJ)/tests/amalgamation/kd.o: $(AMALGAMATION)/kd.c
 	@mkdir -p $(@D)
-	$(call say,CC,$<)$(CC) -O1 -c $< -o $@
+	$(call say,CC,$<)$(CC) -O1 -fexpensive-optimizations -Wno-ignored-optimization-argument -c $< -o $@
 
 # ---- tests -----------------------------------------------------------------------------------------
 # compiling it once more takes a while: sanitized builds leave it out
@@ -135,7 +149,7 @@ $(OBJ)/tests/%.o: tests/%.c
 	$(call say,CC,$<)$(CC) $(BASE) $(TINC) $(ISA_DEFS) $(CPPFLAGS) $(CFLAGS) -fno-tree-vectorize $(SAN) -c $< -o $@
 $(OBJ)/tests/%: $(OBJ)/tests/%.o $(TKIT) $(A)
 	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $(filter %.o,$^) $(A) $(LDLIBS) -o $@
-$(OBJ)/tests/api/test_amalgamation: $(OBJ)/tests/api/test_amalgamation.o $(OBJ)/tests/golden/test_hashes.o $(TKIT) $(OBJ)/amalgamation/kd.o
+$(OBJ)/tests/api/test_amalgamation: $(OBJ)/tests/api/test_amalgamation.o $(OBJ)/tests/golden/test_hashes.o $(TKIT) $(OBJ)/tests/amalgamation/kd.o
 	$(call say,LD,$@)$(CC) $(CFLAGS) $(LDFLAGS) $^ -lm -pthread -o $@
 FUZZ  := $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 FAULT := $(OBJ)/tests/faults/scenario.o $(OBJ)/tests/faults/fault_io.o

@@ -1,57 +1,24 @@
-/* thread.c - threads, monitors, and knowing that the process was forked.
+/* thread.c - threads and monitors.  Where there are none (KD_NO_THREADS), whoever asks for one is refused and works alone.
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
 #include "base/thread.h"
-#include <pthread.h>
-#include <signal.h>
 
-enum { STACK_BYTES = 2 << 20 };   /* musl gives 128 KB */
-
-/* ---- fork ---------------------------------------------------------------------------------------------- */
-
-static _Atomic uint32_t fork_generation;
-static pthread_once_t   fork_once = PTHREAD_ONCE_INIT;
-
-static void in_child(void) { atomic_fetch_add_explicit(&fork_generation, 1, memory_order_relaxed); }
-
-static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
-
-uint32_t kd__fork_generation(void) { return atomic_load_explicit(&fork_generation, memory_order_relaxed); }
-
+#ifndef KD_NO_THREADS
 /* ---- threads ------------------------------------------------------------------------------------------- */
 
 struct kd__thread {
-    kd_context *ctx;
-    pthread_t   id;
-    uint32_t    generation;
-    void      (*fn)(void *arg);
-    void       *arg;
+    kd_context   *ctx;
+    kd__thread_id id;
+    uint32_t      generation;
+    void        (*fn)(void *arg);
+    void         *arg;
 };
 
-int kd__thread_create(pthread_t *id, void *(*fn)(void *arg), void *arg)
-{
-    pthread_once(&fork_once, watch_forks);
-    pthread_attr_t attr;
-    int error = pthread_attr_init(&attr);
-    if (error) return error;
-    pthread_attr_setstacksize(&attr, STACK_BYTES);
-    /* The host's signals are the host's; those that a thread raises by its own fault must reach its handler. */
-    static const int own_faults[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS };
-    sigset_t all, old;
-    sigfillset(&all);
-    for (size_t i = 0; i < KD_COUNT(own_faults); i++) sigdelset(&all, own_faults[i]);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    error = pthread_create(id, &attr, fn, arg);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    pthread_attr_destroy(&attr);
-    return error;
-}
-
-static void *thread_main(void *arg)
+static KD__THREAD_MAIN(thread_main, arg)
 {
     kd__thread *thread = arg;
     thread->fn(thread->arg);
-    return NULL;
+    return KD__THREAD_END;
 }
 
 kd_status kd__thread_start(kd_context *ctx, kd__thread **out, void (*fn)(void *arg), void *arg)
@@ -72,17 +39,17 @@ kd_status kd__thread_start(kd_context *ctx, kd__thread **out, void (*fn)(void *a
 void kd__thread_join(kd__thread *thread)
 {
     if (!thread) return;
-    if (thread->generation == kd__fork_generation()) pthread_join(thread->id, NULL);
+    if (thread->generation == kd__fork_generation()) kd__thread_wait(thread->id);
     kd__free(thread->ctx, thread);
 }
 
 /* ---- monitors ------------------------------------------------------------------------------------------ */
 
 struct kd__monitor {
-    kd_context     *ctx;
-    pthread_mutex_t mutex;
-    pthread_cond_t  changed;
-    uint32_t        generation;
+    kd_context   *ctx;
+    kd__mutex     mutex;
+    kd__condition changed;
+    uint32_t      generation;
 };
 
 kd_status kd__monitor_create(kd_context *ctx, kd__monitor **out)
@@ -92,8 +59,8 @@ kd_status kd__monitor_create(kd_context *ctx, kd__monitor **out)
     if (!monitor) return KD_ERR_NOMEM;
     monitor->ctx = kd__context(ctx);
     monitor->generation = kd__fork_generation();
-    int error = pthread_mutex_init(&monitor->mutex, NULL);
-    if (!error && (error = pthread_cond_init(&monitor->changed, NULL)) != 0) pthread_mutex_destroy(&monitor->mutex);
+    int error = kd__mutex_init(&monitor->mutex);
+    if (!error && (error = kd__condition_init(&monitor->changed)) != 0) kd__mutex_destroy(&monitor->mutex);
     if (error) {
         kd__free(ctx, monitor);
         return kd__fail(KD_ERR_NOMEM, "no more mutexes: %s (errno %d)", kd__os_text(error), error);
@@ -107,16 +74,41 @@ void kd__monitor_free(kd__monitor *monitor)
     if (!monitor) return;
     /* In a forked child it may be held, or waited for, by threads that do not exist: leave it be. */
     if (monitor->generation == kd__fork_generation()) {
-        pthread_cond_destroy(&monitor->changed);
-        pthread_mutex_destroy(&monitor->mutex);
+        kd__condition_destroy(&monitor->changed);
+        kd__mutex_destroy(&monitor->mutex);
     }
     kd__free(monitor->ctx, monitor);
 }
 
-void kd__monitor_lock(kd__monitor *monitor) { pthread_mutex_lock(&monitor->mutex); }
+void kd__monitor_lock(kd__monitor *monitor) { kd__mutex_lock(&monitor->mutex); }
 
-void kd__monitor_unlock(kd__monitor *monitor) { pthread_mutex_unlock(&monitor->mutex); }
+void kd__monitor_unlock(kd__monitor *monitor) { kd__mutex_unlock(&monitor->mutex); }
 
-void kd__monitor_wait(kd__monitor *monitor) { pthread_cond_wait(&monitor->changed, &monitor->mutex); }
+void kd__monitor_wait(kd__monitor *monitor) { kd__condition_wait(&monitor->changed, &monitor->mutex); }
 
-void kd__monitor_signal(kd__monitor *monitor) { pthread_cond_broadcast(&monitor->changed); }
+void kd__monitor_signal(kd__monitor *monitor) { kd__condition_broadcast(&monitor->changed); }
+#else
+static kd_status refuse(void) { return kd__fail(KD_ERR_UNSUPPORTED, "this libkd has no threads (KD_NO_THREADS)"); }
+
+kd_status kd__thread_start(kd_context *ctx, kd__thread **out, void (*fn)(void *arg), void *arg)
+{
+    (void)ctx, (void)fn, (void)arg;
+    *out = NULL;
+    return refuse();
+}
+
+kd_status kd__monitor_create(kd_context *ctx, kd__monitor **out)
+{
+    (void)ctx;
+    *out = NULL;
+    return refuse();
+}
+
+void kd__thread_join(kd__thread *thread) { (void)thread; }
+void kd__monitor_free(kd__monitor *monitor) { (void)monitor; }
+void kd__monitor_lock(kd__monitor *monitor) { (void)monitor; }
+void kd__monitor_unlock(kd__monitor *monitor) { (void)monitor; }
+void kd__monitor_wait(kd__monitor *monitor) { (void)monitor; }
+void kd__monitor_signal(kd__monitor *monitor) { (void)monitor; }
+uint32_t kd__fork_generation(void) { return 0; }
+#endif

@@ -15,7 +15,7 @@ TEST(exports_are_the_api)
     int status;
     char *declared = kdtest_run(&status, "sh tests/tools/gen_map.sh | sed -n 's/^    \\(kd_[a-z0-9_]*\\);$/\\1/p'");
     CHECK(status == 0 && strstr(declared, "kd_version\n"));
-    char *defined = kdtest_run(&status, "%s -g --defined-only %s/amalgamation/kd.o | awk 'NF == 3 { sub(/^_kd/, \"kd\", $3); print $3 }' | "
+    char *defined = kdtest_run(&status, "%s -g --defined-only %s/tests/amalgamation/kd.o | awk 'NF == 3 { sub(/^_kd/, \"kd\", $3); print $3 }' | "
                                "LC_ALL=C sort", kdtest_nm(), kdtest_obj());
     CHECK(status == 0);
     CHECK_MSG(strcmp(declared, defined) == 0, "declared:\n%s\nexported:\n%s", declared, defined);

@@ -665,6 +665,9 @@ static const char epilogue[] =
     "#endif\n";
 static const char features[] =
     "/* Before the first header of the system: what POSIX and Linux have. */\n"
+    "#ifndef _FILE_OFFSET_BITS\n"
+    "#define _FILE_OFFSET_BITS 64\n"
+    "#endif\n"
     "#ifndef _GNU_SOURCE\n"
     "#define _GNU_SOURCE 1\n"
     "#endif\n";
