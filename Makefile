@@ -167,6 +167,10 @@ checkkd: $(CHECKKD) ## every kernel on every instruction set in full (ARGS='--ke
 	@$< $(if $(filter --bench,$(ARGS)),,--full) $(ARGS)
 check-all: ## the long tests: sanitizers, every instruction set, other compilers, valgrind, NEON
 	@MAKE='$(MAKE)' sh tests/tools/check_all.sh
+check-embed: ## one file by each compiler, builds without threads and without files
+	@MAKE='$(MAKE)' sh tests/tools/embed.sh
+check-cross: ## aarch64, arm, Windows and musl: built, and run where an emulator is there
+	@MAKE='$(MAKE)' sh tests/tools/cross.sh
 ready: ## everything a reviewer would ask, one line each
 	@MAKE='$(MAKE)' sh tests/tools/ready.sh
 lint: $(OBJ)/tests/api/test_source ## the rules of the source tree
@@ -262,5 +266,5 @@ help: ## this list
 
 -include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d) \
   $(CHECKS:.o=.d)
-.PHONY: all amalgamation tests check checkkd check-all ready lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall info clean help
+.PHONY: all amalgamation tests check checkkd check-all check-embed check-cross ready lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall info clean help
 .DELETE_ON_ERROR:

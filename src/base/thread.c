@@ -88,24 +88,31 @@ void kd__monitor_wait(kd__monitor *monitor) { kd__condition_wait(&monitor->chang
 
 void kd__monitor_signal(kd__monitor *monitor) { kd__condition_broadcast(&monitor->changed); }
 #else
-static kd_status refuse(void) { return kd__fail(KD_ERR_UNSUPPORTED, "this libkd has no threads (KD_NO_THREADS)"); }
-
 kd_status kd__thread_start(kd_context *ctx, kd__thread **out, void (*fn)(void *arg), void *arg)
 {
     (void)ctx, (void)fn, (void)arg;
     *out = NULL;
-    return refuse();
-}
-
-kd_status kd__monitor_create(kd_context *ctx, kd__monitor **out)
-{
-    (void)ctx;
-    *out = NULL;
-    return refuse();
+    return kd__fail(KD_ERR_UNSUPPORTED, "this libkd has no threads (KD_NO_THREADS)");
 }
 
 void kd__thread_join(kd__thread *thread) { (void)thread; }
-void kd__monitor_free(kd__monitor *monitor) { (void)monitor; }
+
+/* One thread never waits for itself. */
+struct kd__monitor { kd_context *ctx; };
+
+kd_status kd__monitor_create(kd_context *ctx, kd__monitor **out)
+{
+    *out = kd__alloc(ctx, sizeof **out);
+    if (!*out) return KD_ERR_NOMEM;
+    (*out)->ctx = kd__context(ctx);
+    return KD_OK;
+}
+
+void kd__monitor_free(kd__monitor *monitor)
+{
+    if (monitor) kd__free(monitor->ctx, monitor);
+}
+
 void kd__monitor_lock(kd__monitor *monitor) { (void)monitor; }
 void kd__monitor_unlock(kd__monitor *monitor) { (void)monitor; }
 void kd__monitor_wait(kd__monitor *monitor) { (void)monitor; }

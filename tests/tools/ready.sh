@@ -44,5 +44,7 @@ if [ "$(uname -m)" = x86_64 ] && have qemu-x86_64; then
 else
     skip x86-models "no qemu-x86_64, or no x86-64"
 fi
+item embed $MAKE check-embed
+item cross $MAKE check-cross
 item examples $build examples
 exit $failed
