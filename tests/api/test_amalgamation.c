@@ -83,16 +83,15 @@ TEST(without_threads_and_files)
     free(out);
     out = kdtest_run(&status, "%s -u '%s/one.o' | awk '{ print $NF }'", kdtest_nm(), kdtest_tmp());
     CHECK(status == 0);
-    static const char *const allowed[] = {
-        "memcpy", "memset", "memmove", "memcmp", "memchr", "strlen", "strcmp", "strncmp", "strchr", "strrchr", "strstr",
-        "posix_memalign", "free", "getenv", "clock_gettime", "madvise", "sysconf", "__errno_location", "__errno",
-        "sqrt", "sqrtf", "fma", "fmaf", "floor", "floorf", "ceil", "ceilf", "rint", "rintf", "lrintf", "nearbyintf", "roundf", "ldexp", "frexp",
-        "_GLOBAL_OFFSET_TABLE_", "__stack_chk_fail",
+    static const char *const refused[] = {
+        "open", "open64", "fopen", "fopen64", "close", "read", "pread", "pread64", "write", "rename", "unlink", "fsync", "fstat", "fstat64",
+        "stat", "stat64", "lstat", "lstat64", "flock", "fcntl", "fcntl64", "realpath", "sched_yield", "sched_getaffinity", "__tls_get_addr",
     };
+    CHECK(strstr(out, "memcpy\n"));
     for (char *rest = out, *name; (name = kdtest_line(&rest));) {
-        int good = 0;
-        for (size_t i = 0; i < sizeof allowed / sizeof *allowed; i++) good |= strcmp(name, allowed[i]) == 0;
-        CHECK_MSG(good, "still asks for %s", name);
+        CHECK_MSG(strncmp(name, "pthread_", 8) != 0, "still asks for %s", name);
+        for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+            CHECK_MSG(strcmp(name, refused[i]) != 0, "still asks for %s", name);
     }
     free(out);
 }

@@ -14,14 +14,14 @@ have() { for t; do command -v "$t" >/dev/null 2>&1 || return 1; done; }
 skip() { printf '%-24s skipped: no %s\n' "$1" "$2"; skipped=$((skipped + 1)); }
 # item NAME COMMAND...
 item() {
-    name=$1
+    label=$1
     shift
-    if "$@" >"$logs/$name.log" 2>&1; then
-        printf '%-24s ok\n' "$name"
+    if "$@" >"$logs/$label.log" 2>&1; then
+        printf '%-24s ok\n' "$label"
         passed=$((passed + 1))
     else
-        printf '%-24s FAILED (lib/cross/%s.log)\n' "$name" "$name"
-        tail -n 20 "$logs/$name.log"
+        printf '%-24s FAILED (lib/cross/%s.log)\n' "$label" "$label"
+        tail -n 20 "$logs/$label.log"
         failed=$((failed + 1))
     fi
 }

@@ -12,14 +12,14 @@ passed=0 failed=0 skipped=0
 have() { command -v "$1" >/dev/null 2>&1; }
 # item NAME COMMAND...
 item() {
-    name=$1
+    label=$1
     shift
-    if "$@" >"$logs/$name.log" 2>&1; then
-        printf '%-24s ok\n' "$name"
+    if "$@" >"$logs/$label.log" 2>&1; then
+        printf '%-24s ok\n' "$label"
         passed=$((passed + 1))
     else
-        printf '%-24s FAILED (lib/embed/%s.log)\n' "$name" "$name"
-        tail -n 20 "$logs/$name.log"
+        printf '%-24s FAILED (lib/embed/%s.log)\n' "$label" "$label"
+        tail -n 20 "$logs/$label.log"
         failed=$((failed + 1))
     fi
 }
@@ -62,6 +62,8 @@ done
 item one-file-native hashes cc -O2 -march=native
 item single single -pthread
 item single-bare single -DKD_NO_THREADS -DKD_NO_IO
+says_why() { "$logs/single" "$logs/none" 2>&1 | grep 'not saved: .*none: this libkd has no files (KD_NO_IO)' && [ ! -e "$logs/none" ]; }
+item single-bare-says-why says_why
 
 threads='^(pthread_|sem_|thrd_|mtx_|sched_|__tls)'
 files='^(open|openat|fopen|fdopen|close|read|pread|write|pwrite|rename|unlink|fsync|stat|lstat|fstat|flock|fcntl|realpath)(64|at)?$'
