@@ -46,7 +46,7 @@ static void join_task(size_t begin, size_t end, void *arg)
 }
 
 void kd__join_parts(kd_context *ctx, const float *parts, size_t count, size_t stride, size_t n, double scale, float *out,
-              bool accumulate)
+                    bool accumulate)
 {
     join_job job = { parts, count, stride, scale, out, accumulate };
     kd__parallel_range(ctx, n, KD_MAX(KD__GRAIN / KD_MAX(count, 1u) & ~(size_t)63, 64u), join_task, &job);
@@ -118,7 +118,7 @@ static kd_status sum_columns(sum_job *job)
     } else {
         for (size_t b = 0; b < job->batch; b++)
             kd__join_parts(job->ctx, job->parts + b * each, job->row_chunks, job->n, job->n, job->scale, job->out + b * job->n,
-                     job->accumulate);
+                           job->accumulate);
     }
     kd__scratch_put(job->ctx, job->parts);
     return KD_OK;
