@@ -132,7 +132,7 @@ int main(int argc, char **argv)
 {
     host h = { 0, 0, 0 };
     kd_context *ctx = NULL;
-    const char *file = argc > 1 ? argv[1] : "embed.safetensors";
+    const char *file = argc > 1 ? argv[1] : "sch\303\274ler.safetensors";   /* paths are UTF-8, also on Windows */
     if (host_context(&ctx, &h) != KD_OK) return fprintf(stderr, "embed: %s\n", kd_last_error()), 1;
     fprintf(stderr, "%s; %s\n", kd_build_info(), kd_context_isa(ctx));
     kd_status st = distill(ctx, file);

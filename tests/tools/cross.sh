@@ -26,10 +26,10 @@ item() {
     fi
 }
 
-# same RUN PROGRAM: prints what it prints here, and leaves nothing but the file it saved.  The file's name is not ASCII.
+# same RUN PROGRAM: prints what it prints here, and leaves nothing but the file it saved.  Its name is not ASCII.
 same() {
     folder=$logs/run
-    rm -rf "$folder" && mkdir -p "$folder" && (cd "$folder" && $1 "$2" "$(printf 'sch\303\274ler.safetensors')") | tr -d '\r' >"$folder.out"
+    rm -rf "$folder" && mkdir -p "$folder" && (cd "$folder" && $1 "$2") | tr -d '\r' >"$folder.out"
     diff "$logs/here.out" "$folder.out" && [ "$(ls "$folder" | wc -l)" = 1 ] && cmp "$logs/here.safetensors" "$folder"/*.safetensors
 }
 
