@@ -773,8 +773,10 @@ int main(int argc, char **argv)
     add(&c, w.out.s);
     add(&c, epilogue);
     comment(&single, "kd_single.h - libkd, knowledge distillation in C, in one header.\n"
-                     " * In one C file of yours, before any other #include:\n *     #define KD_IMPLEMENTATION\n *     #include \"kd_single.h\"\n"
-                     " * and in all others just the #include.  With KD_STATIC defined too, in that one file, all functions are static.", version);
+                     " * In one C file of yours, before any other #include:\n"
+                     " *     #define KD_IMPLEMENTATION\n *     #include \"kd_single.h\"\n"
+                     " * and in all others just the #include.  With KD_STATIC defined too, in that one file, all functions are static.",
+            version);
     add(&single, "#ifdef KD_IMPLEMENTATION\n");
     add(&single, features);
     add(&single, "#endif\n#if defined KD_STATIC && !defined KD_API\n#define KD_API static __attribute__((unused))\n#endif\n");
