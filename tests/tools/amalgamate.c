@@ -625,6 +625,23 @@ static void write_kernels(writer *w, const names *sources, const set *s)
     add(&w->out, "#endif\n");
 }
 
+/* The kernels, once per set. */
+static void write_sets(writer *w, const names *kernels)
+{
+    char name[300];
+    /* their names are wanted before the first set is written */
+    static const char *const alphabet[] = { "simd", "simd_math", "simd_x86", "simd_scalar", "simd_avx2", "simd_avx512", "simd_neon" };
+    for (size_t i = 0; i < sizeof alphabet / sizeof *alphabet; i++) {
+        snprintf(name, sizeof name, "src/simd/%s.h", alphabet[i]);
+        open_file(name);
+    }
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+        write_kernels(w, kernels, &sets[i]);
+        w->brief = true;
+    }
+    w->brief = false;
+}
+
 static const char *const rooms[] = { "base", "cpu", "kernels", "tensor", "autograd", "nn", "distill", "optim", "zoo", "data", "io" };
 
 static const char prologue[] =
@@ -742,19 +759,13 @@ int main(int argc, char **argv)
     text head = { 0 };
     for (size_t i = 0; i < sources.n; i++) write_headers(&w, sources.s[i], false);
     for (size_t i = 0; i < kernels.n; i++) write_headers(&w, kernels.s[i], false);
-    for (size_t i = 0; i < sources.n; i++) {
-        write_file(&w, sources.s[i]);
-        undefine(&w, &open_file(sources.s[i])->macros);
-    }
-    /* their names are wanted before the first set is written */
-    static const char *const alphabet[] = { "simd", "simd_math", "simd_x86", "simd_scalar", "simd_avx2", "simd_avx512", "simd_neon" };
-    for (size_t i = 0; i < sizeof alphabet / sizeof *alphabet; i++) {
-        snprintf(name, sizeof name, "src/simd/%s.h", alphabet[i]);
-        open_file(name);
-    }
-    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
-        write_kernels(&w, &kernels, &sets[i]);
-        w.brief = true;
+    for (int windows = 0; windows <= 1; windows++) {
+        for (size_t i = 0; i < sources.n; i++) {
+            if (ends_with(sources.s[i], "_win32.c") != windows) continue;
+            write_file(&w, sources.s[i]);
+            undefine(&w, &open_file(sources.s[i])->macros);
+        }
+        if (!windows) write_sets(&w, &kernels);   /* <windows.h> defines what it likes: what needs it comes last */
     }
     undefine(&w, &w.macros);
 
