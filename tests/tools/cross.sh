@@ -62,7 +62,8 @@ $MAKE -j2 amalgamation all examples >"$logs/here.log" 2>&1 || { cat "$logs/here.
 machine aarch64 aarch64-linux-gnu-gcc 'qemu-aarch64 -L /usr/aarch64-linux-gnu' AR=aarch64-linux-gnu-ar
 machine arm arm-linux-gnueabihf-gcc 'qemu-arm -L /usr/arm-linux-gnueabihf' AR=arm-linux-gnueabihf-ar
 wine=$(command -v wine || command -v wine64 || echo /usr/lib/wine/wine64)
-machine windows x86_64-w64-mingw32-gcc "$wine" AR=x86_64-w64-mingw32-ar
+# (isfinite of MinGW's headers converts)
+machine windows x86_64-w64-mingw32-gcc "$wine" AR=x86_64-w64-mingw32-ar CFLAGS='-O2 -Werror -Wno-float-conversion'
 machine musl musl-gcc ''
 if have musl-gcc; then
     item musl-tests $MAKE -j2 CONFIG=cross-musl CC=musl-gcc CFLAGS=-O2 check
