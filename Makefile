@@ -51,6 +51,10 @@ FLAGS_scalar  = $(if $(SAN),-O1 -g0,-Os)
 LEAN          = $(if $(SAN),,-fno-asynchronous-unwind-tables)
 FLAGS_neon   :=
 FLAGS_avx2   := -mavx2 -mfma -mf16c -mbmi2
+# Windows aligns the stack to 16 bytes only, which gcc forgets when it spills a ymm register.
+ifneq (,$(and $(WINDOWS),$(findstring gcc,$(notdir $(CC)))))
+FLAGS_avx2   += -Wa,-muse-unaligned-vector-move
+endif
 FLAGS_avx512 := $(FLAGS_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mprefer-vector-width=512
 
 LIB     := lib
@@ -60,8 +64,8 @@ OUT     := $(if $(filter release,$(CONFIG)),$(LIB),$(OBJ))
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wvla -Wstrict-prototypes -Wmissing-prototypes \
         -Wundef -Wcast-qual -Wwrite-strings $(if $(SAN),,-Wframe-larger-than=16384)
 BASE = -std=c11 $(WARN) -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math \
-        '-ffile-prefix-map=$(CURDIR)=.' -pthread -Iinclude -Isrc -MMD -MP \
-        -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE
+        '-ffile-prefix-map=$(CURDIR)=.' $(PTHREAD) -Iinclude -Isrc -MMD -MP \
+        -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE -D_FILE_OFFSET_BITS=64
 # compilers write down the folder as PWD names it, which is not CURDIR below a symbolic link
 export PWD := $(CURDIR)
 SAN  := $(SAN_$(CONFIG))
@@ -89,7 +93,9 @@ ifeq ($(BLIS),1)
 BASE   += -DKD_BLIS=1
 override LDLIBS += -lblis
 endif
-override LDLIBS += -lm -pthread
+# POSIX threads, where it is those that the library uses
+PTHREAD := $(if $(WINDOWS)$(findstring KD_NO_THREADS,$(CPPFLAGS)),,-pthread)
+override LDLIBS += -lm $(PTHREAD)
 
 SRC  := $(sort $(filter-out src/kernels/kern_%,$(wildcard src/*/*.c)))
 KERN := $(sort $(wildcard src/kernels/kern_*.c))
@@ -159,8 +165,25 @@ $(OBJ)/libkd.def: src/libkd.map
 	@mkdir -p $(@D)
 	$(call say,DEF,$@)sed -n 's/^LIBKD.*/EXPORTS/p; s/^ *\(kd_[a-z0-9_]*\);$$/    \1/p' $< > $@
 
+# ---- one file --------------------------------------------------------------------------------------
+# The generator runs here, whatever the library is compiled for: HOSTCC.
+HOSTCC ?= cc
+AMALGAMATION := $(LIB)/amalgamation
+amalgamation: $(AMALGAMATION)/kd.c ## the library as one file: kd.c + kd.h, or kd_single.h, in lib/amalgamation
+$(LIB)/obj/amalgamate: tests/tools/amalgamate.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(HOSTCC) -std=c11 -Wall -Wextra -D_POSIX_C_SOURCE=200809L -O1 $< -o $@
+$(AMALGAMATION)/kd.c: $(LIB)/obj/amalgamate LICENSE include/kd.h $(wildcard include/kd/*.h src/*/*.[ch] src/*/*.def)
+	@mkdir -p $(@D)
+	$(call say,JOIN,$@)$< $(@D)
+# compiled as a stranger would, without a flag of ours; fast, but with the pass of gcc that contracts
+$(OBJ)/tests/amalgamation/kd.o: $(AMALGAMATION)/kd.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) -O1 -fexpensive-optimizations -Wno-ignored-optimization-argument -c $< -o $@
+
 # ---- tests -----------------------------------------------------------------------------------------
-TESTS := $(sort $(wildcard tests/*/test_*.c) tests/kernels/checkkd.c)
+# compiling it once more takes a while: sanitized builds leave it out
+TESTS := $(sort $(filter-out $(if $(SAN),%/test_amalgamation.c),$(wildcard tests/*/test_*.c)) tests/kernels/checkkd.c)
 TBIN  := $(TESTS:tests/%.c=$(OBJ)/tests/%)
 TKIT  := $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(sort $(wildcard tests/kit/*.c tests/ref/*.c)))
 TINC  := -Itests/kit -Itests/ref -Wno-missing-prototypes -DKD_TEST_ROOT='"$(CURDIR)"'
@@ -180,6 +203,8 @@ $(OBJ)/tests/%.o: tests/%.c
 	$(call say,CC,$<)$(CC) $(BASE) $(TINC) $(ISA_DEFS) $(CPPFLAGS) $(CFLAGS) -fno-tree-vectorize $(SAN) -c $< -o $@
 $(OBJ)/tests/%: $(OBJ)/tests/%.o $(TKIT) $(A)
 	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $(filter %.o,$^) $(A) $(LDLIBS) -o $@
+$(OBJ)/tests/api/test_amalgamation: $(OBJ)/tests/api/test_amalgamation.o $(OBJ)/tests/golden/test_hashes.o $(TKIT) $(OBJ)/tests/amalgamation/kd.o
+	$(call say,LD,$@)$(CC) $(CFLAGS) $(LDFLAGS) $^ -lm -pthread -o $@
 FUZZ  := $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 FAULT := $(OBJ)/tests/faults/scenario.o $(OBJ)/tests/faults/fault_io.o
 CHECKS := $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(sort $(wildcard tests/kernels/check_*.c tests/kernels/checkkd_*.c)))
@@ -196,6 +221,10 @@ checkkd: $(CHECKKD) ## every kernel on every instruction set in full (ARGS='--ke
 	@$< $(if $(filter --bench,$(ARGS)),,--full) $(ARGS)
 check-all: ## the long tests: sanitizers, every instruction set, other compilers, valgrind, NEON
 	@MAKE='$(MAKE)' sh tests/tools/check_all.sh
+check-embed: ## one file by each compiler, builds without threads and without files
+	@MAKE='$(MAKE)' sh tests/tools/embed.sh
+check-cross: ## aarch64, arm, Windows and musl: built, and run where an emulator is there
+	@MAKE='$(MAKE)' sh tests/tools/cross.sh
 ready: ## everything a reviewer would ask, one line each
 	@MAKE='$(MAKE)' sh tests/tools/ready.sh
 abi: ## record the present headers in docs/abi and src/libkd.map: after an addition, or a break that is meant
@@ -356,5 +385,5 @@ help: ## this list
 
 -include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d) \
   $(CHECKS:.o=.d)
-.PHONY: all tests check checkkd check-all ready abi lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall dist info clean help
+.PHONY: all tests check checkkd check-all ready abi lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall dist info clean help amalgamation check-embed check-cross
 .DELETE_ON_ERROR:

@@ -10,12 +10,20 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef _WIN32
+#include <direct.h>
+#define mkdir(path, mode) _mkdir(path)
+#endif
 
 double seconds(void)
 {
+#ifdef _WIN32
+    return (double)clock() / CLOCKS_PER_SEC;   /* of the wall, there */
+#else
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#endif
 }
 
 /* ---- progress ------------------------------------------------------------------------------------ */

@@ -19,11 +19,16 @@
 #define KD_END_DECLS
 #endif
 /* KD_API marks what the library exports, KD_MUST_USE a status that may not be thrown away. */
-#if defined __GNUC__
+#ifndef KD_API   /* yours, if you define it: how functions of libkd are declared */
+#if defined __GNUC__ && !defined _WIN32
 #define KD_API __attribute__((visibility("default")))
-#define KD_MUST_USE __attribute__((warn_unused_result))
 #else
 #define KD_API
+#endif
+#endif
+#ifdef __GNUC__
+#define KD_MUST_USE __attribute__((warn_unused_result))
+#else
 #define KD_MUST_USE
 #endif
 

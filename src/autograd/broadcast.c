@@ -157,8 +157,8 @@ static kd_status sum_parts(binary_job *job)
     size_t chunk = KD_MIN(job->rows, CHUNK_ROWS) * KD_MIN(job->n, CHUNK_COLUMNS);
     kd__parallel_range(job->ctx, outer * job->row_chunks * job->column_chunks, kd__row_grain(chunk), parts_task, job);
     for (size_t o = 0; o < outer && sums > 1; o++)
-        kd__join(job->ctx, job->parts + o * sums * columns, sums, columns, columns, 1.0,
-                 job->out + offset(job, job->out_step, o, 0, 0), job->accumulate);
+        kd__join_parts(job->ctx, job->parts + o * sums * columns, sums, columns, columns, 1.0,
+                       job->out + offset(job, job->out_step, o, 0, 0), job->accumulate);
     kd__scratch_put(job->ctx, job->parts);
     return KD_OK;
 }

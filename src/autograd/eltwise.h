@@ -40,6 +40,6 @@ kd_status kd__binary_backward(kd_context *ctx, const kd__broadcast *plan, uint32
 kd_status kd__reduce_sum(kd_context *ctx, size_t rank, const size_t *shape, uint32_t axes, const float *x, double scale,
                          float *out, bool accumulate);
 /* out[j] (=, +=) scale * sum over k of parts[k * stride + j], in double, k in order. */
-void kd__join(kd_context *ctx, const float *parts, size_t count, size_t stride, size_t n, double scale, float *out,
-              bool accumulate);
+void kd__join_parts(kd_context *ctx, const float *parts, size_t count, size_t stride, size_t n, double scale, float *out,
+                    bool accumulate);
 #endif

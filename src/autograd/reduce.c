@@ -45,8 +45,8 @@ static void join_task(size_t begin, size_t end, void *arg)
     }
 }
 
-void kd__join(kd_context *ctx, const float *parts, size_t count, size_t stride, size_t n, double scale, float *out,
-              bool accumulate)
+void kd__join_parts(kd_context *ctx, const float *parts, size_t count, size_t stride, size_t n, double scale, float *out,
+                    bool accumulate)
 {
     join_job job = { parts, count, stride, scale, out, accumulate };
     kd__parallel_range(ctx, n, KD_MAX(KD__GRAIN / KD_MAX(count, 1u) & ~(size_t)63, 64u), join_task, &job);
@@ -114,11 +114,11 @@ static kd_status sum_columns(sum_job *job)
     kd__parallel_range(job->ctx, job->batch * job->row_chunks * job->column_chunks, kd__row_grain(chunk), column_task, job);
     if (direct) return KD_OK;
     if (job->row_chunks == 1) {
-        kd__join(job->ctx, job->parts, 1, each, job->batch * job->n, job->scale, job->out, job->accumulate);
+        kd__join_parts(job->ctx, job->parts, 1, each, job->batch * job->n, job->scale, job->out, job->accumulate);
     } else {
         for (size_t b = 0; b < job->batch; b++)
-            kd__join(job->ctx, job->parts + b * each, job->row_chunks, job->n, job->n, job->scale, job->out + b * job->n,
-                     job->accumulate);
+            kd__join_parts(job->ctx, job->parts + b * each, job->row_chunks, job->n, job->n, job->scale, job->out + b * job->n,
+                           job->accumulate);
     }
     kd__scratch_put(job->ctx, job->parts);
     return KD_OK;
@@ -156,7 +156,7 @@ kd_status kd__reduce_sum(kd_context *ctx, size_t rank, const size_t *shape, uint
     size_t sums = 0;
     for (size_t i = 0; i < groups; i++) sums += summed[i];
     if (sums == 0) {
-        kd__join(ctx, x, 1, count, count, scale, out, accumulate);
+        kd__join_parts(ctx, x, 1, count, count, scale, out, accumulate);
         return KD_OK;
     }
     float *between = NULL;   /* what the last pass left */

@@ -1,5 +1,6 @@
 /* base.h - what every other room stands on: memory, errors, threads, random numbers, files.
- * This room alone calls malloc, pthread_* and the operating system.
+ * This room alone calls malloc, pthread_* and the operating system: what is POSIX lies in *_posix.c, what is Win32 in *_win32.c.
+ * KD_NO_THREADS builds know no threads, KD_NO_IO builds no files.
  * SPDX-License-Identifier: MIT */
 #ifndef KD__BASE_H
 #define KD__BASE_H
@@ -12,7 +13,16 @@
 
 #define KD_ALIGN 64u   /* of every block: a cache line, a zmm register */
 #define KD_UNUSED __attribute__((unused))
+#ifdef _WIN32
+#define KD_PRINTF(f, a) __attribute__((format(gnu_printf, f, a)))   /* our own formatter's %zu */
+#else
 #define KD_PRINTF(f, a) __attribute__((format(printf, f, a)))
+#endif
+#ifdef KD_NO_THREADS
+#define KD_THREAD_LOCAL
+#else
+#define KD_THREAD_LOCAL _Thread_local
+#endif
 #define KD_LIKELY(x) __builtin_expect(!!(x), 1)
 #define KD_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define KD_MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -193,6 +203,8 @@ typedef struct kd__io {
     int     (*rename)(const char *from, const char *to);
     int     (*unlink)(const char *path);
     int     (*sync_dir)(const char *path_inside);
+    int     (*hold)(int fd);       /* another descriptor that keeps the lock of a temporary; -1 is fine */
+    void    (*release)(int hold);
 } kd__io;
 extern kd__io kd__io_table;   /* tests replace entries to inject faults */
 
@@ -235,6 +247,12 @@ bool   kd__parse_u64(const char *text, const char *end, uint64_t *out);
 /* ---- glob.c: the whole of `text` against '*' (any run, also none), '?' (one character); all else is itself */
 bool kd__glob_match(const char *pattern, const char *text);
 
-/* Monotonic seconds (clock.c). */
+/* ---- system_posix.c, system_win32.c -------------------------------------------------------------- */
+/* Monotonic seconds. */
 double kd__now(void);
+/* The default allocator. */
+void *kd__system_alloc(size_t bytes, size_t align, void *user);
+void  kd__system_free(void *ptr, size_t bytes, void *user);
+/* CPUs that this process may use, at least 1. */
+uint32_t kd__system_cpus(void);
 #endif

@@ -1,41 +1,10 @@
 /* context.c - where things live and how work is run; the process default.
  * SPDX-License-Identifier: MIT */
-#define _GNU_SOURCE   /* sched_getaffinity */
 #include "base/base.h"
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <sched.h>
+#include "base/thread.h"
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 enum { MAX_THREADS = 256 };
-
-/* Large blocks on huge pages where the system has them: the first touch of 256 MB takes 35 ms instead of 220. */
-static void *default_alloc(size_t bytes, size_t align, void *user)
-{
-    (void)user;
-    const size_t huge = (size_t)2 << 20;
-    void *ptr = NULL;
-    bool large = bytes >= 2 * huge;
-    if (posix_memalign(&ptr, large ? huge : align, bytes) != 0) return NULL;
-#ifdef MADV_HUGEPAGE
-    if (large) {
-        int saved = errno;
-        madvise(ptr, bytes & ~(huge - 1), MADV_HUGEPAGE);   /* advice: refused is fine */
-        errno = saved;
-    }
-#endif
-    return ptr;
-}
-
-static void default_free(void *ptr, size_t bytes, void *user)
-{
-    (void)bytes;
-    (void)user;
-    free(ptr);
-}
 
 static const kd_context_desc desc_defaults = { .struct_size = sizeof(kd_context_desc), .log_level = KD_LOG_WARN };
 
@@ -44,43 +13,14 @@ void kd_context_desc_init(kd_context_desc *desc, size_t struct_size)
     kd__desc_write(desc, struct_size, &desc_defaults, sizeof desc_defaults);
 }
 
-/* ---- what the environment and the system say -------------------------------------------------------- */
-
-#ifdef __linux__
-/* A container's CPU quota, rounded up; 0: none.  The file reads "max 100000" or "200000 100000". */
-static uint32_t cgroup_cpus(void)
-{
-    char text[64];
-    int fd = open("/sys/fs/cgroup/cpu.max", O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return 0;
-    ssize_t n = read(fd, text, sizeof text);
-    close(fd);
-    const char *space = n > 0 ? memchr(text, ' ', (size_t)n) : NULL;
-    const char *end = n > 0 && text[n - 1] == '\n' ? text + n - 1 : text + (n > 0 ? n : 0);
-    uint64_t quota, period;
-    if (!space || !kd__parse_u64(text, space, &quota) || !kd__parse_u64(space + 1, end, &period) || !period) return 0;
-    return (uint32_t)KD_MIN(quota / period + (quota % period != 0), (uint64_t)MAX_THREADS);
-}
-#endif
-
-static uint32_t system_threads(void)
-{
-    uint32_t n = 0;
-#ifdef __linux__
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) n = (uint32_t)CPU_COUNT(&set);
-    uint32_t quota = cgroup_cpus();
-    if (n && quota) n = KD_MIN(n, quota);
-#endif
-    if (!n) {
-        long online = sysconf(_SC_NPROCESSORS_ONLN);
-        n = online > 0 ? (uint32_t)KD_MIN(online, (long)MAX_THREADS) : 1;
-    }
-    return n;
-}
+/* ---- what the environment says --------------------------------------------------------------------- */
 
 static uint32_t choose_threads(kd_context *ctx, uint32_t asked)
 {
+#ifdef KD_NO_THREADS
+    (void)ctx, (void)asked;
+    return 1;
+#else
     if (!asked) {
         const char *text = getenv("KD_NUM_THREADS");
         uint64_t n;
@@ -89,8 +29,9 @@ static uint32_t choose_threads(kd_context *ctx, uint32_t asked)
             else kd__log(ctx, KD_LOG_WARN, "KD_NUM_THREADS is \"%.40s\", not a count from 1 on: ignored", text);
         }
     }
-    if (!asked) asked = system_threads();
+    if (!asked) asked = kd__system_cpus();
     return KD_MAX(1u, KD_MIN(asked, (uint32_t)MAX_THREADS));
+#endif
 }
 
 static const char *const isa_names[] = { "auto", "scalar", "neon", "avx2", "avx512" };
@@ -110,7 +51,7 @@ static void set_up(kd_context *ctx, const kd_context_desc *desc)
 {
     kd__fork_watch();
     ctx->allocator = desc->allocator;
-    if (!ctx->allocator.alloc) ctx->allocator = (kd_allocator){ default_alloc, default_free, NULL };
+    if (!ctx->allocator.alloc) ctx->allocator = (kd_allocator){ kd__system_alloc, kd__system_free, NULL };
     ctx->log = desc->log;
     ctx->log_user = desc->log_user;
     ctx->log_level = desc->log_level;
@@ -123,7 +64,7 @@ static void set_up(kd_context *ctx, const kd_context_desc *desc)
 /* ---- the process default ----------------------------------------------------------------------------- */
 
 static kd_context     default_context = { .is_default = true };
-static pthread_once_t default_once = PTHREAD_ONCE_INIT;
+static kd__once       default_once = KD__ONCE_INIT;
 
 static void make_default(void) { set_up(&default_context, &desc_defaults); }
 
@@ -135,7 +76,7 @@ static kd_context *resolve(const kd_context *ctx)
 
 kd_context *kd__context(const kd_context *ctx)
 {
-    if (!ctx) pthread_once(&default_once, make_default);
+    if (!ctx) kd__call_once(&default_once, make_default);
     return resolve(ctx);
 }
 

@@ -4,7 +4,7 @@
 #include <stdarg.h>
 
 /* A plain array: no key, no destructor, nothing to crash when a thread ends after dlclose. */
-static _Thread_local char error_text[512];
+static KD_THREAD_LOCAL char error_text[512];
 
 const char *kd_last_error(void) { return error_text; }
 

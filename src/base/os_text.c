@@ -30,8 +30,13 @@ const char *kd__os_text(int error)
     case ENOLCK: return "no locks available";
     case ELOOP: return "too many symbolic links";
     case EOVERFLOW: return "value too large";
+#ifdef EDQUOT
     case EDQUOT: return "disk quota exceeded";
+#endif
+#ifdef ESTALE
     case ESTALE: return "stale file handle";
+#endif
+    case EILSEQ: return "the name is not UTF-8";
     default: return "unknown system error";
     }
 }

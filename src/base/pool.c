@@ -6,11 +6,16 @@
  * Idle workers watch `state` for some microseconds, then sleep.
  *
  * A child of fork() has none of these threads: a pool of another generation is dropped and made anew.
+ * With KD_NO_THREADS loops run on the caller, and nothing of this is there.
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
 #include "base/platform.h"
 #include "base/thread.h"
-#include <pthread.h>
+
+#ifndef KD_NO_THREADS
+static _Thread_local bool in_task;
+
+bool kd__in_parallel(void) { return in_task; }
 
 #define SPIN_SECONDS 20e-6
 #define COUNT_MASK 0xffffu
@@ -37,14 +42,10 @@ struct kd__pool {
     kd__pool        *dropped;                    /* the parent's, after a fork */
     size_t           wanted, count;              /* workers */
     bool             started;
-    pthread_mutex_t  mutex;
-    pthread_cond_t   work, done;
-    pthread_t        threads[];
+    kd__mutex        mutex;
+    kd__condition    work, done;
+    kd__thread_id    threads[];
 };
-
-static _Thread_local bool in_task;
-
-bool kd__in_parallel(void) { return in_task; }
 
 static void run_tasks(kd__pool *pool, const job *j)
 {
@@ -70,12 +71,12 @@ static uint64_t wait_for_job(kd__pool *pool, uint64_t seen)
         if (now > deadline) break;
     }
     /* Counted as a sleeper before the last look; a caller publishes before it counts: one sees the other. */
-    pthread_mutex_lock(&pool->mutex);
+    kd__mutex_lock(&pool->mutex);
     atomic_fetch_add(&pool->sleepers, 1);
     uint64_t state;
-    while ((state = atomic_load(&pool->state)) / NEXT_JOB == seen) pthread_cond_wait(&pool->work, &pool->mutex);
+    while ((state = atomic_load(&pool->state)) / NEXT_JOB == seen) kd__condition_wait(&pool->work, &pool->mutex);
     atomic_fetch_sub(&pool->sleepers, 1);
-    pthread_mutex_unlock(&pool->mutex);
+    kd__mutex_unlock(&pool->mutex);
     return state;
 }
 
@@ -83,13 +84,13 @@ static void leave(kd__pool *pool)
 {
     uint64_t before = atomic_fetch_sub(&pool->state, 1);
     if ((before & COUNT_MASK) == 1 && !(before & OPEN) && atomic_load(&pool->caller_sleeps)) {
-        pthread_mutex_lock(&pool->mutex);
-        pthread_cond_signal(&pool->done);
-        pthread_mutex_unlock(&pool->mutex);
+        kd__mutex_lock(&pool->mutex);
+        kd__condition_signal(&pool->done);
+        kd__mutex_unlock(&pool->mutex);
     }
 }
 
-static void *worker_main(void *arg)
+static KD__THREAD_MAIN(worker_main, arg)
 {
     kd__pool *pool = arg;
     uint64_t own_fp = kd__fp_control(), seen = 0;
@@ -106,7 +107,7 @@ static void *worker_main(void *arg)
             break;
         }
     }
-    return NULL;
+    return KD__THREAD_END;
 }
 
 /* ---- the caller ---------------------------------------------------------------------------------------- */
@@ -122,22 +123,22 @@ static void wait_for_workers(kd__pool *pool)
         if (deadline == 0) deadline = now + SPIN_SECONDS;
         if (now > deadline) break;
     }
-    pthread_mutex_lock(&pool->mutex);
+    kd__mutex_lock(&pool->mutex);
     atomic_store(&pool->caller_sleeps, 1);
-    while (atomic_load(&pool->state) & COUNT_MASK) pthread_cond_wait(&pool->done, &pool->mutex);
+    while (atomic_load(&pool->state) & COUNT_MASK) kd__condition_wait(&pool->done, &pool->mutex);
     atomic_store(&pool->caller_sleeps, 0);
-    pthread_mutex_unlock(&pool->mutex);
+    kd__mutex_unlock(&pool->mutex);
 }
 
 static void wake(kd__pool *pool, size_t workers)
 {
     uint32_t sleepers = atomic_load(&pool->sleepers);
     if (!sleepers) return;
-    pthread_mutex_lock(&pool->mutex);
-    if (workers >= sleepers) pthread_cond_broadcast(&pool->work);
+    kd__mutex_lock(&pool->mutex);
+    if (workers >= sleepers) kd__condition_broadcast(&pool->work);
     else
-        while (workers--) pthread_cond_signal(&pool->work);
-    pthread_mutex_unlock(&pool->mutex);
+        while (workers--) kd__condition_signal(&pool->work);
+    kd__mutex_unlock(&pool->mutex);
 }
 
 static void publish(kd__pool *pool, uint64_t mark)
@@ -167,10 +168,10 @@ static void free_pool(kd_context *ctx, kd__pool *pool)
         atomic_store_explicit(&pool->quit, 1, memory_order_release);
         publish(pool, 0);
         wake(pool, pool->count);
-        for (size_t i = 0; i < pool->count; i++) pthread_join(pool->threads[i], NULL);
-        pthread_cond_destroy(&pool->work);
-        pthread_cond_destroy(&pool->done);
-        pthread_mutex_destroy(&pool->mutex);
+        for (size_t i = 0; i < pool->count; i++) kd__thread_wait(pool->threads[i]);
+        kd__condition_destroy(&pool->work);
+        kd__condition_destroy(&pool->done);
+        kd__mutex_destroy(&pool->mutex);
     }
     kd__free(ctx, pool);
 }
@@ -182,12 +183,12 @@ static kd__pool *make_pool(kd_context *ctx)
     if (!pool) return NULL;
     pool->wanted = workers;
     pool->generation = kd__fork_generation();
-    if (pthread_mutex_init(&pool->mutex, NULL) == 0) {
-        if (pthread_cond_init(&pool->work, NULL) == 0) {
-            if (pthread_cond_init(&pool->done, NULL) == 0) return pool;
-            pthread_cond_destroy(&pool->work);
+    if (kd__mutex_init(&pool->mutex) == 0) {
+        if (kd__condition_init(&pool->work) == 0) {
+            if (kd__condition_init(&pool->done) == 0) return pool;
+            kd__condition_destroy(&pool->work);
         }
-        pthread_mutex_destroy(&pool->mutex);
+        kd__mutex_destroy(&pool->mutex);
     }
     kd__free(ctx, pool);
     return NULL;
@@ -260,6 +261,17 @@ void kd__parallel(kd_context *ctx, size_t n, void (*task)(size_t i, void *arg), 
     }
     for (size_t i = 0; i < n; i++) task(i, arg);
 }
+#else
+bool kd__in_parallel(void) { return false; }
+
+void kd__pool_free(kd_context *ctx) { (void)ctx; }
+
+void kd__parallel(kd_context *ctx, size_t n, void (*task)(size_t i, void *arg), void *arg)
+{
+    (void)ctx;
+    for (size_t i = 0; i < n; i++) task(i, arg);
+}
+#endif
 
 typedef struct range {
     size_t total, grain;

@@ -11,7 +11,7 @@
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
 #include "base/platform.h"
-#include <sched.h>
+#include "base/thread.h"
 
 enum { NO_LEVEL = -1 };
 
@@ -22,7 +22,7 @@ struct kd__scratch_block {
 };
 
 /* Levels of which this thread holds a block. */
-static _Thread_local uint32_t held_levels;
+static KD_THREAD_LOCAL uint32_t held_levels;
 
 /* The lock word names the process generation that took it: a child forked while a thread of its parent
  * held the lock sees another generation's word and takes over.  Every store leaves a sound list. */
@@ -35,7 +35,7 @@ static void lock(kd_context *ctx)
                                                                   memory_order_relaxed))
             return;
         kd__cpu_relax();
-        if (spins % 256 == 0) sched_yield();
+        if (spins % 256 == 0) kd__yield();
     }
 }
 

@@ -1,59 +1,24 @@
-/* thread.c - threads, monitors, and knowing that the process was forked.
+/* thread.c - threads and monitors.  Where there are none (KD_NO_THREADS), whoever asks for one is refused and works alone.
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
-#include "base/platform.h"
 #include "base/thread.h"
-#include <pthread.h>
-#include <signal.h>
 
-enum { STACK_BYTES = 2 << 20 };   /* musl gives 128 KB */
-
-/* ---- fork ---------------------------------------------------------------------------------------------- */
-
-static _Atomic uint32_t fork_generation;
-static pthread_once_t   fork_once = PTHREAD_ONCE_INIT;
-
-static void in_child(void) { atomic_fetch_add_explicit(&fork_generation, 1, memory_order_relaxed); }
-
-static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
-
-void kd__fork_watch(void) { pthread_once(&fork_once, watch_forks); }
-
-uint32_t kd__fork_generation(void) { return atomic_load_explicit(&fork_generation, memory_order_relaxed); }
-
+#ifndef KD_NO_THREADS
 /* ---- threads ------------------------------------------------------------------------------------------- */
 
 struct kd__thread {
-    kd_context *ctx;
-    pthread_t   id;
-    uint32_t    generation;
-    void      (*fn)(void *arg);
-    void       *arg;
+    kd_context   *ctx;
+    kd__thread_id id;
+    uint32_t      generation;
+    void        (*fn)(void *arg);
+    void         *arg;
 };
 
-int kd__thread_create(pthread_t *id, void *(*fn)(void *arg), void *arg)
-{
-    pthread_attr_t attr;
-    int error = pthread_attr_init(&attr);
-    if (error) return error;
-    pthread_attr_setstacksize(&attr, STACK_BYTES);
-    /* The host's signals are the host's; those that a thread raises by its own fault must reach its handler. */
-    static const int own_faults[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS };
-    sigset_t all, old;
-    sigfillset(&all);
-    for (size_t i = 0; i < KD_COUNT(own_faults); i++) sigdelset(&all, own_faults[i]);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    error = pthread_create(id, &attr, fn, arg);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    pthread_attr_destroy(&attr);
-    return error;
-}
-
-static void *thread_main(void *arg)
+static KD__THREAD_MAIN(thread_main, arg)
 {
     kd__thread *thread = arg;
     thread->fn(thread->arg);
-    return NULL;
+    return KD__THREAD_END;
 }
 
 kd_status kd__thread_start(kd_context *ctx, kd__thread **out, void (*fn)(void *arg), void *arg)
@@ -74,36 +39,18 @@ kd_status kd__thread_start(kd_context *ctx, kd__thread **out, void (*fn)(void *a
 void kd__thread_join(kd__thread *thread)
 {
     if (!thread) return;
-    if (thread->generation == kd__fork_generation()) pthread_join(thread->id, NULL);
+    if (thread->generation == kd__fork_generation()) kd__thread_wait(thread->id);
     kd__free(thread->ctx, thread);
 }
 
 /* ---- monitors ------------------------------------------------------------------------------------------ */
 
 struct kd__monitor {
-    kd_context      *ctx;
-    pthread_mutex_t  mutex;
-    pthread_cond_t   changed;
-    _Atomic uint32_t ready;   /* 2 x the generation of mutex and condition; + 1 while they are being made anew */
+    kd_context   *ctx;
+    kd__mutex     mutex;
+    kd__condition changed;
+    uint32_t      generation;
 };
-
-/* A forked child may find the mutex held, and the condition waited for, by threads that do not exist: its first caller makes
- * both anew.  Whoever uses monitors keeps what they guard sound at every store. */
-static void renew(kd__monitor *monitor)
-{
-    uint32_t mine = kd__fork_generation() * 2, seen = atomic_load_explicit(&monitor->ready, memory_order_acquire);
-    while (seen != mine) {
-        if (seen != mine + 1 && atomic_compare_exchange_weak_explicit(&monitor->ready, &seen, mine + 1, memory_order_acquire,
-                                                                      memory_order_relaxed)) {
-            pthread_mutex_init(&monitor->mutex, NULL);
-            pthread_cond_init(&monitor->changed, NULL);
-            atomic_store_explicit(&monitor->ready, mine, memory_order_release);
-            return;
-        }
-        kd__cpu_relax();
-        seen = atomic_load_explicit(&monitor->ready, memory_order_acquire);
-    }
-}
 
 kd_status kd__monitor_create(kd_context *ctx, kd__monitor **out)
 {
@@ -111,9 +58,9 @@ kd_status kd__monitor_create(kd_context *ctx, kd__monitor **out)
     kd__monitor *monitor = kd__alloc(ctx, sizeof *monitor);
     if (!monitor) return KD_ERR_NOMEM;
     monitor->ctx = kd__context(ctx);
-    monitor->ready = kd__fork_generation() * 2;
-    int error = pthread_mutex_init(&monitor->mutex, NULL);
-    if (!error && (error = pthread_cond_init(&monitor->changed, NULL)) != 0) pthread_mutex_destroy(&monitor->mutex);
+    monitor->generation = kd__fork_generation();
+    int error = kd__mutex_init(&monitor->mutex);
+    if (!error && (error = kd__condition_init(&monitor->changed)) != 0) kd__mutex_destroy(&monitor->mutex);
     if (error) {
         kd__free(ctx, monitor);
         return kd__fail(KD_ERR_NOMEM, "no more mutexes: %s (errno %d)", kd__os_text(error), error);
@@ -126,21 +73,49 @@ void kd__monitor_free(kd__monitor *monitor)
 {
     if (!monitor) return;
     /* In a forked child it may be held, or waited for, by threads that do not exist: leave it be. */
-    if (monitor->ready == kd__fork_generation() * 2) {
-        pthread_cond_destroy(&monitor->changed);
-        pthread_mutex_destroy(&monitor->mutex);
+    if (monitor->generation == kd__fork_generation()) {
+        kd__condition_destroy(&monitor->changed);
+        kd__mutex_destroy(&monitor->mutex);
     }
     kd__free(monitor->ctx, monitor);
 }
 
-void kd__monitor_lock(kd__monitor *monitor)
+void kd__monitor_lock(kd__monitor *monitor) { kd__mutex_lock(&monitor->mutex); }
+
+void kd__monitor_unlock(kd__monitor *monitor) { kd__mutex_unlock(&monitor->mutex); }
+
+void kd__monitor_wait(kd__monitor *monitor) { kd__condition_wait(&monitor->changed, &monitor->mutex); }
+
+void kd__monitor_signal(kd__monitor *monitor) { kd__condition_broadcast(&monitor->changed); }
+#else
+kd_status kd__thread_start(kd_context *ctx, kd__thread **out, void (*fn)(void *arg), void *arg)
 {
-    renew(monitor);
-    pthread_mutex_lock(&monitor->mutex);
+    (void)ctx, (void)fn, (void)arg;
+    *out = NULL;
+    return kd__fail(KD_ERR_UNSUPPORTED, "this libkd has no threads (KD_NO_THREADS)");
 }
 
-void kd__monitor_unlock(kd__monitor *monitor) { pthread_mutex_unlock(&monitor->mutex); }
+void kd__thread_join(kd__thread *thread) { (void)thread; }
 
-void kd__monitor_wait(kd__monitor *monitor) { pthread_cond_wait(&monitor->changed, &monitor->mutex); }
+/* One thread never waits for itself. */
+struct kd__monitor { kd_context *ctx; };
 
-void kd__monitor_signal(kd__monitor *monitor) { pthread_cond_broadcast(&monitor->changed); }
+kd_status kd__monitor_create(kd_context *ctx, kd__monitor **out)
+{
+    *out = kd__alloc(ctx, sizeof **out);
+    if (!*out) return KD_ERR_NOMEM;
+    (*out)->ctx = kd__context(ctx);
+    return KD_OK;
+}
+
+void kd__monitor_free(kd__monitor *monitor)
+{
+    if (monitor) kd__free(monitor->ctx, monitor);
+}
+
+void kd__monitor_lock(kd__monitor *monitor) { (void)monitor; }
+void kd__monitor_unlock(kd__monitor *monitor) { (void)monitor; }
+void kd__monitor_wait(kd__monitor *monitor) { (void)monitor; }
+void kd__monitor_signal(kd__monitor *monitor) { (void)monitor; }
+uint32_t kd__fork_generation(void) { return 0; }
+#endif

@@ -2,8 +2,6 @@
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
 #include <errno.h>
-#include <fcntl.h>
-#include <unistd.h>
 
 enum { BUFFER = 64 * 1024, ONE_CALL = 1 << 30 };
 
@@ -30,6 +28,9 @@ kd_status kd__writer_open(kd__writer *writer, kd_context *ctx, const char *path)
     writer->ctx = kd__context(ctx);
     KD_NEED(path);
     kd__format(writer->path, sizeof writer->path, "%s", path);
+#ifdef KD_NO_IO
+    return kd__fail(KD_ERR_UNSUPPORTED, "%s: this libkd has no files (KD_NO_IO)", writer->path);
+#endif
     char target[sizeof writer->path];
     if (kd__io_table.resolve(path, target, sizeof target) != 0) return fail_os(writer, "save");
     memcpy(writer->path, target, strlen(target) + 1);
@@ -91,14 +92,14 @@ kd_status kd__writer_commit(kd__writer *writer)
     if (r != 0) return fail_os(writer, "fsync");
 
     /* close() may be where a network file system reports; the duplicate keeps the lock through the rename. */
-    int lock = fcntl(writer->fd, F_DUPFD_CLOEXEC, 0);
+    int lock = kd__io_table.hold(writer->fd);
     int fd = writer->fd;
     writer->fd = -1;
     r = kd__io_table.close(fd);
     kd_status status = KD_OK;
     if (r != 0) status = fail_os(writer, "close");
     else if (kd__io_table.rename(writer->temp, writer->path) != 0) status = fail_os(writer, "rename");
-    if (lock >= 0) close(lock);
+    kd__io_table.release(lock);
     if (status != KD_OK) return status;
 
     writer->temp[0] = 0;   /* the name is gone: nothing to remove any more */

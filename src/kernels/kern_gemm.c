@@ -244,10 +244,11 @@ typedef void (*tile_fn)(const kd__gemm_block *g, const float *b, size_t i, size_
         tile(g, b, i, j, rows, vecs, order, partial);                                                        \
     }
 #define ENTRY(rows, vecs, order, partial) [rows] = tile_##rows##_##vecs##_##order##_##partial,
-#define TILES(vecs, order, partial)                                                  \
-    EACH_ROWS_##vecs(TILE, vecs, order, partial)                                     \
-    static const tile_fn tiles_##vecs##_##order##_##partial[ROWS + 1] = {            \
-        EACH_ROWS_##vecs(ENTRY, vecs, order, partial)                                \
+#define TABLE(vecs, order, partial) tiles_##vecs##_##order##_##partial
+#define TILES(vecs, order, partial)                                  \
+    EACH_ROWS_##vecs(TILE, vecs, order, partial)                     \
+    static const tile_fn TABLE(vecs, order, partial)[ROWS + 1] = {   \
+        EACH_ROWS_##vecs(ENTRY, vecs, order, partial)                \
     };
 TILES(1, BY_ROW, 1)
 TILES(1, BY_COLUMN, 1)
@@ -289,13 +290,13 @@ static const tile_fn *choose(const kd__gemm_block *g, size_t left, size_t *colum
     if (left > 16) {
         *columns = 32;
         *rows = ROWS_2;
-        return order == BY_ROW ? tiles_2_BY_ROW_1 : tiles_2_BY_COLUMN_1;
+        return order == BY_ROW ? TABLE(2, BY_ROW, 1) : TABLE(2, BY_COLUMN, 1);
     }
 #endif
 #if !MASKS
-    if (left >= 16 || g->b_panel) return order == BY_ROW ? tiles_1_BY_ROW_0 : tiles_1_BY_COLUMN_0;
+    if (left >= 16 || g->b_panel) return order == BY_ROW ? TABLE(1, BY_ROW, 0) : TABLE(1, BY_COLUMN, 0);
 #endif
-    return order == BY_ROW ? tiles_1_BY_ROW_1 : tiles_1_BY_COLUMN_1;
+    return order == BY_ROW ? TABLE(1, BY_ROW, 1) : TABLE(1, BY_COLUMN, 1);
 }
 
 void KD_K(gemm_block_f32)(const kd__gemm_block *g)

@@ -1,6 +1,6 @@
 /* simd_avx2.h - the alphabet on AVX2 with FMA: two ymm registers, lanes 0-7 and 8-15.
  * SPDX-License-Identifier: MIT */
-#if !defined __AVX2__ || !defined __FMA__
+#if !defined KD_AMALGAMATION && (!defined __AVX2__ || !defined __FMA__)
 #error "simd_avx2.h needs -mavx2 -mfma"
 #endif
 #include <immintrin.h>

@@ -1,6 +1,6 @@
 /* simd_avx512.h - the alphabet on AVX-512 (F, BW, DQ, VL): one zmm register.
  * SPDX-License-Identifier: MIT */
-#if !defined __AVX512F__ || !defined __AVX512DQ__ || !defined __AVX512BW__ || !defined __AVX512VL__
+#if !defined KD_AMALGAMATION && (!defined __AVX512F__ || !defined __AVX512DQ__ || !defined __AVX512BW__ || !defined __AVX512VL__)
 #error "simd_avx512.h needs -mavx512f -mavx512bw -mavx512dq -mavx512vl"
 #endif
 #include <immintrin.h>

@@ -123,7 +123,8 @@ void fault_begin(const fault *plan)
     real = kd__io_table;
     kd__io_table = (kd__io){ .resolve = io_resolve, .open_read = io_open_read, .open_temp = io_open_temp,
                              .read_at = io_read_at, .write = io_write, .sync = io_sync, .close = io_close,
-                             .rename = io_rename, .unlink = io_unlink, .sync_dir = io_sync_dir };
+                             .rename = io_rename, .unlink = io_unlink, .sync_dir = io_sync_dir,
+                             .hold = real.hold, .release = real.release };
 }
 
 fault fault_end(void)

@@ -46,6 +46,8 @@ if [ "$(uname -m)" = x86_64 ] && have qemu-x86_64; then
 else
     skip x86-models "no qemu-x86_64, or no x86-64"
 fi
+item embed $MAKE check-embed
+item cross $MAKE check-cross
 item examples $build examples
 item install sh tests/tools/install_matrix.sh
 if have abidiff readelf; then item abidiff sh tests/tools/abidiff.sh; else skip abidiff "no abidiff"; fi

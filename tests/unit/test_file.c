@@ -349,7 +349,8 @@ static int f_sync_dir(const char *p) { return hit() ? -1 : real_io.sync_dir(p); 
 static void faults_on(size_t fail_at, int error, int persistent)
 {
     real_io = kd__io_table;
-    kd__io_table = (kd__io){ f_resolve, f_open_read, f_open_temp, f_read_at, f_write, f_sync, f_close, f_rename, f_unlink, f_sync_dir };
+    kd__io_table = (kd__io){ f_resolve, f_open_read, f_open_temp, f_read_at, f_write,  f_sync,
+                             f_close,   f_rename,    f_unlink,    f_sync_dir, real_io.hold, real_io.release };
     io_call = 0;
     io_fail_at = fail_at;
     io_error = error;
