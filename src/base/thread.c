@@ -1,6 +1,7 @@
 /* thread.c - threads and monitors.  Where there are none (KD_NO_THREADS), whoever asks for one is refused and works alone.
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
+#include "base/platform.h"
 #include "base/thread.h"
 
 #ifndef KD_NO_THREADS
@@ -46,11 +47,29 @@ void kd__thread_join(kd__thread *thread)
 /* ---- monitors ------------------------------------------------------------------------------------------ */
 
 struct kd__monitor {
-    kd_context   *ctx;
-    kd__mutex     mutex;
-    kd__condition changed;
-    uint32_t      generation;
+    kd_context      *ctx;
+    kd__mutex        mutex;
+    kd__condition    changed;
+    _Atomic uint32_t ready;   /* 2 x the generation of mutex and condition; + 1 while they are being made anew */
 };
+
+/* A forked child may find the mutex held, and the condition waited for, by threads that do not exist: its first caller makes
+ * both anew.  Whoever uses monitors keeps what they guard sound at every store. */
+static void renew(kd__monitor *monitor)
+{
+    uint32_t mine = kd__fork_generation() * 2, seen = atomic_load_explicit(&monitor->ready, memory_order_acquire);
+    while (seen != mine) {
+        if (seen != mine + 1 && atomic_compare_exchange_weak_explicit(&monitor->ready, &seen, mine + 1, memory_order_acquire,
+                                                                      memory_order_relaxed)) {
+            kd__mutex_init(&monitor->mutex);
+            kd__condition_init(&monitor->changed);
+            atomic_store_explicit(&monitor->ready, mine, memory_order_release);
+            return;
+        }
+        kd__cpu_relax();
+        seen = atomic_load_explicit(&monitor->ready, memory_order_acquire);
+    }
+}
 
 kd_status kd__monitor_create(kd_context *ctx, kd__monitor **out)
 {
@@ -58,7 +77,7 @@ kd_status kd__monitor_create(kd_context *ctx, kd__monitor **out)
     kd__monitor *monitor = kd__alloc(ctx, sizeof *monitor);
     if (!monitor) return KD_ERR_NOMEM;
     monitor->ctx = kd__context(ctx);
-    monitor->generation = kd__fork_generation();
+    monitor->ready = kd__fork_generation() * 2;
     int error = kd__mutex_init(&monitor->mutex);
     if (!error && (error = kd__condition_init(&monitor->changed)) != 0) kd__mutex_destroy(&monitor->mutex);
     if (error) {
@@ -73,14 +92,18 @@ void kd__monitor_free(kd__monitor *monitor)
 {
     if (!monitor) return;
     /* In a forked child it may be held, or waited for, by threads that do not exist: leave it be. */
-    if (monitor->generation == kd__fork_generation()) {
+    if (monitor->ready == kd__fork_generation() * 2) {
         kd__condition_destroy(&monitor->changed);
         kd__mutex_destroy(&monitor->mutex);
     }
     kd__free(monitor->ctx, monitor);
 }
 
-void kd__monitor_lock(kd__monitor *monitor) { kd__mutex_lock(&monitor->mutex); }
+void kd__monitor_lock(kd__monitor *monitor)
+{
+    renew(monitor);
+    kd__mutex_lock(&monitor->mutex);
+}
 
 void kd__monitor_unlock(kd__monitor *monitor) { kd__mutex_unlock(&monitor->mutex); }
 
@@ -118,4 +141,5 @@ void kd__monitor_unlock(kd__monitor *monitor) { (void)monitor; }
 void kd__monitor_wait(kd__monitor *monitor) { (void)monitor; }
 void kd__monitor_signal(kd__monitor *monitor) { (void)monitor; }
 uint32_t kd__fork_generation(void) { return 0; }
+void kd__fork_watch(void) { }
 #endif

@@ -17,6 +17,8 @@ static void in_child(void) { atomic_fetch_add_explicit(&fork_generation, 1, memo
 
 static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
 
+void kd__fork_watch(void) { pthread_once(&fork_once, watch_forks); }
+
 uint32_t kd__fork_generation(void) { return atomic_load_explicit(&fork_generation, memory_order_relaxed); }
 
 /* ---- threads ------------------------------------------------------------------------------------------- */
@@ -27,7 +29,6 @@ void kd__yield(void) { sched_yield(); }
 
 int kd__thread_create(kd__thread_id *id, kd__thread_main *fn, void *arg)
 {
-    pthread_once(&fork_once, watch_forks);
     pthread_attr_t attr;
     int error = pthread_attr_init(&attr);
     if (error) return error;

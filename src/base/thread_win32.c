@@ -16,6 +16,8 @@ static CONDITION_VARIABLE *variable_of(kd__condition *condition) { return (CONDI
 
 uint32_t kd__fork_generation(void) { return 0; }
 
+void kd__fork_watch(void) { }
+
 void kd__call_once(kd__once *once, void (*fn)(void))
 {
     BOOL first;
