@@ -267,11 +267,13 @@ TILES(1, BY_COLUMN, 0)
         tile_shared(g, b, i, j, rows, partial);                                                                    \
     }
 #define ENTRY_SHARED(rows, partial) [rows] = shared_##rows##_##partial,
-EACH_ROWS_1(TILE_SHARED, 1)
-static const tile_fn tiles_shared_1[ROWS + 1] = { EACH_ROWS_1(ENTRY_SHARED, 1) };
+#define TABLE_SHARED(partial) tiles_shared_##partial
+#define TILES_SHARED(partial)                                                                                      \
+    EACH_ROWS_1(TILE_SHARED, partial)                                                                              \
+    static const tile_fn TABLE_SHARED(partial)[ROWS + 1] = { EACH_ROWS_1(ENTRY_SHARED, partial) };
+TILES_SHARED(1)
 #if !MASKS
-EACH_ROWS_1(TILE_SHARED, 0)
-static const tile_fn tiles_shared_0[ROWS + 1] = { EACH_ROWS_1(ENTRY_SHARED, 0) };
+TILES_SHARED(0)
 #endif
 
 /* The tiles for `left` columns: how many of these one takes, how many rows at most. */
@@ -282,9 +284,9 @@ static const tile_fn *choose(const kd__gemm_block *g, size_t left, size_t *colum
     *rows = ROWS;
     if (g->length == SHARED_K && g->a_k == g->a_row) {
 #if !MASKS
-        if (left >= 16 || g->b_panel) return tiles_shared_0;
+        if (left >= 16 || g->b_panel) return TABLE_SHARED(0);
 #endif
-        return tiles_shared_1;
+        return TABLE_SHARED(1);
     }
 #if VECS == 2
     if (left > 16) {

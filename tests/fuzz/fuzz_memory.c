@@ -68,6 +68,13 @@ static int mem_ok(int fd)
     return 0;
 }
 
+static int mem_hold(int fd)
+{
+    (void)fd;
+    return -1;
+}
+static void mem_release(int hold) { (void)hold; }
+
 static int mem_rename(const char *from, const char *to)
 {
     (void)from;
@@ -94,7 +101,8 @@ void fuzz_begin(const uint8_t *data, size_t size)
     real = kd__io_table;
     kd__io_table = (kd__io){ .resolve = mem_resolve, .open_read = mem_open_read, .open_temp = mem_open_temp,
                              .read_at = mem_read_at, .write = mem_write, .sync = mem_ok, .close = mem_ok,
-                             .rename = mem_rename, .unlink = mem_path_ok, .sync_dir = mem_path_ok };
+                             .rename = mem_rename, .hold = mem_hold, .release = mem_release, .unlink = mem_path_ok,
+                             .sync_dir = mem_path_ok };
 }
 
 void fuzz_end(void)
