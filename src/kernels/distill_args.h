@@ -37,7 +37,6 @@ typedef struct kd__distill_args {
 #define KD_DISTILL_TRANSPOSED 32u
 #define KD_DISTILL_BLOCK      4096u
 #define KD_DISTILL_PANEL      160u   /* up to so many, sixteen rows wait together for their gradient; not part of the bits */
-#define KD_DISTILL_NEXT       8u     /* blocks of the next row fetched while a gradient is written; not part of the bits */
 #define KD_DISTILL_PASS       4096u  /* floats of the kernel's own bookkeeping */
 #define KD_DISTILL_KEPT       96u    /* floats kept of each block until the row ends */
 #define KD_DISTILL_STEP(classes) (((classes) + 15) / 16 * 16 + 16)

@@ -230,10 +230,6 @@ V_FN void gradient_rows(const pass *p, const int kind, const int from, const int
         kd_f32x16 ce = v_load(p->lane[CE][k]), cy = v_load(p->lane[CY][k]);
         for (size_t i = 0; i < n; i += 16) {
             kd_f32x16 a = v_load(ea + i), w = v_mul(ca, a), a2 = v_mul(a, a);
-            if (stream) {   /* nothing is read from memory meanwhile, so there is room for the next row */
-                v_prefetch_l2((const void *)((uintptr_t)(p->s[k] + i) + p->ahead));
-                v_prefetch_l2((const void *)((uintptr_t)(p->t[k] + i) + p->ahead));
-            }
             if (kind == FORWARD) w = v_fma(cb, a, v_mul(ce, v_load(eb + i)));
             if (kind == REVERSE) {
                 kd_f32x16 turn = v_sub(v_load(eb + i), ce), share = v_mul(cb, a);
@@ -784,7 +780,7 @@ V_PASS void row_long(group *w, size_t k)
     if (w->spread) targets_ready(w, k);
     const float *s = w->pass_s[0], *t = w->pass_t[0], *y = w->spread ? w->pass_y[0] : NULL;
     p->kind = w->kind == JS ? FORWARD : w->kind;
-    p->ahead = KD_DISTILL_BLOCK * sizeof(float);   /* past a row's end lies the next row */
+    p->ahead = 2 * KD_DISTILL_BLOCK * sizeof(float);   /* past a row's end lies the next row */
     for (size_t i = 0; i < blocks; i++) {
         size_t o = i * KD_DISTILL_BLOCK;
         block_at(w, s, t, NULL, NULL, o);
@@ -842,7 +838,6 @@ V_PASS void row_long(group *w, size_t k)
         v_store(p->lane[CA][0], v_mul(v_load(p->lane[CA][0]), p->from == NONE ? f.a : f.a1));
         v_store(p->lane[CB][0], v_mul(v_load(p->lane[CB][0]), f.a));
         v_store(p->lane[CE][0], w->kind == FORWARD ? v_mul(ce, f.b) : w->kind == REVERSE ? v_sub(ce, f.d) : ce);
-        p->ahead = i < KD_DISTILL_NEXT ? args->student_stride * sizeof(float) : 0;
         block_gradient(w, args->stream);
     }
     p->a = a, p->b = b, p->a1 = a1;

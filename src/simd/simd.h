@@ -58,7 +58,6 @@ V_FN kd_f32x16 v_zero(void) { return v_set1(0.0f); }
 V_FN kd_f32x16 v_load_u8(const uint8_t *p) { return vi_cvt_f32(vi_load_u8(p)); }
 V_FN kd_i32x16 vi_zero(void) { return vi_set1(0); }
 V_FN void v_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
-V_FN void v_prefetch_l2(const void *p) { __builtin_prefetch(p, 0, 2); }   /* not into the first cache */
 
 /* x with the sign of s. */
 V_FN kd_f32x16 v_copysign(kd_f32x16 x, kd_f32x16 s)
