@@ -2,8 +2,8 @@
  * multiplications where there were 9.  The formulas are in kernels/winograd_args.h.
  *
  * Tiles of all images are numbered through and go in blocks: transform a block's input and its dy, then sixteen products, whose sums
- * are over the block's tiles, are added to sixteen sums of all blocks, in order.  Threads share the blocks of a round, then
- * the products.  At the end one transform gives the nine taps.
+ * are over the block's tiles, are added to sixteen sums of all blocks, in order.  Threads share the products of a round of blocks and,
+ * meanwhile, the transforms of the next.  At the end one transform gives the nine taps.
  * SPDX-License-Identifier: MIT */
 #include "tensor/conv_internal.h"
 
@@ -17,38 +17,44 @@ enum {
 
 typedef struct gradient_job {
     kd_context       *ctx;
-    kd__winograd_args x, dy;        /* of the first tile; v where its first block goes */
-    size_t            tiles, first, blocks, block_floats;   /* of this round: first block, how many */
+    kd__winograd_args x, dy;        /* of the first tile; v where the first slot is */
+    size_t            tiles, slots, block_floats;   /* block b in slot b % slots */
+    size_t            first, next, end;             /* products of blocks [first, next), transforms of [next, end) */
     size_t            m_plane;
     float            *m;            /* [planes][c][co] */
 } gradient_job;
 
-/* Transform block i of the round. */
-static void transform_task(size_t i, void *arg)
+static void transform(const gradient_job *job, size_t block)
 {
-    const gradient_job *job = arg;
     kd__winograd_args x = job->x, dy = job->dy;
-    x.first = dy.first = (job->first + i) * BLOCK;
+    x.first = dy.first = block * BLOCK;
     x.count = dy.count = KD_MIN((size_t)BLOCK, job->tiles - x.first);
-    x.v += i * job->block_floats;
-    dy.v += i * job->block_floats;
+    x.v += block % job->slots * job->block_floats;
+    dy.v += block % job->slots * job->block_floats;
     job->ctx->kernels->winograd_input_f32(&x);
     job->ctx->kernels->winograd_dy_f32(&dy);
 }
 
-/* Add the round's blocks to plane q. */
-static void multiply_task(size_t q, void *arg)
+/* Add blocks [first, next) to plane q. */
+static void multiply(const gradient_job *job, size_t q)
 {
-    const gradient_job *job = arg;
     kd__gemm_block b = { .m = job->x.c, .n = job->x.co, .outer = 1, .inner = 1, .a_row = 1, .a_k = job->x.row, .b_k = job->dy.row,
                          .c = job->m + q * job->m_plane, .c_row = job->x.co };
-    for (size_t i = 0; i < job->blocks; i++) {
-        b.a = job->x.v + i * job->block_floats + q * job->x.plane;
-        b.b = job->dy.v + i * job->block_floats + q * job->dy.plane;
-        b.length = KD_MIN((size_t)BLOCK, job->tiles - (job->first + i) * BLOCK);
-        b.add = job->first + i > 0;
+    for (size_t i = job->first; i < job->next; i++) {
+        b.a = job->x.v + i % job->slots * job->block_floats + q * job->x.plane;
+        b.b = job->dy.v + i % job->slots * job->block_floats + q * job->dy.plane;
+        b.length = KD_MIN((size_t)BLOCK, job->tiles - i * BLOCK);
+        b.add = i > 0;
         job->ctx->kernels->gemm_block_f32(&b);
     }
+}
+
+static void round_task(size_t i, void *arg)
+{
+    const gradient_job *job = arg;
+    const size_t planes = job->next > job->first ? PLANES : 0;
+    if (i < planes) multiply(job, i);
+    else transform(job, job->next + i - planes);
 }
 
 kd_status kd__winograd_backward_weight(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *dy, float *dw,
@@ -64,17 +70,18 @@ kd_status kd__winograd_backward_weight(kd_context *ctx, const kd__conv_shape *s,
     }
     const bool parallel = ctx->threads > 1 && (double)job.tiles * PLANES * (double)taps >= PARALLEL_WORK;
     const size_t round = parallel ? KD_MIN(blocks, ROUND_PER_THREAD * (size_t)ctx->threads) : 1;
+    job.slots = parallel ? 2 * round : 1;
     const size_t x_row = s->ci + GAP, dy_row = s->co + GAP;
     job.m_plane = taps + GAP;
     size_t floats, bytes;
     if (!kd__add(x_row, dy_row, &floats) || !kd__mul(floats, BLOCK, &floats) || !kd__add(floats, 2 * (size_t)GAP, &floats) ||
-        !kd__mul(floats, PLANES, &job.block_floats) || !kd__mul(job.block_floats, round, &floats) ||
+        !kd__mul(floats, PLANES, &job.block_floats) || !kd__mul(job.block_floats, job.slots, &floats) ||
         !kd__mul(job.m_plane, PLANES, &bytes) || !kd__add(floats, bytes, &floats) || !kd__add(floats, KD_MAX(s->ci, s->co), &floats) ||
         !kd__mul(floats, sizeof *dw, &bytes))
         return kd__fail(KD_ERR_OVERFLOW, "convolution: the gradient of the weights does not fit");
     float *m = kd__scratch_get(ctx, bytes);
     if (!m) return KD_ERR_NOMEM;
-    float *v = m + PLANES * job.m_plane, *zeros = v + round * job.block_floats;
+    float *v = m + PLANES * job.m_plane, *zeros = v + job.slots * job.block_floats;
     memset(zeros, 0, KD_MAX(s->ci, s->co) * sizeof *zeros);
     a.zeros = zeros;
     job.m = m;
@@ -87,14 +94,17 @@ kd_status kd__winograd_backward_weight(kd_context *ctx, const kd__conv_shape *s,
     job.dy.v = v + PLANES * job.x.plane;
     job.dy.row = dy_row;
     job.dy.plane = BLOCK * dy_row + GAP;
-    for (; job.first < blocks; job.first += round) {
-        job.blocks = KD_MIN(round, blocks - job.first);
-        if (parallel) {
-            kd__parallel(ctx, job.blocks, transform_task, &job);
-            kd__parallel(ctx, PLANES, multiply_task, &job);
-        } else {
-            transform_task(0, &job);
-            for (size_t q = 0; q < PLANES; q++) multiply_task(q, &job);
+    if (parallel) {
+        for (size_t ready = 0; job.first < blocks; job.first = job.next, ready = PLANES) {
+            job.next = job.end;
+            job.end = KD_MIN(job.end + round, blocks);
+            kd__parallel(ctx, ready + job.end - job.next, round_task, &job);
+        }
+    } else {
+        for (; job.first < blocks; job.first = job.next) {
+            transform(&job, job.first);
+            job.next = job.first + 1;
+            for (size_t q = 0; q < PLANES; q++) multiply(&job, q);
         }
     }
     ctx->kernels->winograd_dw_f32(m, job.m_plane, dw, taps, taps, accumulate);
