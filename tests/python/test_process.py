@@ -142,6 +142,7 @@ class Gil(TestCase):
 class CtrlC(TestCase):
     CODE = """
 import os, signal, threading, time, libkd
+signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's background job begins with it ignored
 {setup}
 def interrupt():
     time.sleep(0.15)
