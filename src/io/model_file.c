@@ -209,7 +209,7 @@ static kd_status read_one(loading *l, size_t i)
     KD_TRY(kd_model_parameter_at(l->model, i, &p));
     float *block = p.kind & KD_PARAM_BUFFER ? l->buffers : l->weights;
     size_t shape[KD_MAX_RANK], rank = kd_tensor_rank(p.tensor);
-    for (size_t a = 0; a < rank; a++) shape[a] = kd_tensor_size(p.tensor, a);
+    for (size_t a = 0; a < KD_MIN(rank, (size_t)KD_MAX_RANK); a++) shape[a] = kd_tensor_size(p.tensor, a);
     kd_tensor *from = NULL, *to = NULL, *view = NULL;
     kd_status status = kd_safetensors_read(l->file, l->entry[i], &from);
     if (status == KD_OK) status = kd_tensor_wrap(&to, l->model->ctx, KD_F32, rank, shape, NULL, block + p.offset);
