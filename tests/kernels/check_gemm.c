@@ -64,7 +64,7 @@ static void make_block(ck_case *c)
     for (size_t i = 0; packed(c) && i < panels * k * KD__GEMM_PANEL; i++)
         if (i / (k * KD__GEMM_PANEL) * KD__GEMM_PANEL + i % KD__GEMM_PANEL >= c->n) b[i] = 0;
     /* Two copies of the middle place of a lone row, or of the places that the second row shares, hold the same. */
-    for (size_t o = 0; shared(c) && o < outer; o++)
+    for (size_t o = 0; shared(c) && c->rows && o < outer; o++)
         for (size_t t = 0; t < TAPS; t++)
             for (size_t p = 0; p < inner; p++) {
                 float *row = a + (o * places(c)) * inner + p, *first = a + (outer * places(c) + o * TAPS + t) * inner + p;
