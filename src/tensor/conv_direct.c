@@ -1,5 +1,5 @@
 /* conv_direct.c - convolution as it is defined, forward and for the data gradient: each output one fma chain over kh, kw,
- * ci, in the register tiles of kern_gemm.c.
+ * ci, or kh, ci, kw for 3-wide kernels at stride 1, in the register tiles of kern_gemm.c.
  *
  * In NHWC the channels under neighbouring taps of one kernel row lie side by side, so a row of outputs is a matrix
  * product whose A is the image itself, read at a distance of stride * ci.  Only beside the image, where taps are missing,
