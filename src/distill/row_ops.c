@@ -1,0 +1,100 @@
+/* row_ops.c - pieces of several methods on outputs.
+ * SPDX-License-Identifier: MIT */
+#include "distill/row_ops.h"
+
+double kd__dot_masked(const kd__kernels *k, const float *a, const float *b, size_t n)
+{
+    double sum;
+    k->dot_f32(&sum, a, b, n);
+    if (sum - sum == 0) return sum;
+    sum = 0;   /* 0 times -inf is among them, or it is infinite in truth */
+    for (size_t i = 0; i < n; i++)
+        if (a[i] != 0) sum += (double)a[i] * (double)b[i];
+    return sum;
+}
+
+void kd__row_without(float *out, const float *row, size_t n, size_t hole)
+{
+    memcpy(out, row, n * sizeof *out);
+    out[hole] = -__builtin_inff();
+}
+
+void kd__row_add(const kd__kernels *k, float *y, const float *x, size_t n, float a, float b)
+{
+    k->axpy_f32(y, x, n, a);
+    k->unary_f32(KD_UNARY_SCALE_ADD, y, y, n, 1.0f, b);
+}
+
+double kd__two_level_row(const kd__soft *s, size_t r, size_t label, double yes, double no, float temperature, float *scratch)
+{
+    const size_t n = s->classes;
+    double sum = 0, value = 0;
+    s->kernels->softmax_f32(scratch, n, s->student + r * s->student_stride, s->student_stride, 1, n, temperature, 1);
+    if (no > 0) {
+        s->kernels->sum_f32(&sum, scratch, n);
+        value -= no * sum;
+    }
+    if (label < n) value = scratch[label] == -__builtin_inff() ? __builtin_inf() : value - (yes - no) * (double)scratch[label];
+    if (s->grad) {
+        float *grad = s->grad + r * s->grad_stride;
+        const double coef = (double)s->coef[r] / (double)temperature;
+        s->kernels->unary_f32(KD_UNARY_EXP, scratch, scratch, n, 0, 0);
+        kd__row_add(s->kernels, grad, scratch, n, (float)coef, (float)(-coef * no));
+        if (label < n) grad[label] -= (float)(coef * (yes - no));
+    }
+    return value;
+}
+
+/* Floats as integers of the same order, the largest first; -0 is 0. */
+static uint32_t rank_bits(float x)
+{
+    union { float f; uint32_t u; } v = { x + 0.0f };
+    return v.u & 0x80000000u ? v.u : ~v.u & 0x7fffffffu;
+}
+
+static float rank_value(uint32_t bits)
+{
+    union { uint32_t u; float f; } v = { bits & 0x80000000u ? bits : ~bits & 0x7fffffffu };
+    return v.f;
+}
+
+/* Eight bits at a time, from the lowest: equal keys keep their order.  Few keys: each into its place. */
+void kd__sort_descending(float *key, uint32_t *order, size_t n, float *scratch)
+{
+    uint32_t *from = (uint32_t *)(void *)key, *to = (uint32_t *)(void *)scratch, *order_from = order, *order_to = to + n;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits = rank_bits(key[i]);
+        memcpy(&key[i], &bits, sizeof bits);
+        order[i] = (uint32_t)i;
+    }
+    if (n <= 48) {
+        for (size_t i = 1; i < n; i++) {
+            uint32_t bits = from[i], which = order[i];
+            size_t at = i;
+            for (; at && from[at - 1] > bits; at--) from[at] = from[at - 1], order[at] = order[at - 1];
+            from[at] = bits, order[at] = which;
+        }
+    } else {
+        for (uint32_t shift = 0; shift < 32; shift += 8) {   /* four passes: the last one ends where the first began */
+            size_t count[256] = { 0 }, sum = 0;
+            for (size_t i = 0; i < n; i++) count[from[i] >> shift & 255]++;
+            for (size_t d = 0; d < 256; d++) {
+                size_t here = count[d];
+                count[d] = sum;
+                sum += here;
+            }
+            for (size_t i = 0; i < n; i++) {
+                size_t at = count[from[i] >> shift & 255]++;
+                to[at] = from[i], order_to[at] = order_from[i];
+            }
+            uint32_t *swap = from;
+            from = to, to = swap;
+            swap = order_from, order_from = order_to, order_to = swap;
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &key[i], sizeof bits);
+        key[i] = rank_value(bits);
+    }
+}

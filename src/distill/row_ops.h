@@ -1,0 +1,19 @@
+/* row_ops.h - pieces of several methods on outputs: sums under a mask, rows without a class, fixed targets, ranks.
+ * SPDX-License-Identifier: MIT */
+#ifndef KD__ROW_OPS_H
+#define KD__ROW_OPS_H
+#include "distill/loss.h"
+
+/* sum a b; where a is 0 whatever b is, infinities included, adds 0. */
+double kd__dot_masked(const kd__kernels *k, const float *a, const float *b, size_t n);
+/* out = row, its entry `hole` -inf. */
+void   kd__row_without(float *out, const float *row, size_t n, size_t hole);
+/* y += a x + b */
+void   kd__row_add(const kd__kernels *k, float *y, const float *x, size_t n, float a, float b);
+/* -sum target log softmax(row / T) of row r for the target `yes` at the class `label`, `no` at the others, yes + (classes - 1) no = 1; no
+ * class differs if label is SIZE_MAX.  coef / T (softmax - target) is added to the row's gradient.  scratch: classes floats. */
+double kd__two_level_row(const kd__soft *s, size_t r, size_t label, double yes, double no, float temperature, float *scratch);
+/* order[i] = the column of the i-th largest of key[n], equal ones from left to right, NaN before +inf; key comes back sorted.
+ * scratch: 2 n floats. */
+void   kd__sort_descending(float *key, uint32_t *order, size_t n, float *scratch);
+#endif
