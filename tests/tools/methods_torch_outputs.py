@@ -97,8 +97,8 @@ def at(z, y):
 
 def without(z, y):
     """The columns of each row but the label's: [B, K - 1]."""
-    keep = torch.arange(z.shape[1])[None, :] != y[:, None]
-    return z[keep].reshape(z.shape[0], z.shape[1] - 1)
+    k = torch.arange(z.shape[1] - 1)[None, :]
+    return z.gather(1, k + (k >= y[:, None]))
 
 
 def standardized(z):
