@@ -1,0 +1,26 @@
+/* method_sp.c - similarity-preserving.
+ * SPDX-License-Identifier: MIT */
+#include "method_ref.h"
+
+/* rows of F F^T, each of length 1 */
+static double *similarity(const method_tap *f, size_t rows)
+{
+    double *g = ref_new(rows * rows);
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < rows; j++) g[i * rows + j] = ref_dot(f->data + i * f->each, f->data + j * f->each, f->each);
+        ref_unit(g + i * rows, rows, 1e-12, g + i * rows);
+    }
+    return g;
+}
+
+/* |Q_s - Q_t|^2 / B^2 */
+static double loss(const method_in *x)
+{
+    return ref_mean_square(similarity(&x->s[0], x->rows), similarity(&x->t[0], x->rows), x->rows * x->rows);
+}
+
+const method_feature method_feature_SP = {
+    .loss = loss,
+    .kind = METHOD_MAPS,
+    .holds = METHOD_ROW_ORDER | METHOD_ZERO_AT_TEACHER,
+};
