@@ -234,8 +234,9 @@ abi: ## record the present headers in docs/abi and src/libkd.map: after an addit
 lint: $(OBJ)/tests/api/test_source ## the rules of the source tree
 	@$< -v
 
-docs: ## docs/reference and docs/man from the headers
+docs: ## docs/reference and docs/man from the headers, docs/methods from the methods' files
 	$(Q)sh tests/tools/gen_reference.sh
+	$(Q)sh tests/tools/gen_methods.sh
 .PHONY: docs
 
 # ---- examples --------------------------------------------------------------------------------------

@@ -79,6 +79,7 @@ static void perturb(mc_point *p, kdtest_rand *r, double by)
         for (size_t i = 0; i < p->array[k].n; i++)
             if (isfinite(p->array[k].x[i]))
                 p->array[k].x[i] += (kdtest_bits(r) & 1u ? by : -by) * (fabs(p->array[k].x[i]) + p->array[k].step);
+    if (p->fix) p->fix(p->user);
 }
 
 enum { SAMPLES = 64 };
@@ -121,6 +122,7 @@ static double tolerances(mc_point *p, sample *s, size_t count, double *grad)
         double change = fabs(value(p) - v);
         if (change > moved) moved = change;
         restore(p, &at);
+        if (p->fix) p->fix(p->user);
     }
     if (grad) {
         slopes(p, s, count, &at, here);
@@ -142,6 +144,7 @@ static double tolerances(mc_point *p, sample *s, size_t count, double *grad)
                     bent = fabs(other[i] - here[i]);
             drop(p, &there);
             restore(p, &at);
+            if (p->fix) p->fix(p->user);
         }
         /* the quotient itself: 2 10^-16 of the value over the step, and h^4 / 30 of the fifth derivative */
         *grad = 16 * bent / 64 + (16 + (double)p->longest / 16) * U * (largest + p->grad_size) + 4e-16 * (fabs(v) + p->size) / STEP +

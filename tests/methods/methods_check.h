@@ -19,6 +19,7 @@ enum { MC_ARRAYS = 128 };
 typedef struct mc_point {
     const char *what;
     double (*value)(void *user);
+    void   (*fix)(void *user);   /* take what the formula holds constant from where the inputs are now; may be NULL */
     void    *user;
     mc_array array[MC_ARRAYS];
     size_t   arrays;

@@ -4,7 +4,7 @@
 #include "methods_check.h"
 #include <stdlib.h>
 
-typedef struct method { const char *name; uint32_t id; const method_output *ref; } method;
+typedef struct method { const char *name; uint32_t number; const method_output *ref; } method;
 static const method methods[] = {
 #define DISTILL(id, name, source) { name, KD_DISTILL_##id, &method_output_##id },
 #define FEATURE(id, name, source)
@@ -48,6 +48,7 @@ static void problem_free(problem *p)
 {
     for (int k = 0; k < MATRICES; k++) free(p->f[k]), free(*ref_matrix(&p->x, k));
     for (size_t i = 0; i < p->x.params; i++) free(p->x.param[i].data);
+    free(p->x.student_fixed), free(p->x.second_fixed);
     free(p->labels), free(p->picked), free(p->x.labels), free(p->x.teacher_classes);
     memset(p, 0, sizeof *p);
 }
@@ -63,6 +64,14 @@ static void to_form(problem *p, float *row)
     ref_release();
 }
 
+/* What formulas take as constants, from where the student is now. */
+static void fix(void *user)
+{
+    problem *p = user;
+    memcpy(p->x.student_fixed, p->x.student, p->x.rows * p->classes * sizeof(double));
+    memcpy(p->x.second_fixed, p->x.second, p->x.rows * p->classes * sizeof(double));
+}
+
 /* The reference's side from the floats: again after each change of them. */
 static void to_double(problem *p)
 {
@@ -76,6 +85,7 @@ static void to_double(problem *p)
         for (size_t i = 0; used(p, k) && i < x->rows * width_of(p, k); i++) (*ref_matrix(x, k))[i] = (double)p->f[k][i];
     memcpy(x->labels, p->labels, x->rows * sizeof *p->labels);
     memcpy(x->teacher_classes, p->picked, x->rows * p->width * sizeof *p->picked);
+    fix(p);
 }
 
 static kd_loss_distill *make_loss(const problem *p, kd_context *ctx)
@@ -106,7 +116,7 @@ static void problem_make(problem *p, const method *m, const method_output_option
 {
     memset(p, 0, sizeof *p);
     p->m = m, p->option = option->name, p->rows = rows, p->classes = classes, p->ignored = ignored;
-    CHECK_OK(kd_loss_distill_desc_for(&p->desc, sizeof p->desc, m->id));
+    CHECK_OK(kd_loss_distill_desc_for(&p->desc, sizeof p->desc, m->number));
     if (option->set) option->set(&p->desc);
     if (T > 0 && !(m->ref->but & METHOD_NO_TEMPERATURE)) p->desc.temperature = T;
     p->desc.hard_weight = 0, p->desc.soft_weight = 1, p->desc.warmup = 0;
@@ -119,6 +129,7 @@ static void problem_make(problem *p, const method *m, const method_output_option
         kdtest_fill(r, p->f[k], n, scale);
         for (size_t i = 0; (k == TEACHER || k >= MORE0) && i < rows; i++) to_form(p, p->f[k] + i * p->width);
     }
+    p->x.student_fixed = calloc(rows * classes + 1, sizeof(double)), p->x.second_fixed = calloc(rows * classes + 1, sizeof(double));
     p->labels = calloc(rows + 1, sizeof *p->labels), p->x.labels = calloc(rows + 1, sizeof *p->labels);
     p->picked = calloc(rows * p->width + 1, sizeof *p->picked), p->x.teacher_classes = calloc(rows * p->width + 1, sizeof *p->picked);
     for (size_t i = 0; i < rows; i++) p->labels[i] = i < rows - ignored ? (int32_t)kdtest_size(r, 0, classes - 1) : -100;
@@ -285,7 +296,7 @@ static void point(problem *p, const result *o, mc_point *at)
     int hot = !(p->m->ref->but & METHOD_NO_TEMPERATURE);
     double T = hot ? p->x.T : 1, size;
     memset(at, 0, sizeof *at);
-    at->what = p->what, at->value = reference, at->user = p;
+    at->what = p->what, at->value = reference, at->fix = fix, at->user = p;
     size = p->m->ref->size ? p->m->ref->size(&p->x)
                            : T * T * (1 + fabs(p->x.alpha) + fabs(p->x.beta) + fabs(p->x.gamma)) * (reach(p) / T + log((double)p->classes + 1));
     ref_release();
@@ -340,7 +351,7 @@ static const float temperatures[] = { .05f, 1, 4, 20 };
 static void values(const method *m, const method_output_option *option)
 {
     size_t count = kdtest_full() ? 200 : 8;
-    kdtest_rand r = { 11 + m->id };
+    kdtest_rand r = { 11 + m->number };
     for (size_t i = 0; i < count; i++) {
         float T = temperatures[i % 4];
         size_t rows = i == 5 ? 1 : kdtest_size(&r, 2, 7), classes = i == 6 ? 2 : i == 7 ? 67 : kdtest_size(&r, 3, 21);
@@ -369,7 +380,7 @@ static void hard_place(const method *m, const method_output_option *option, floa
     static const char *const names[] = { "one class masked", "the teacher's class masked", "a row masked", "all equal", "rows twice", "logits to 1e4",
                                          "zeros", "one class", "one row", "no rows", "all ignored", "two classes", "student is teacher",
                                          "a class far above", "subnormal" };
-    kdtest_rand r = { 99 + m->id };
+    kdtest_rand r = { 99 + m->number };
     uint32_t but = m->ref->but;
     size_t rows = place == 8 ? 1 : place == 9 ? 0 : 4, classes = place == 7 ? 1 : place == 11 ? 2 : 9, values = 0;
     if ((place == 7 && but & METHOD_CLASSES_1) || (place == 8 && but & METHOD_ROWS_1)) return;
@@ -441,7 +452,7 @@ static void invariances(const method *m, const method_output_option *option)
     static const char *const names[] = { "classes permuted", "rows permuted", "student shifted", "teacher shifted" };
     for (int k = 0; k < 4; k++) {
         if (!(m->ref->holds & (1u << k)) || m->ref->but & METHOD_RANDOM) continue;
-        kdtest_rand r = { 5 + m->id };
+        kdtest_rand r = { 5 + m->number };
         problem p;
         problem_make(&p, m, option, 2, 6, 13, 0, 1.5, &r);
         if (k == 3 && p.desc.teacher_form != KD_TEACHER_LOGITS) {
@@ -498,7 +509,7 @@ static void same_bits(const method *m, const method_output_option *option)
     kd_context *ctx[MC_CONTEXTS];
     size_t contexts = mc_contexts(ctx);
     for (size_t s = 0; s < (kdtest_full() ? 3 : 2); s++) {
-        kdtest_rand r = { 3 + m->id };
+        kdtest_rand r = { 3 + m->number };
         problem p;
         problem_make(&p, m, option, 2, shapes[s][0], shapes[s][1], shapes[s][0] / 5, 2, &r);
         uint64_t want = 0;
@@ -517,7 +528,7 @@ static void same_bits(const method *m, const method_output_option *option)
 
 static void memory(const method *m, const method_output_option *option)
 {
-    kdtest_rand r = { 21 + m->id };
+    kdtest_rand r = { 21 + m->number };
     kdtest_alloc a;
     problem p;
     result o, first;
@@ -597,7 +608,7 @@ static void check_method(const method *m)
     if (kdtest_full() || getenv("KD_TEST_VERBOSE")) printf("%-20s %8zu checks %6.2f s\n", m->name, checks, kdtest_seconds() - start);
 }
 
-#define DISTILL(id, name, source) TEST(id) { for (size_t i = 0; i < METHODS; i++) if (methods[i].id == KD_DISTILL_##id) check_method(&methods[i]); }
+#define DISTILL(id, name, source) TEST(id) { for (size_t i = 0; i < METHODS; i++) if (methods[i].number == KD_DISTILL_##id) check_method(&methods[i]); }
 #define FEATURE(id, name, source)
 #include "distill/methods.def"
 #undef DISTILL

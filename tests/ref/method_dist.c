@@ -24,10 +24,13 @@ static double batch(const method_in *x)
     }
     for (size_t r = 0; r < rows; r++) inter -= pearson(p + r * n, q + r * n, n, 1) / (double)rows;
     for (size_t c = 0; c < n; c++) intra -= pearson(p + c, q + c, rows, n) / (double)n;
-    return x->T * x->T * (x->beta * inter + x->gamma * intra);
+    return (x->form == KD_FORM_CODE && x->desc->temperature_squared ? x->T * x->T : 1) * (x->beta * inter + x->gamma * intra);
 }
+
+static void paper(kd_loss_distill_desc *d) { d->form = KD_FORM_PAPER; }
 
 const method_output method_output_DIST = {
     .batch = batch,
     .holds = METHOD_CLASS_ORDER | METHOD_ROW_ORDER | METHOD_SHIFT_STUDENT | METHOD_SHIFT_TEACHER,
+    .options = { { "default", NULL }, { "paper", paper } },
 };

@@ -15,7 +15,7 @@ static double row(const method_in *x, size_t r)
     bt[1] = ref_log_sum_exp(zt, rest), bs[1] = ref_log_sum_exp(zs, rest);
     int others = rest && isfinite(bt[1]) && isfinite(bs[1]);
     double target = ref_kl_logs(bt, bs, others ? 2 : 1);
-    return x->T * x->T * (x->alpha * target + (others ? x->beta * ref_kl_logits(zt, zs, rest, 1) : 0));
+    return (x->desc->temperature_squared ? x->T * x->T : 1) * (x->alpha * target + (others ? x->beta * ref_kl_logits(zt, zs, rest, 1) : 0));
 }
 
 static void target_only(kd_loss_distill_desc *d) { d->beta = 0; }

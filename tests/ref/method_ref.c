@@ -193,6 +193,29 @@ void ref_relu(double *x, size_t n)
     for (size_t i = 0; i < n; i++) x[i] = x[i] > 0 ? x[i] : 0;
 }
 
+double *ref_conv_reg(const method_in *x, const char *name, const method_tap *s, const method_tap *t, size_t rows)
+{
+    size_t h = s->size[0], w = s->size[1], c = s->size[2], oh, ow, stride = 1, padding = 0;
+    const double *in = s->data;
+    char part_name[64];
+    if (h == 2 * t->size[0]) {
+        stride = 2, padding = 1;
+    } else if (2 * h == t->size[0]) {   /* zeros between, two before and two behind each axis */
+        size_t high = 2 * h + 3, wide = 2 * w + 3;
+        double *spread = ref_new(rows * high * wide * c);
+        for (size_t b = 0; b < rows; b++)
+            for (size_t i = 0; i < h; i++)
+                for (size_t j = 0; j < w; j++)
+                    memcpy(spread + ((b * high + 2 * i + 2) * wide + 2 * j + 2) * c, in + ((b * h + i) * w + j) * c, c * sizeof *spread);
+        in = spread, h = high, w = wide;
+    }
+    snprintf(part_name, sizeof part_name, "%s.conv", name);
+    double *y = ref_adapter_conv(x, part_name, in, rows, h, w, stride, padding, &oh, &ow);
+    snprintf(part_name, sizeof part_name, "%s.bn", name);
+    ref_adapter_norm(x, part_name, y, rows * oh * ow, 1e-5);
+    return y;
+}
+
 double *ref_adaptive_pool(const double *x, size_t n, size_t h, size_t w, size_t c, size_t oh, size_t ow)
 {
     double *y = ref_new(n * oh * ow * c);

@@ -11,6 +11,7 @@
  *   same bits         on every instruction set, on 1, 2, 3, 7 threads, on a tape and on pointers, from one step to the next
  *   memory            every allocation failing in turn; the third step allocates nothing; no B^3, no B C^2 HW
  *
+ * Methods between features have also: EVAL tapes, gradients of adapters.  The state of a method (loss->state) is the parameter "state".
  * Break the method once and see its test fail. */
 #ifndef METHOD_REF_H
 #define METHOD_REF_H
@@ -47,17 +48,19 @@ typedef struct method_in {
     double   alpha, beta, gamma;           /* and its own numbers */
     uint32_t form;
     double  *student, *second;             /* [rows, classes] */
-    double  *teacher, *teacher_second;     /* [rows, teacher_width], [rows, classes]; standing for logits */
+    double  *teacher, *teacher_second;     /* [rows, teacher_width], [rows, classes]; in the descriptor's teacher_form */
+    double  *student_fixed, *second_fixed; /* the same numbers as student and second, but differences do not move them: what a formula
+                                              takes as a constant ("detached") is computed from these */
     size_t   teacher_width;                /* classes but for METHOD_WIDTH and METHOD_SPARSE */
     int32_t *teacher_classes;              /* METHOD_SPARSE: [rows, teacher_width], each class once in a row */
     double  *more[2]; size_t more_count;   /* METHOD_MORE */
     int32_t *labels, *indices;             /* [rows] */
     size_t   taps, teacher_taps;
-    method_tap s[METHOD_TAPS], t[METHOD_TAPS];
+    method_tap s[METHOD_TAPS], t[METHOD_TAPS], s_fixed[METHOD_TAPS];   /* s_fixed: as student_fixed */
     double  *mask;                         /* [rows, tokens] of 0 and 1; NULL: none */
     double  *student_logits, *teacher_logits;   /* [rows, classes] */
     int      train;                        /* on a TRAIN tape: batch norm uses the batch */
-    size_t   params;
+    size_t   params;                       /* of outputs: "own" */
     method_param param[METHOD_PARAMS];
 } method_in;
 
@@ -187,6 +190,8 @@ double *ref_adapter_conv(const method_in *x, const char *name, const double *in,
 /* In place over [n, c]: batch statistics if train (biased variance), else running ones; adapter "name.weight", .. */
 void ref_adapter_norm(const method_in *x, const char *name, double *data, size_t n, double eps);
 void ref_relu(double *x, size_t n);
+/* The ConvReg "NAME.conv", "NAME.bn" from tap s to tap t (no ReLU): 3x3 stride 2; or transposed 4x4 stride 2; or 1 + difference. */
+double *ref_conv_reg(const method_in *x, const char *name, const method_tap *s, const method_tap *t, size_t rows);
 /* Average over adaptive windows, as PyTorch's adaptive_avg_pool2d. */
 double *ref_adaptive_pool(const double *x, size_t n, size_t h, size_t w, size_t c, size_t oh, size_t ow);
 double *ref_nearest(const double *x, size_t n, size_t h, size_t w, size_t c, size_t oh, size_t ow);
