@@ -100,7 +100,8 @@ static kd_status check(kd_loss_feature_desc *d, const kd__feature_method *m)
     if (!isfinite(d->alpha) || !isfinite(d->beta) || !isfinite(d->gamma))
         return kd__fail(KD_ERR_ARG, "alpha %g, beta %g, gamma %g: all must be finite", (double)d->alpha, (double)d->beta,
                         (double)d->gamma);
-    if (d->form > KD_FORM_THIRD) return kd__fail(KD_ERR_ARG, "form %u is not a KD_FORM_*", (unsigned)d->form);
+    if (d->form >= KD_MAX(m->forms, 1u))
+        return kd__fail(KD_ERR_ARG, "form %u: it has %u", (unsigned)d->form, (unsigned)KD_MAX(m->forms, 1u));
     KD_TRY(check_shapes("student", d->student, d->student_count));
     KD_TRY(check_shapes("teacher", d->teacher, d->teacher_count));
     if (d->teacher_weight && (!d->classes || !d->teacher_count))

@@ -50,6 +50,7 @@ typedef struct kd__feature_method {
     kd_status (*begin)(kd_loss_feature *loss);
     /* The loss of a batch before weight and warm-up: a scalar of the tape, or poison. */
     kd_tensor *(*apply)(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in);
+    uint32_t    forms;     /* how many KD_FORM_*; 0: one */
 } kd__feature_method;
 
 struct kd_loss_feature {
@@ -121,10 +122,13 @@ kd_tensor *kd__upsample_nearest(kd_tape *tape, kd_tensor *x, size_t oh, size_t o
 kd_tensor *kd__spread(kd_tape *tape, kd_tensor *x, size_t step);
 /* out [n, n] = X X^T of X [n, d] on ctx's threads. */
 kd_status  kd__gram(kd_context *ctx, const float *x, size_t n, size_t d, float *out);
-/* dx [n, d] (=) G x, G [n, n]. */
-kd_status  kd__gram_backward(kd_context *ctx, const float *g, const float *x, size_t n, size_t d, float *dx);
-/* out [n, n] = |x_i - x_j|^2 by subtraction, in double: duplicates are exactly 0.  Symmetric, diagonal 0. */
-void       kd__squared_distances(kd_context *ctx, const float *x, size_t n, size_t d, double *out);
+/* dx [n, d] (=) (G + G^T) X, where G is d / d (X X^T); G becomes G + G^T. */
+kd_status  kd__gram_backward(kd_context *ctx, float *g, const float *x, size_t n, size_t d, float *dx);
+/* Where differences of rows are what counts, so that nothing cancels: X minus its mean row (mean [d] is an output; out may be x), its Gram
+ * matrix in double (rows `stride` apart), and |x_i - x_j|^2 from that; equal rows are exactly 0. */
+void       kd__centre(const kd__kernels *k, const float *x, size_t n, size_t d, float *mean, float *out);
+void       kd__gram_f64(kd_context *ctx, const float *x, size_t n, size_t d, double *out, size_t stride);
+double     kd__gram_distance(const double *gram, size_t stride, size_t i, size_t j);
 
 /* A method by its number; NULL if there is none.  name may be NULL. */
 const kd__feature_method *kd__feature_find(uint32_t method, const char **name);
