@@ -27,19 +27,23 @@ static double angle(const double *e, size_t n, size_t i, size_t j, size_t k)
 
 static double loss(const method_in *x)
 {
-    size_t rows = x->rows, ns = x->s[0].each, nt = x->t[0].each;
+    size_t rows = x->rows;
     double B = (double)rows, distance = 0, angles = 0;
-    const double *s = x->s[0].data, *t = x->t[0].data, *ds = distances(s, rows, ns), *dt = distances(t, rows, nt);
-    for (size_t i = 0; i < rows * rows; i++) distance += ref_huber(ds[i] - dt[i]) / (B * B);
-    for (size_t j = 0; j < rows; j++)
-        for (size_t i = 0; i < rows; i++)
-            for (size_t k = 0; k < rows; k++)
-                angles += ref_huber(angle(s, ns, i, j, k) - angle(t, nt, i, j, k)) / (B * B * B);
+    for (size_t tap = 0; tap < x->taps; tap++) {
+        size_t ns = x->s[tap].each, nt = x->t[tap].each;
+        const double *s = x->s[tap].data, *t = x->t[tap].data, *ds = distances(s, rows, ns), *dt = distances(t, rows, nt);
+        for (size_t i = 0; i < rows * rows; i++) distance += ref_huber(ds[i] - dt[i]) / (B * B);
+        for (size_t j = 0; j < rows; j++)
+            for (size_t i = 0; i < rows; i++)
+                for (size_t k = 0; k < rows; k++)
+                    angles += ref_huber(angle(s, ns, i, j, k) - angle(t, nt, i, j, k)) / (B * B * B);
+    }
     return x->alpha * distance + x->beta * angles;
 }
 
 const method_feature method_feature_RKD = {
     .loss = loss,
-    .kind = METHOD_VECTORS,
+    .kind = METHOD_VECTORS, .taps_low = 1, .taps_high = 2,
     .holds = METHOD_ROW_ORDER | METHOD_ZERO_AT_TEACHER,
+    .but = METHOD_NO_TEMPERATURE,
 };

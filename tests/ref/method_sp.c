@@ -13,14 +13,18 @@ static double *similarity(const method_tap *f, size_t rows)
     return g;
 }
 
-/* |Q_s - Q_t|^2 / B^2 */
+/* sum over pairs of |Q_s - Q_t|^2 / B^2 */
 static double loss(const method_in *x)
 {
-    return ref_mean_square(similarity(&x->s[0], x->rows), similarity(&x->t[0], x->rows), x->rows * x->rows);
+    double total = 0;
+    for (size_t k = 0; k < x->taps; k++)
+        total += ref_mean_square(similarity(&x->s[k], x->rows), similarity(&x->t[k], x->rows), x->rows * x->rows);
+    return total;
 }
 
 const method_feature method_feature_SP = {
     .loss = loss,
-    .kind = METHOD_MAPS,
+    .kind = METHOD_MAPS, .taps_low = 1, .taps_high = 2,
     .holds = METHOD_ROW_ORDER | METHOD_ZERO_AT_TEACHER,
+    .but = METHOD_NO_TEMPERATURE,
 };

@@ -7,6 +7,9 @@ BEGIN {
         gsub(/_/, " ", word[i])
         is_word[word[i]] = 1
     }
+    # these only where there is something to say
+    can = split("Taps Adapters State", extra, " ")
+    for (i = 1; i <= can; i++) is_word[extra[i]] = 1
     index_page = out "/README.md"
     printf "# Methods\n\n" \
         "Every method of `kd_loss_distill` (outputs) and of `kd_loss_feature` (features and relations), made by `tests/tools/gen_methods.sh` " \
@@ -75,8 +78,18 @@ function read_page(file,   text, now, done, got, w) {
         if (!(word[i] in section) || section[word[i]] ~ /^[ \n]*$/) complain(file, "the comment at its head has no section \"" word[i] ":\"")
 }
 
-function escaped(s) {
-    gsub(/[\\*_<`]/, "\\\\&", s)
+# Characters that Markdown takes for its own, but not between backticks.
+function escaped(s,   n, piece, i) {
+    n = split(s, piece, "`")
+    if (n % 2 == 0) {
+        gsub(/[\\*_<`]/, "\\\\&", s)
+        return s
+    }
+    s = ""
+    for (i = 1; i <= n; i++) {
+        if (i % 2) gsub(/[\\*_<]/, "\\\\&", piece[i])
+        s = s (i > 1 ? "`" : "") piece[i]
+    }
     return s
 }
 # In a cell of a table: one line, as code or not.
@@ -107,15 +120,17 @@ function first_formula(s,   n, lines, i, formula, depth) {
     return formula
 }
 
-function markdown(s,   n, lines, i, code, paragraph, result) {
+# Lines indented by four in the formula, by eight elsewhere, are code.
+function markdown(s, is_formula,   n, lines, i, code, paragraph, result, deep) {
     n = split(s, lines, "\n")
+    deep = is_formula ? "^    " : "^        "
     for (i = 1; i <= n + 1; i++) {
-        if (i <= n && lines[i] ~ /^    /) {
+        if (i <= n && lines[i] ~ deep) {
             if (paragraph != "") result = result paragraph "\n\n"
             paragraph = ""
             if (!code) result = result "```text\n"
             code = 1
-            result = result substr(lines[i], 5) "\n"
+            result = result substr(lines[i], is_formula ? 5 : 9) "\n"
             continue
         }
         if (code) result = result "```\n\n"
@@ -131,15 +146,22 @@ function markdown(s,   n, lines, i, code, paragraph, result) {
     return result
 }
 
-function write_page(   page, i) {
+function write_section(page, w,   text) {
+    text = markdown(section[w], w == "Formula")
+    sub(/\n+$/, "\n", text)
+    printf "\n## %s\n\n%s", w, text > page
+}
+
+function write_page(   page, i, j) {
     page = out "/" name ".md"
     printf "# %s\n\n%s\n\n", name, escaped(title) > page
     printf "`KD_%s_%s` of `%s`, made by `tests/tools/gen_methods.sh` from [%s.c](../../src/distill/%s.c). [All methods](README.md)\n", kind, id,
         kind == "DISTILL" ? "kd_loss_distill" : "kd_loss_feature", name, name > page
     for (i = 1; i <= wanted; i++) {
-        text = markdown(section[word[i]])
-        sub(/\n+$/, "\n", text)
-        printf "\n## %s\n\n%s", word[i], text > page
+        write_section(page, word[i])
+        if (i == 3)   # behind what it divides by
+            for (j = 1; j <= can; j++)
+                if (extra[j] in section) write_section(page, extra[j])
     }
     close(page)
     printf "| [%s](%s.md) | `KD_%s_%s` | %s | %s | %s | %s | %s |\n", name, name, kind, id, kind == "DISTILL" ? "outputs" : "features",
