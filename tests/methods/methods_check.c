@@ -15,7 +15,7 @@ size_t mc_checks(void)
 static double value(mc_point *p)
 {
     double v = p->value(p->user);
-    ref_release();
+    mr_release();
     return v;
 }
 

@@ -338,7 +338,7 @@ static double reference(void *user)
     return p->x.rows ? p->m->ref->loss(&p->x) : 0;
 }
 
-static double spread(const double *x, size_t n) { return n ? ref_norm2(x, n) / sqrt((double)n) + 1e-12 : 1; }
+static double spread(const double *x, size_t n) { return n ? mr_norm2(x, n) / sqrt((double)n) + 1e-12 : 1; }
 
 static void point(problem *p, const result *o, mc_point *at)
 {
@@ -348,7 +348,7 @@ static void point(problem *p, const result *o, mc_point *at)
     at->what = p->what, at->value = reference, at->fix = fix, at->user = p;
     double v = reference(p);
     at->size = f->size ? f->size(x) : fabs(v);
-    ref_release();
+    mr_release();
     at->grad_size = 0;
     at->kinks = (f->but & METHOD_KINKS) != 0;
     at->seed = x->rows * 1000 + x->s[0].each;

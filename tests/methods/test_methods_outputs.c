@@ -38,7 +38,7 @@ static int used(const problem *p, int k)
     return k == STUDENT || (k == TEACHER && !(needs & METHOD_NO_TEACHER)) || (k == SECOND && needs & METHOD_SECOND) ||
            (k == TEACHER_SECOND && needs & METHOD_TEACHER_SECOND) || (k >= MORE0 && needs & METHOD_MORE);
 }
-static double **ref_matrix(method_in *x, int k)
+static double **mr_matrix(method_in *x, int k)
 {
     double **const at[] = { &x->student, &x->second, &x->teacher, &x->teacher_second, &x->more[0], &x->more[1] };
     return at[k];
@@ -46,7 +46,7 @@ static double **ref_matrix(method_in *x, int k)
 
 static void problem_free(problem *p)
 {
-    for (int k = 0; k < MATRICES; k++) free(p->f[k]), free(*ref_matrix(&p->x, k));
+    for (int k = 0; k < MATRICES; k++) free(p->f[k]), free(*mr_matrix(&p->x, k));
     for (size_t i = 0; i < p->x.params; i++) free(p->x.param[i].data);
     free(p->x.student_fixed), free(p->x.second_fixed);
     free(p->labels), free(p->picked), free(p->x.labels), free(p->x.teacher_classes);
@@ -54,14 +54,14 @@ static void problem_free(problem *p)
 }
 
 /* Probabilities where the descriptor says the teacher gives them. */
-static void to_form(problem *p, float *row)
+static void to_form(const problem *p, float *row)
 {
     if (p->desc.teacher_form == KD_TEACHER_LOGITS || !p->desc.teacher_form) return;
-    double *z = ref_new(p->width);
+    double *z = mr_new(p->width);
     for (size_t c = 0; c < p->width; c++) z[c] = (double)row[c];
-    (p->desc.teacher_form == KD_TEACHER_PROBS ? ref_softmax : ref_log_softmax)(z, p->width, (double)p->desc.temperature, z);
+    (p->desc.teacher_form == KD_TEACHER_PROBS ? mr_softmax : mr_log_softmax)(z, p->width, (double)p->desc.temperature, z);
     for (size_t c = 0; c < p->width; c++) row[c] = (float)z[c];
-    ref_release();
+    mr_release();
 }
 
 /* What formulas take as constants, from where the student is now. */
@@ -82,7 +82,7 @@ static void to_double(problem *p)
     x->alpha = (double)p->desc.alpha, x->beta = (double)p->desc.beta, x->gamma = (double)p->desc.gamma;
     x->more_count = used(p, MORE0) ? 2 : 0;
     for (int k = 0; k < MATRICES; k++)
-        for (size_t i = 0; used(p, k) && i < x->rows * width_of(p, k); i++) (*ref_matrix(x, k))[i] = (double)p->f[k][i];
+        for (size_t i = 0; used(p, k) && i < x->rows * width_of(p, k); i++) (*mr_matrix(x, k))[i] = (double)p->f[k][i];
     memcpy(x->labels, p->labels, x->rows * sizeof *p->labels);
     memcpy(x->teacher_classes, p->picked, x->rows * p->width * sizeof *p->picked);
     fix(p);
@@ -125,7 +125,7 @@ static void problem_make(problem *p, const method *m, const method_output_option
     for (int k = 0; k < MATRICES; k++) {
         size_t n = rows * width_of(p, k);
         p->f[k] = calloc(n + 1, sizeof(float));
-        *ref_matrix(&p->x, k) = calloc(n + 1, sizeof(double));
+        *mr_matrix(&p->x, k) = calloc(n + 1, sizeof(double));
         kdtest_fill(r, p->f[k], n, scale);
         for (size_t i = 0; (k == TEACHER || k >= MORE0) && i < rows; i++) to_form(p, p->f[k] + i * p->width);
     }
@@ -271,7 +271,7 @@ static double reference(void *user)
     for (size_t r = 0; !p->m->ref->batch && r < x->rows; r++) soft += p->m->ref->row(x, r) / (double)x->rows;
     for (size_t r = 0; p->hard_weight > 0 && r < x->rows; r++)
         hard += (p->m->ref->hard ? p->m->ref->hard(x, r)
-                                 : ref_cross_entropy_label(x->student + r * x->classes, x->classes, (size_t)x->labels[r])) / (double)x->rows;
+                                 : mr_cross_entropy_label(x->student + r * x->classes, x->classes, (size_t)x->labels[r])) / (double)x->rows;
     return p->soft_weight * soft + (p->hard_weight > 0 ? p->hard_weight * hard : 0);
 }
 
@@ -283,7 +283,7 @@ static double reach(const problem *p)
         for (size_t r = 0; used(p, k) && r < p->x.rows; r++) {
             double low = INFINITY, high = -INFINITY;
             for (size_t c = 0; c < width_of(p, k); c++) {
-                double v = (*ref_matrix((method_in *)(uintptr_t)&p->x, k))[r * width_of(p, k) + c];
+                double v = (*mr_matrix((method_in *)(uintptr_t)&p->x, k))[r * width_of(p, k) + c];
                 if (isfinite(v)) low = fmin(low, v), high = fmax(high, v);
             }
             if (high - low > most) most = high - low;
@@ -299,7 +299,7 @@ static void point(problem *p, const result *o, mc_point *at)
     at->what = p->what, at->value = reference, at->fix = fix, at->user = p;
     size = p->m->ref->size ? p->m->ref->size(&p->x)
                            : T * T * (1 + fabs(p->x.alpha) + fabs(p->x.beta) + fabs(p->x.gamma)) * (reach(p) / T + log((double)p->classes + 1));
-    ref_release();
+    mr_release();
     at->size = size + p->hard_weight * (reach(p) + 1);
     at->longest = p->classes > p->rows ? p->classes : p->rows;
     at->kinks = (p->m->ref->but & METHOD_KINKS) != 0;
@@ -307,7 +307,7 @@ static void point(problem *p, const result *o, mc_point *at)
     double step = T < 1 ? T : 1;
     at->grad_size = at->size / (double)(p->x.rows ? p->x.rows : 1) * step / T;   /* in units of step */
     for (int k = 0; k < MATRICES; k++)
-        if (used(p, k)) at->array[at->arrays++] = (mc_array){ matrix_names[k], *ref_matrix(&p->x, k), p->x.rows * width_of(p, k),
+        if (used(p, k)) at->array[at->arrays++] = (mc_array){ matrix_names[k], *mr_matrix(&p->x, k), p->x.rows * width_of(p, k),
                                                              !o ? NULL : k == STUDENT ? o->grad : k == SECOND ? o->second : NULL, 1, step };
     if (p->desc.teacher_form == KD_TEACHER_PROBS)   /* steps and roundings of a probability are another size */
         for (size_t k = 0; k < at->arrays; k++)
@@ -318,7 +318,7 @@ static void point(problem *p, const result *o, mc_point *at)
                                               p->m->ref->own ? p->m->ref->own(&p->x) : 1, 1 };
         own += p->x.param[i].count;
     }
-    ref_release();
+    mr_release();
 }
 
 /* Pointer and tape form the same in bits; value and gradient as the reference's.  Returns the tolerance of the value. */

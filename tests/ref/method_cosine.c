@@ -12,7 +12,7 @@ static double loss(const method_in *x)
         for (size_t r = 0; r < tokens; r++) {
             const double *s = x->s[k].data + r * width, *t = x->t[k].data + r * width;
             double m = x->mask ? x->mask[r] : 1;
-            sum += m * (1 - ref_dot(s, t, width) / sqrt((ref_dot(s, s, width) + 1e-12) * (ref_dot(t, t, width) + 1e-12)));
+            sum += m * (1 - mr_dot(s, t, width) / sqrt((mr_dot(s, s, width) + 1e-12) * (mr_dot(t, t, width) + 1e-12)));
             count += m;
         }
         total += count > 0 ? sum / count : 0;

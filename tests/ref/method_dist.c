@@ -17,10 +17,10 @@ static double pearson(const double *a, const double *b, size_t n, size_t step)
 static double batch(const method_in *x)
 {
     size_t n = x->classes, rows = x->rows;
-    double *p = ref_new(rows * n), *q = ref_new(rows * n), inter = 1, intra = 1;
+    double *p = mr_new(rows * n), *q = mr_new(rows * n), inter = 1, intra = 1;
     for (size_t r = 0; r < rows; r++) {
-        ref_softmax(x->teacher + r * n, n, x->T, p + r * n);
-        ref_softmax(x->student + r * n, n, x->T, q + r * n);
+        mr_softmax(x->teacher + r * n, n, x->T, p + r * n);
+        mr_softmax(x->student + r * n, n, x->T, q + r * n);
     }
     for (size_t r = 0; r < rows; r++) inter -= pearson(p + r * n, q + r * n, n, 1) / (double)rows;
     for (size_t c = 0; c < n; c++) intra -= pearson(p + c, q + c, rows, n) / (double)n;

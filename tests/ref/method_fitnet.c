@@ -10,9 +10,9 @@ static double loss(const method_in *x)
         size_t n = x->rows * x->t[k].each;
         char name[16];
         snprintf(name, sizeof name, "reg%zu", k);
-        double *y = ref_conv_reg(x, name, &x->s[k], &x->t[k], x->rows);
-        if (x->form == KD_FORM_CODE) ref_relu(y, n);
-        total += ref_mean_square(y, x->t[k].data, n);
+        double *y = mr_conv_reg(x, name, &x->s[k], &x->t[k], x->rows);
+        if (x->form == KD_FORM_CODE) mr_relu(y, n);
+        total += mr_mean_square(y, x->t[k].data, n);
     }
     return total;
 }

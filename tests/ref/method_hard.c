@@ -6,7 +6,7 @@
 static double row(const method_in *x, size_t r)
 {
     size_t n = x->classes;
-    return ref_cross_entropy_label(x->student + r * n, n, ref_argmax(x->teacher + r * n, n));
+    return mr_cross_entropy_label(x->student + r * n, n, mr_argmax(x->teacher + r * n, n));
 }
 
 const method_output method_output_HARD = {

@@ -6,13 +6,13 @@
 static double row(const method_in *x, size_t r)
 {
     size_t n = x->classes;
-    double *p = ref_new(n), *q = ref_new(n), *m = ref_new(n), beta = x->desc->js_beta, d;
-    ref_log_softmax(x->teacher + r * n, n, x->T, p);
-    ref_log_softmax(x->student + r * n, n, x->T, q);
+    double *p = mr_new(n), *q = mr_new(n), *m = mr_new(n), beta = x->desc->js_beta, d;
+    mr_log_softmax(x->teacher + r * n, n, x->T, p);
+    mr_log_softmax(x->student + r * n, n, x->T, q);
     for (size_t c = 0; c < n; c++) m[c] = log(beta * exp(p[c]) + (1 - beta) * exp(q[c]));
-    if (x->desc->direction == KD_DIRECTION_FORWARD) d = ref_kl_logs(p, q, n);
-    else if (x->desc->direction == KD_DIRECTION_REVERSE) d = ref_kl_logs(q, p, n);
-    else d = beta * ref_kl_logs(p, m, n) + (1 - beta) * ref_kl_logs(q, m, n);
+    if (x->desc->direction == KD_DIRECTION_FORWARD) d = mr_kl_logs(p, q, n);
+    else if (x->desc->direction == KD_DIRECTION_REVERSE) d = mr_kl_logs(q, p, n);
+    else d = beta * mr_kl_logs(p, m, n) + (1 - beta) * mr_kl_logs(q, m, n);
     return (x->desc->temperature_squared ? x->T * x->T : 1) * d;
 }
 

@@ -4,14 +4,14 @@
 
 static double *probabilities(const method_tap *f, size_t rows)
 {
-    double *x = ref_new(rows * f->each), *p = ref_new(rows * rows);
+    double *x = mr_new(rows * f->each), *p = mr_new(rows * rows);
     for (size_t i = 0; i < rows; i++) {
-        double norm = ref_norm2(f->data + i * f->each, f->each);
+        double norm = mr_norm2(f->data + i * f->each, f->each);
         for (size_t c = 0; c < f->each; c++) x[i * f->each + c] = f->data[i * f->each + c] / (norm + 1e-7);
     }
     for (size_t i = 0; i < rows; i++) {
-        for (size_t j = 0; j < rows; j++) p[i * rows + j] = (ref_dot(x + i * f->each, x + j * f->each, f->each) + 1) / 2;
-        double sum = ref_sum(p + i * rows, rows);
+        for (size_t j = 0; j < rows; j++) p[i * rows + j] = (mr_dot(x + i * f->each, x + j * f->each, f->each) + 1) / 2;
+        double sum = mr_sum(p + i * rows, rows);
         for (size_t j = 0; j < rows; j++) p[i * rows + j] /= sum;
     }
     return p;

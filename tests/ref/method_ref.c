@@ -6,7 +6,7 @@
 typedef struct block { struct block *next; double data[]; } block;
 static block *blocks;
 
-double *ref_new(size_t n)
+double *mr_new(size_t n)
 {
     block *b = calloc(1, sizeof *b + (n + 1) * sizeof(double));
     if (!b) abort();
@@ -15,7 +15,7 @@ double *ref_new(size_t n)
     return b->data;
 }
 
-void ref_release(void)
+void mr_release(void)
 {
     while (blocks) {
         block *next = blocks->next;
@@ -24,34 +24,34 @@ void ref_release(void)
     }
 }
 
-double ref_dot(const double *a, const double *b, size_t n)
+double mr_dot(const double *a, const double *b, size_t n)
 {
     double sum = 0;
     for (size_t i = 0; i < n; i++) sum += a[i] * b[i];
     return sum;
 }
-double ref_sum(const double *a, size_t n)
+double mr_sum(const double *a, size_t n)
 {
     double sum = 0;
     for (size_t i = 0; i < n; i++) sum += a[i];
     return sum;
 }
-double ref_mean(const double *a, size_t n) { return n ? ref_sum(a, n) / (double)n : 0; }
-double ref_norm2(const double *a, size_t n) { return sqrt(ref_dot(a, a, n)); }
-double ref_distance2(const double *a, const double *b, size_t n)
+double mr_mean(const double *a, size_t n) { return n ? mr_sum(a, n) / (double)n : 0; }
+double mr_norm2(const double *a, size_t n) { return sqrt(mr_dot(a, a, n)); }
+double mr_distance2(const double *a, const double *b, size_t n)
 {
     double sum = 0;
     for (size_t i = 0; i < n; i++) sum += (a[i] - b[i]) * (a[i] - b[i]);
     return sum;
 }
-double ref_mean_square(const double *a, const double *b, size_t n) { return n ? ref_distance2(a, b, n) / (double)n : 0; }
-void ref_unit(const double *a, size_t n, double eps, double *out)
+double mr_mean_square(const double *a, const double *b, size_t n) { return n ? mr_distance2(a, b, n) / (double)n : 0; }
+void mr_unit(const double *a, size_t n, double eps, double *out)
 {
-    double norm = ref_norm2(a, n);
+    double norm = mr_norm2(a, n);
     for (size_t i = 0; i < n; i++) out[i] = a[i] / (norm > eps ? norm : eps);
 }
-double ref_huber(double d) { return fabs(d) < 1 ? d * d / 2 : fabs(d) - .5; }
-size_t ref_argmax(const double *a, size_t n)
+double mr_huber(double d) { return fabs(d) < 1 ? d * d / 2 : fabs(d) - .5; }
+size_t mr_argmax(const double *a, size_t n)
 {
     size_t best = 0;
     for (size_t i = 1; i < n; i++)
@@ -63,11 +63,11 @@ static int falling(const void *a, const void *b)
     double x = *(const double *)a, y = *(const double *)b;
     return (x < y) - (x > y);
 }
-void ref_sort(double *a, size_t n) { qsort(a, n, sizeof *a, falling); }
-double ref_sigmoid(double x) { return x >= 0 ? 1 / (1 + exp(-x)) : exp(x) / (1 + exp(x)); }
-double ref_log_sigmoid(double x) { return x >= 0 ? -log1p(exp(-x)) : x - log1p(exp(x)); }
+void mr_sort(double *a, size_t n) { qsort(a, n, sizeof *a, falling); }
+double mr_sigmoid(double x) { return x >= 0 ? 1 / (1 + exp(-x)) : exp(x) / (1 + exp(x)); }
+double mr_log_sigmoid(double x) { return x >= 0 ? -log1p(exp(-x)) : x - log1p(exp(x)); }
 
-double ref_log_sum_exp(const double *z, size_t n)
+double mr_log_sum_exp(const double *z, size_t n)
 {
     double top = -INFINITY, sum = 0;
     for (size_t i = 0; i < n; i++) top = z[i] > top ? z[i] : top;
@@ -75,32 +75,32 @@ double ref_log_sum_exp(const double *z, size_t n)
     for (size_t i = 0; i < n; i++) sum += exp(z[i] - top);
     return top + log(sum);
 }
-void ref_log_softmax(const double *z, size_t n, double T, double *out)
+void mr_log_softmax(const double *z, size_t n, double T, double *out)
 {
     for (size_t i = 0; i < n; i++) out[i] = z[i] / T;
-    double all = ref_log_sum_exp(out, n);
+    double all = mr_log_sum_exp(out, n);
     for (size_t i = 0; i < n; i++) out[i] -= all;
 }
-void ref_softmax(const double *z, size_t n, double T, double *out)
+void mr_softmax(const double *z, size_t n, double T, double *out)
 {
-    ref_log_softmax(z, n, T, out);
+    mr_log_softmax(z, n, T, out);
     for (size_t i = 0; i < n; i++) out[i] = exp(out[i]);
 }
-double ref_kl_logs(const double *log_p, const double *log_q, size_t n)
+double mr_kl_logs(const double *log_p, const double *log_q, size_t n)
 {
     double sum = 0;
     for (size_t i = 0; i < n; i++)
         if (exp(log_p[i]) > 0) sum += exp(log_p[i]) * (log_p[i] - log_q[i]);
     return sum;
 }
-double ref_kl_logits(const double *t, const double *s, size_t n, double T)
+double mr_kl_logits(const double *t, const double *s, size_t n, double T)
 {
-    double *p = ref_new(n), *q = ref_new(n);
-    ref_log_softmax(t, n, T, p);
-    ref_log_softmax(s, n, T, q);
-    return ref_kl_logs(p, q, n);
+    double *p = mr_new(n), *q = mr_new(n);
+    mr_log_softmax(t, n, T, p);
+    mr_log_softmax(s, n, T, q);
+    return mr_kl_logs(p, q, n);
 }
-double ref_cross_entropy_label(const double *z, size_t n, size_t label) { return ref_log_sum_exp(z, n) - z[label]; }
+double mr_cross_entropy_label(const double *z, size_t n, size_t label) { return mr_log_sum_exp(z, n) - z[label]; }
 
 static const method_param *find(const method_in *x, const char *name)
 {
@@ -108,7 +108,7 @@ static const method_param *find(const method_in *x, const char *name)
         if (strcmp(x->param[i].name, name) == 0) return &x->param[i];
     return NULL;
 }
-const method_param *ref_param(const method_in *x, const char *name)
+const method_param *mr_param(const method_in *x, const char *name)
 {
     const method_param *p = find(x, name);
     if (p) return p;
@@ -117,18 +117,18 @@ const method_param *ref_param(const method_in *x, const char *name)
     fprintf(stderr, "\n");
     exit(1);
 }
-const double *ref_data(const method_in *x, const char *name) { return ref_param(x, name)->data; }
-int ref_has(const method_in *x, const char *name) { return find(x, name) != NULL; }
+const double *mr_data(const method_in *x, const char *name) { return mr_param(x, name)->data; }
+int mr_has(const method_in *x, const char *name) { return find(x, name) != NULL; }
 static const method_param *part(const method_in *x, const char *name, const char *which, int must)
 {
     char full[128];
     snprintf(full, sizeof full, "%s.%s", name, which);
-    return must ? ref_param(x, full) : find(x, full);
+    return must ? mr_param(x, full) : find(x, full);
 }
 
-double *ref_affine(const double *x, size_t rows, size_t in, const double *w, const double *b, size_t out)
+double *mr_affine(const double *x, size_t rows, size_t in, const double *w, const double *b, size_t out)
 {
-    double *y = ref_new(rows * out);
+    double *y = mr_new(rows * out);
     for (size_t r = 0; r < rows; r++)
         for (size_t o = 0; o < out; o++) {
             double sum = b ? b[o] : 0;
@@ -137,18 +137,18 @@ double *ref_affine(const double *x, size_t rows, size_t in, const double *w, con
         }
     return y;
 }
-double *ref_adapter_linear(const method_in *x, const char *name, const double *in, size_t rows)
+double *mr_adapter_linear(const method_in *x, const char *name, const double *in, size_t rows)
 {
     const method_param *w = part(x, name, "weight", 1), *b = part(x, name, "bias", 0);
-    return ref_affine(in, rows, w->size[0], w->data, b ? b->data : NULL, w->size[1]);
+    return mr_affine(in, rows, w->size[0], w->data, b ? b->data : NULL, w->size[1]);
 }
 
-double *ref_conv(const double *x, size_t n, size_t h, size_t w, size_t c, const double *weight, const double *bias, size_t kh, size_t kw,
+double *mr_conv(const double *x, size_t n, size_t h, size_t w, size_t c, const double *weight, const double *bias, size_t kh, size_t kw,
                  size_t out, size_t stride, size_t padding, size_t *oh, size_t *ow)
 {
     *oh = (h + 2 * padding - kh) / stride + 1;
     *ow = (w + 2 * padding - kw) / stride + 1;
-    double *y = ref_new(n * *oh * *ow * out);
+    double *y = mr_new(n * *oh * *ow * out);
     for (size_t b = 0; b < n; b++)
         for (size_t i = 0; i < *oh; i++)
             for (size_t j = 0; j < *ow; j++)
@@ -165,14 +165,14 @@ double *ref_conv(const double *x, size_t n, size_t h, size_t w, size_t c, const 
                 }
     return y;
 }
-double *ref_adapter_conv(const method_in *x, const char *name, const double *in, size_t n, size_t h, size_t w, size_t stride,
+double *mr_adapter_conv(const method_in *x, const char *name, const double *in, size_t n, size_t h, size_t w, size_t stride,
                          size_t padding, size_t *oh, size_t *ow)
 {
     const method_param *k = part(x, name, "weight", 1), *b = part(x, name, "bias", 0);
-    return ref_conv(in, n, h, w, k->size[2], k->data, b ? b->data : NULL, k->size[0], k->size[1], k->size[3], stride, padding, oh, ow);
+    return mr_conv(in, n, h, w, k->size[2], k->data, b ? b->data : NULL, k->size[0], k->size[1], k->size[3], stride, padding, oh, ow);
 }
 
-void ref_adapter_norm(const method_in *x, const char *name, double *data, size_t n, double eps)
+void mr_adapter_norm(const method_in *x, const char *name, double *data, size_t n, double eps)
 {
     const method_param *g = part(x, name, "weight", 1), *b = part(x, name, "bias", 1);
     size_t c = g->count;
@@ -188,12 +188,12 @@ void ref_adapter_norm(const method_in *x, const char *name, double *data, size_t
         for (size_t i = 0; i < n; i++) data[i * c + k] = (data[i * c + k] - mean) / sqrt(var + eps) * g->data[k] + b->data[k];
     }
 }
-void ref_relu(double *x, size_t n)
+void mr_relu(double *x, size_t n)
 {
     for (size_t i = 0; i < n; i++) x[i] = x[i] > 0 ? x[i] : 0;
 }
 
-double *ref_conv_reg(const method_in *x, const char *name, const method_tap *s, const method_tap *t, size_t rows)
+double *mr_conv_reg(const method_in *x, const char *name, const method_tap *s, const method_tap *t, size_t rows)
 {
     size_t h = s->size[0], w = s->size[1], c = s->size[2], oh, ow, stride = 1, padding = 0;
     const double *in = s->data;
@@ -202,7 +202,7 @@ double *ref_conv_reg(const method_in *x, const char *name, const method_tap *s, 
         stride = 2, padding = 1;
     } else if (2 * h == t->size[0]) {   /* zeros between, two before and two behind each axis */
         size_t high = 2 * h + 3, wide = 2 * w + 3;
-        double *spread = ref_new(rows * high * wide * c);
+        double *spread = mr_new(rows * high * wide * c);
         for (size_t b = 0; b < rows; b++)
             for (size_t i = 0; i < h; i++)
                 for (size_t j = 0; j < w; j++)
@@ -210,15 +210,15 @@ double *ref_conv_reg(const method_in *x, const char *name, const method_tap *s, 
         in = spread, h = high, w = wide;
     }
     snprintf(part_name, sizeof part_name, "%s.conv", name);
-    double *y = ref_adapter_conv(x, part_name, in, rows, h, w, stride, padding, &oh, &ow);
+    double *y = mr_adapter_conv(x, part_name, in, rows, h, w, stride, padding, &oh, &ow);
     snprintf(part_name, sizeof part_name, "%s.bn", name);
-    ref_adapter_norm(x, part_name, y, rows * oh * ow, 1e-5);
+    mr_adapter_norm(x, part_name, y, rows * oh * ow, 1e-5);
     return y;
 }
 
-double *ref_adaptive_pool(const double *x, size_t n, size_t h, size_t w, size_t c, size_t oh, size_t ow)
+double *mr_adaptive_pool(const double *x, size_t n, size_t h, size_t w, size_t c, size_t oh, size_t ow)
 {
-    double *y = ref_new(n * oh * ow * c);
+    double *y = mr_new(n * oh * ow * c);
     for (size_t b = 0; b < n; b++)
         for (size_t i = 0; i < oh; i++)
             for (size_t j = 0; j < ow; j++)
@@ -231,9 +231,9 @@ double *ref_adaptive_pool(const double *x, size_t n, size_t h, size_t w, size_t 
                 }
     return y;
 }
-double *ref_nearest(const double *x, size_t n, size_t h, size_t w, size_t c, size_t oh, size_t ow)
+double *mr_nearest(const double *x, size_t n, size_t h, size_t w, size_t c, size_t oh, size_t ow)
 {
-    double *y = ref_new(n * oh * ow * c);
+    double *y = mr_new(n * oh * ow * c);
     for (size_t b = 0; b < n; b++)
         for (size_t i = 0; i < oh; i++)
             for (size_t j = 0; j < ow; j++)

@@ -152,48 +152,48 @@ typedef struct method_feature {
 
 /* ---- helpers ------------------------------------------------------------------------------------------------------ */
 /* n doubles, 0; they go when the reference has returned. */
-double *ref_new(size_t n);
-void    ref_release(void);   /* the harness's */
+double *mr_new(size_t n);
+void    mr_release(void);   /* the harness's */
 
-double ref_dot(const double *a, const double *b, size_t n);
-double ref_sum(const double *a, size_t n);
-double ref_mean(const double *a, size_t n);
-double ref_norm2(const double *a, size_t n);                               /* sqrt(sum a^2) */
-double ref_distance2(const double *a, const double *b, size_t n);          /* sum (a - b)^2 */
-double ref_mean_square(const double *a, const double *b, size_t n);        /* mean (a - b)^2 */
-void   ref_unit(const double *a, size_t n, double eps, double *out);       /* a / max(|a|, eps) */
-double ref_huber(double d);                                                /* smooth-L1, beta 1 */
-size_t ref_argmax(const double *a, size_t n);                              /* the first */
-void   ref_sort(double *a, size_t n);                                      /* falling */
-double ref_sigmoid(double x);
-double ref_log_sigmoid(double x);
+double mr_dot(const double *a, const double *b, size_t n);
+double mr_sum(const double *a, size_t n);
+double mr_mean(const double *a, size_t n);
+double mr_norm2(const double *a, size_t n);                               /* sqrt(sum a^2) */
+double mr_distance2(const double *a, const double *b, size_t n);          /* sum (a - b)^2 */
+double mr_mean_square(const double *a, const double *b, size_t n);        /* mean (a - b)^2 */
+void   mr_unit(const double *a, size_t n, double eps, double *out);       /* a / max(|a|, eps) */
+double mr_huber(double d);                                                /* smooth-L1, beta 1 */
+size_t mr_argmax(const double *a, size_t n);                              /* the first */
+void   mr_sort(double *a, size_t n);                                      /* falling */
+double mr_sigmoid(double x);
+double mr_log_sigmoid(double x);
 
-double ref_log_sum_exp(const double *z, size_t n);                         /* -inf for all -inf */
-void   ref_log_softmax(const double *z, size_t n, double T, double *out);  /* of z / T */
-void   ref_softmax(const double *z, size_t n, double T, double *out);
-double ref_kl_logs(const double *log_p, const double *log_q, size_t n);    /* sum p (log p - log q); p = 0 gives 0 */
-double ref_kl_logits(const double *t, const double *s, size_t n, double T);/* KL(softmax(t / T) || softmax(s / T)) */
-double ref_cross_entropy_label(const double *z, size_t n, size_t label);
+double mr_log_sum_exp(const double *z, size_t n);                         /* -inf for all -inf */
+void   mr_log_softmax(const double *z, size_t n, double T, double *out);  /* of z / T */
+void   mr_softmax(const double *z, size_t n, double T, double *out);
+double mr_kl_logs(const double *log_p, const double *log_q, size_t n);    /* sum p (log p - log q); p = 0 gives 0 */
+double mr_kl_logits(const double *t, const double *s, size_t n, double T);/* KL(softmax(t / T) || softmax(s / T)) */
+double mr_cross_entropy_label(const double *z, size_t n, size_t label);
 
 /* A parameter or buffer of the adapters by its name; exits if there is none. */
-const method_param *ref_param(const method_in *x, const char *name);
-const double *ref_data(const method_in *x, const char *name);
-int ref_has(const method_in *x, const char *name);
+const method_param *mr_param(const method_in *x, const char *name);
+const double *mr_data(const method_in *x, const char *name);
+int mr_has(const method_in *x, const char *name);
 
 /* y[rows, out] = x[rows, in] w[in, out] + b; b may be NULL.  The second: adapter "name.weight", "name.bias" if there is one. */
-double *ref_affine(const double *x, size_t rows, size_t in, const double *w, const double *b, size_t out);
-double *ref_adapter_linear(const method_in *x, const char *name, const double *in, size_t rows);
+double *mr_affine(const double *x, size_t rows, size_t in, const double *w, const double *b, size_t out);
+double *mr_adapter_linear(const method_in *x, const char *name, const double *in, size_t rows);
 /* Maps are [n, h, w, c].  A convolution with w [kh, kw, c, out]; *oh, *ow its size. */
-double *ref_conv(const double *x, size_t n, size_t h, size_t w, size_t c, const double *weight, const double *bias, size_t kh, size_t kw,
+double *mr_conv(const double *x, size_t n, size_t h, size_t w, size_t c, const double *weight, const double *bias, size_t kh, size_t kw,
                  size_t out, size_t stride, size_t padding, size_t *oh, size_t *ow);
-double *ref_adapter_conv(const method_in *x, const char *name, const double *in, size_t n, size_t h, size_t w, size_t stride,
+double *mr_adapter_conv(const method_in *x, const char *name, const double *in, size_t n, size_t h, size_t w, size_t stride,
                          size_t padding, size_t *oh, size_t *ow);
 /* In place over [n, c]: batch statistics if train (biased variance), else running ones; adapter "name.weight", .. */
-void ref_adapter_norm(const method_in *x, const char *name, double *data, size_t n, double eps);
-void ref_relu(double *x, size_t n);
+void mr_adapter_norm(const method_in *x, const char *name, double *data, size_t n, double eps);
+void mr_relu(double *x, size_t n);
 /* The ConvReg "NAME.conv", "NAME.bn" from tap s to tap t (no ReLU): 3x3 stride 2; or transposed 4x4 stride 2; or 1 + difference. */
-double *ref_conv_reg(const method_in *x, const char *name, const method_tap *s, const method_tap *t, size_t rows);
+double *mr_conv_reg(const method_in *x, const char *name, const method_tap *s, const method_tap *t, size_t rows);
 /* Average over adaptive windows, as PyTorch's adaptive_avg_pool2d. */
-double *ref_adaptive_pool(const double *x, size_t n, size_t h, size_t w, size_t c, size_t oh, size_t ow);
-double *ref_nearest(const double *x, size_t n, size_t h, size_t w, size_t c, size_t oh, size_t ow);
+double *mr_adaptive_pool(const double *x, size_t n, size_t h, size_t w, size_t c, size_t oh, size_t ow);
+double *mr_nearest(const double *x, size_t n, size_t h, size_t w, size_t c, size_t oh, size_t ow);
 #endif

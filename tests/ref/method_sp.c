@@ -5,10 +5,10 @@
 /* rows of F F^T, each of length 1 */
 static double *similarity(const method_tap *f, size_t rows)
 {
-    double *g = ref_new(rows * rows);
+    double *g = mr_new(rows * rows);
     for (size_t i = 0; i < rows; i++) {
-        for (size_t j = 0; j < rows; j++) g[i * rows + j] = ref_dot(f->data + i * f->each, f->data + j * f->each, f->each);
-        ref_unit(g + i * rows, rows, 1e-12, g + i * rows);
+        for (size_t j = 0; j < rows; j++) g[i * rows + j] = mr_dot(f->data + i * f->each, f->data + j * f->each, f->each);
+        mr_unit(g + i * rows, rows, 1e-12, g + i * rows);
     }
     return g;
 }
@@ -18,7 +18,7 @@ static double loss(const method_in *x)
 {
     double total = 0;
     for (size_t k = 0; k < x->taps; k++)
-        total += ref_mean_square(similarity(&x->s[k], x->rows), similarity(&x->t[k], x->rows), x->rows * x->rows);
+        total += mr_mean_square(similarity(&x->s[k], x->rows), similarity(&x->t[k], x->rows), x->rows * x->rows);
     return total;
 }
 
