@@ -175,7 +175,7 @@ static kd_status batch(const kd__soft *s)
     const bool code = s->desc->form == KD_FORM_THIRD;
     const size_t all = s->rows * s->classes, square = s->rows * s->rows;
     double rows = 0, total = 0, value = 0, by_row = 1, by_class = 1;
-    for (size_t r = 0; r < s->rows; r++) rows += s->coef[r] != 0, total += (double)s->coef[r];
+    for (size_t r = 0; r < s->rows; r++) rows += s->coef[r] != 0, total += (double)s->coef[r], s->soft[r] = 0;
     if (rows == 0) return KD_OK;
     float *at = s->scratch;
     mlkd_view weak = { .s = s, .student = s->student, .student_stride = s->student_stride, .teacher = s->teacher,
