@@ -175,13 +175,15 @@ static void run_pointers(const problem *p, const kd_loss_distill *loss, result *
     if (used(p, TEACHER)) b.teacher = p->f[TEACHER];
     if (used(p, SECOND)) b.student_second = p->f[SECOND], b.grad_second = o->second;
     if (used(p, TEACHER_SECOND)) b.teacher_second = p->f[TEACHER_SECOND];
-    if (used(p, MORE0)) b.more_teachers = (const float *const[]){ p->f[MORE0], p->f[MORE1] }, b.more_teacher_count = 2;
+    const float *const more[] = { p->f[MORE0], p->f[MORE1] };
+    if (used(p, MORE0)) b.more_teachers = more, b.more_teacher_count = 2;
     if (p->width != p->classes) b.teacher_width = p->width;
     if (p->m->ref->needs & METHOD_SPARSE) b.teacher_classes = p->picked, b.teacher_width = p->width;
     if (has_labels(p)) b.labels = p->labels;
     kd_distill_terms terms = { .struct_size = sizeof terms };
     o->status = kd_loss_distill_eval(loss, &b, &terms);
     o->value = terms.loss;
+    for (size_t i = 0; i < p->rows * p->classes; i++) o->grad[i] += 0.0f, o->second[i] += 0.0f;   /* a leaf's sum has no -0 */
 }
 
 /* One step on a tape; the adapters' gradients come to o->own. */
