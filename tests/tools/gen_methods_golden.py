@@ -111,7 +111,7 @@ def options(method):
         "js": [dict(beta=0.125), dict(beta=0.875), dict(temperature_squared=0)],
         "skew_kl": [dict(form=1), dict(alpha=0.5), dict(form=1, alpha=0.75), dict(temperature_squared=0)],
         "skew_reverse_kl": [dict(alpha=0.5), dict(temperature_squared=0)],
-        "taid": [dict(form=1), dict(alpha=0.75), dict(form=1, alpha=1.0), dict(alpha=0.0)],
+        "taid": [dict(form=1), dict(alpha=0.75), dict(form=1, alpha=1.0), dict(alpha=0.125)],
         "tvd": [dict(temperature_squared=0)],
         "akl": [dict(alpha=0.25), dict(alpha=0.9), dict(temperature_squared=0)],
         "uld": [dict(teacher_width=31), dict(teacher_width=5), dict(temperature_squared=0)],

@@ -9,7 +9,7 @@ What is agreed, method by method (form 0 CODE, 1 PAPER, 2 THIRD; "one": only 0),
 (T / hard_weight / soft_weight; alpha, beta, gamma; anything else).  Soft terms are means over rows unless said.
 
  KD              one.  sq KL(p||q), KL(q||p) or the generalised JS (js_beta) by `direction`.                      4 / .1 / .9
- HARD            one.  CE(s, argmax t), T 1, no sq; ties: first.                                                  1 / .5 / .5
+ HARD            one.  CE(s, argmax t), T 1, no sq; ties: first.                                                  - / .1 / .9 (as KD)
  DEIT_SOFT       0: sq sum KL(softmax(t/T) || softmax(w/T)) / (B K).  1: the same / B.  Hard term: CE(s, y).  The gradient of the soft
                  term is w's alone, s gets none.                                       0: 1 / .5 / .5 (the paper writes 3 / .9 / .1)
  DEIT_HARD       one.  CE(w, argmax t), T 1, no sq.  Hard term: CE(s, y).                                         1 / .5 / .5
@@ -396,7 +396,7 @@ def soft(method, i, o):
 
 # kd_loss_distill_desc_for: temperature, hard_weight, soft_weight, alpha, beta, gamma, warmup.
 DEFAULTS = {
-    "kd": (4, 0.1, 0.9, 0, 0, 0, 0), "hard": (1, 0.5, 0.5, 0, 0, 0, 0),
+    "kd": (4, 0.1, 0.9, 0, 0, 0, 0), "hard": (None, 0.1, 0.9, 0, 0, 0, 0),
     "deit_soft": (1, 0.5, 0.5, 0, 0, 0, 0), "deit_hard": (1, 0.5, 0.5, 0, 0, 0, 0),
     "dkd": (4, 1, 1, 1, 8, 0, 20), "dist": (4, 1, 2, 0, 1, 1, 0), "nkd": (1, 1, 1, 0, 0, 1.5, 0),
     "uskd": (1, 1, 1, 1, 0.1, 0.005, 0), "wsld": (2, 1, 2.5, 0, 0, 0, 0), "mlkd": (4, 0.1, 0.9, 0, 0, 0, 0),
