@@ -100,10 +100,11 @@ static void make_loss(bench *b)
     BENCH_NEED(kd_loss_distill_create(&b->loss, b->ctx, &how));
 }
 
+enum { TOP = 16 };   /* classes of a sparse teacher's row */
+
 /* Defaults of the method's paper, without its warm-up; MLKD without its hard term, which has two views. */
 static void open_method(bench *b, kd_rng *rng)
 {
-    enum { top = 16 };
     kd_loss_distill_desc how;
     const size_t rows = b->what->n[0], classes = b->what->n[1];
     const uint32_t m = b->what->distill;
@@ -115,11 +116,11 @@ static void open_method(bench *b, kd_rng *rng)
     b->c = zeros(b, 2, b->what->n);
     make_labels(b, rng);
     if (m == KD_DISTILL_TOP_K) {
-        const size_t shape[] = { rows, top };
+        const size_t shape[] = { rows, TOP };
         BENCH_NEED(kd_tensor_create(&b->classes, b->ctx, KD_I32, 2, shape));
-        for (size_t i = 0, first = 0; i < rows * top; i++) {
-            if (i % top == 0) first = kd_rng_below(rng, classes);
-            ((int32_t *)kd_tensor_data(b->classes))[i] = (int32_t)((first + i % top) % classes);
+        for (size_t i = 0, first = 0; i < rows * TOP; i++) {
+            if (i % TOP == 0) first = kd_rng_below(rng, classes);
+            ((int32_t *)kd_tensor_data(b->classes))[i] = (int32_t)((first + i % TOP) % classes);
         }
         b->b = uniform(b, rng, 2, shape, -4, 4);
     } else if (m != KD_DISTILL_USKD && m != KD_DISTILL_TFKD && m != KD_DISTILL_LABEL_SMOOTHING) {
@@ -307,7 +308,7 @@ kd_distill_terms bench_loss(bench *b)
         more[batch.more_teacher_count] = kd_tensor_f32(b->more[batch.more_teacher_count]);
     if (b->classes) {
         batch.teacher_classes = kd_tensor_data(b->classes);
-        batch.teacher_width = kd_tensor_shape(b->classes)[1];
+        batch.teacher_width = TOP;
     }
     BENCH_NEED(kd_loss_distill_eval(b->loss, &batch, &terms));
     return terms;

@@ -9,7 +9,7 @@ What is agreed, method by method (form 0 CODE, 1 PAPER, 2 THIRD; "one": only 0),
 (T / hard_weight / soft_weight; alpha, beta, gamma; anything else).  Soft terms are means over rows unless said.
 
  KD              one.  sq KL(p||q), KL(q||p) or the generalised JS (js_beta) by `direction`.                      4 / .1 / .9
- HARD            one.  CE(s, argmax t), T 1, no sq; ties: first.                                                  1 / .5 / .5
+ HARD            one.  CE(s, argmax t), T 1, no sq; ties: first.                                                  - / .1 / .9 (as KD)
  DEIT_SOFT       0: sq sum KL(softmax(t/T) || softmax(w/T)) / (B K).  1: the same / B.  Hard term: CE(s, y).  The gradient of the soft
                  term is w's alone, s gets none.                                       0: 1 / .5 / .5 (the paper writes 3 / .9 / .1)
  DEIT_HARD       one.  CE(w, argmax t), T 1, no sq.  Hard term: CE(s, y).                                         1 / .5 / .5
@@ -29,7 +29,7 @@ What is agreed, method by method (form 0 CODE, 1 PAPER, 2 THIRD; "one": only 0),
                                                                                 1 / 1 / 1; alpha 1, beta .1, gamma .005 (ImageNet)
  WSLD            one.  sq w_b (- sum p log q), w_b = 1 - exp(-CE_s / (CE_t + 1e-7)), CE with y at T 1, detached.
                                                                                 2 / 1 / 2.5 (ImageNet)
- MLKD            0 (the intended one, default): sum over T' in {T, 2, 3, 5, 6} of I + C + R of both views (s with t, w with v), unmasked:
+ MLKD            0 (the intended one, default) and 1, the same: sum over T' in {T, 2, 3, 5, 6} of I + C + R of both views (s with t, w with v), unmasked:
                  I = T'^2 KL(p||q), C = |q^T q - p^T p|_F^2 / K, R = |q q^T - p p^T|_F^2 / B.
                  2 (as the public code computes it): over the same T': m_r I(s,t) + m_c C(s,t) + m_r R(s,t), plus I(w,v) for T' in
                  {T, 3, 5} and I(s,t) for {2, 6}; m_r the share of rows whose largest teacher probability (T 1, of t) is at most the median of
@@ -68,7 +68,7 @@ What is agreed, method by method (form 0 CODE, 1 PAPER, 2 THIRD; "one": only 0),
  BORN_AGAIN      one.  As KD.                                                                                   1 / 1 / 1
  LSKD            one.  As KD on standardised rows: (z - mean) / (std + 1e-7), std unbiased (K = 1: 0), gradient through both.
                                                                                 2 / .1 / 9
-`standardize` 1 on any method: its logits, both sides, are so standardised first.
+`standardize` 1 on a method over softened logits (not MSE_LOGITS, COSINE_LOGITS): both sides' rows are so standardised first.
 PROBS, LOG_PROBS as teacher_form: p as given (at T already), not renormalised.
 """
 import math
@@ -221,7 +221,7 @@ def mlkd(i, o):
     pool = [o["T"], 2.0, 3.0, 5.0, 6.0]
     weak = [mlkd_parts(i["s"], i["t"], T, squared) for T in pool]
     strong = [mlkd_parts(i["w"], i["v"], T, squared) for T in pool]
-    if o["form"] == 0:
+    if o["form"] != 2:
         return sum(sum(p) for p in weak + strong)
     p = L(i["t"]).exp()
     share = lambda v: (v <= v.quantile(0.5)).double().mean()
@@ -396,7 +396,7 @@ def soft(method, i, o):
 
 # kd_loss_distill_desc_for: temperature, hard_weight, soft_weight, alpha, beta, gamma, warmup.
 DEFAULTS = {
-    "kd": (4, 0.1, 0.9, 0, 0, 0, 0), "hard": (1, 0.5, 0.5, 0, 0, 0, 0),
+    "kd": (4, 0.1, 0.9, 0, 0, 0, 0), "hard": (None, 0.1, 0.9, 0, 0, 0, 0),
     "deit_soft": (1, 0.5, 0.5, 0, 0, 0, 0), "deit_hard": (1, 0.5, 0.5, 0, 0, 0, 0),
     "dkd": (4, 1, 1, 1, 8, 0, 20), "dist": (4, 1, 2, 0, 1, 1, 0), "nkd": (1, 1, 1, 0, 0, 1.5, 0),
     "uskd": (1, 1, 1, 1, 0.1, 0.005, 0), "wsld": (2, 1, 2.5, 0, 0, 0, 0), "mlkd": (4, 0.1, 0.9, 0, 0, 0, 0),
