@@ -308,14 +308,14 @@ static void point(problem *p, const result *o, mc_point *at)
     at->grad_size = at->size / (double)(p->x.rows ? p->x.rows : 1) * step / T;   /* in units of step */
     for (int k = 0; k < MATRICES; k++)
         if (used(p, k)) at->array[at->arrays++] = (mc_array){ matrix_names[k], *mr_matrix(&p->x, k), p->x.rows * width_of(p, k),
-                                                             !o ? NULL : k == STUDENT ? o->grad : k == SECOND ? o->second : NULL, 1, step };
+                                                             !o ? NULL : k == STUDENT ? o->grad : k == SECOND ? o->second : NULL, 1, step, 0 };
     if (p->desc.teacher_form == KD_TEACHER_PROBS)   /* steps and roundings of a probability are another size */
         for (size_t k = 0; k < at->arrays; k++)
             if (!strcmp(at->array[k].name, "teacher") || !strncmp(at->array[k].name, "more", 4)) at->array[k].step = 1e-6;
     size_t own = 0;
     for (size_t i = 0; o && i < p->x.params && o->own_count; i++) {
         at->array[at->arrays++] = (mc_array){ "its own parameter", p->x.param[i].data, p->x.param[i].count, o->own + own,
-                                              p->m->ref->own ? p->m->ref->own(&p->x) : 1, 1 };
+                                              p->m->ref->own ? p->m->ref->own(&p->x) : 1, 1, at->size };
         own += p->x.param[i].count;
     }
     mr_release();
@@ -325,7 +325,7 @@ static void point(problem *p, const result *o, mc_point *at)
 static double compare(problem *p, int values)
 {
     result a, b;
-    mc_point at;
+    static mc_point at;   /* large */
     double tol = 0;
     result_make(&a, p), result_make(&b, p);
     run_once(p, NULL, 0, &a);
@@ -427,7 +427,7 @@ static void hard_place(const method *m, const method_output_option *option, floa
     }
     if (place == 12 && m->ref->holds & METHOD_ZERO_AT_TEACHER && logits) {
         result o;
-        mc_point at;
+        static mc_point at;   /* large */
         result_make(&o, &p);
         run_once(&p, NULL, 0, &o);
         point(&p, NULL, &at);
@@ -461,7 +461,7 @@ static void invariances(const method *m, const method_output_option *option)
             problem_free(&p);
             continue;
         }
-        mc_point at;
+        static mc_point at;   /* large */
         double before = value_of(&p);
         for (int t = 0; t < MATRICES; t++) {
             size_t w = width_of(&p, t);
