@@ -6,10 +6,8 @@
 
 static const struct { const char *name; const kd__feature_method *method; } features[] = {
 #define DISTILL(id, name, source)
-#define METHOD(id, name, source)
 #define FEATURE(id, name, source) [KD_FEATURE_##id] = { name, &kd__feature_##id },
 #include "distill/methods.def"
-#undef METHOD
 #undef DISTILL
 #undef FEATURE
 };

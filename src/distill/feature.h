@@ -135,10 +135,8 @@ double     kd__gram_distance(const double *gram, size_t stride, size_t i, size_t
 /* A method by its number; NULL if there is none.  name may be NULL. */
 const kd__feature_method *kd__feature_find(uint32_t method, const char **name);
 #define DISTILL(id, name, source)
-#define METHOD(id, name, source)
 #define FEATURE(id, name, source) extern const kd__feature_method kd__feature_##id;
 #include "distill/methods.def"
-#undef METHOD
 #undef DISTILL
 #undef FEATURE
 #endif
