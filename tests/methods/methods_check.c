@@ -247,3 +247,10 @@ int mc_finite(const float *x, size_t n)
         if (!isfinite(x[i])) return 0;
     return 1;
 }
+
+int mc_equal(const float *a, const float *b, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!(a[i] == b[i])) return 0;
+    return 1;
+}

@@ -48,6 +48,7 @@ enum { MC_CONTEXTS = 24 };
 size_t mc_contexts(kd_context *out[MC_CONTEXTS]);
 void   mc_contexts_free(void);
 int    mc_finite(const float *x, size_t n);
+int    mc_equal(const float *a, const float *b, size_t n);   /* number for number; -0 is 0: a tape adds to 0 what it gets */
 /* Checks done since the last call. */
 size_t mc_checks(void);
 #define MC_CHECK(...) (mc_count++, CHECK_MSG(__VA_ARGS__))
