@@ -3,7 +3,8 @@
  *
  * Formula:
  *     loss = sum over pairs of taps of 1 / B^2 sum_ij p_ij log((p_ij + e) / (q_ij + e)),  e = 1e-7
- *     q_ij = k_ij / sum_j k_ij,  k_ij = (x_i . x_j + 1) / 2,  x_i = s_i / (|s_i| + e); p likewise of the teacher; the diagonal is in it
+ *     q_ij = k_ij / sum_j k_ij,  k_ij = (x_i . x_j + 1) / 2,  x_i = s_i / (|s_i| + e); p likewise of the teacher; the diagonal
+ *     is in it
  * Gradient: -p / ((q + e) B^2) by q, through the division of rows, (G + G^T) x, and the length.
  * Divides by: pairs of samples (B^2).
  * Detached: the teacher.
@@ -96,10 +97,7 @@ static kd_status core(const kd__core *c, double *value)
 
 static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in)
 {
-    kd_tensor *sum = NULL;
-    for (size_t i = 0; i < loss->desc.student_count; i++)
-        sum = kd__feature_add(tape, sum, kd__core_run(tape, "pkt", (kd_tensor *[]){ in->student[i], in->teacher[i] }, 2, core, NULL));
-    return sum;
+    return kd__core_pairs(loss, tape, in, core);
 }
 
 const kd__feature_method kd__feature_PKT = {
