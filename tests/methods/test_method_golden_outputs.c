@@ -36,7 +36,8 @@ static uint32_t named(const golden_line *l, const char *key, const word *words, 
 }
 static const word directions[] = { { "forward", KD_DIRECTION_FORWARD }, { "reverse", KD_DIRECTION_REVERSE }, { "js", KD_DIRECTION_JS },
                                    { 0 } };
-static const word forms[] = { { "logits", KD_TEACHER_LOGITS }, { "log_probs", KD_TEACHER_LOG_PROBS }, { "probs", KD_TEACHER_PROBS }, { 0 } };
+static const word forms[] = { { "logits", KD_TEACHER_LOGITS }, { "log_probs", KD_TEACHER_LOG_PROBS },
+                              { "probs", KD_TEACHER_PROBS }, { 0 } };
 static const word several[] = { { "mean_logits", KD_TEACHERS_MEAN_LOGITS }, { "mean_probs", KD_TEACHERS_MEAN_PROBS },
                                 { "best", KD_TEACHERS_BEST }, { 0 } };
 
