@@ -131,6 +131,7 @@ static void run_eval(const golden_line *l, const kd_loss_distill *loss, const ba
 /* On a tape, with the method's own parameter. */
 static void run_theta(const golden_line *l, const kd_loss_distill *loss, kd_model *own, const batch *b)
 {
+    kd_model_zero_grads(own);   /* the plain form added its own */
     const size_t shape[] = { b->rows, b->classes };
     size_t count = 0;
     kd_optimizer *opt = NULL;
