@@ -216,7 +216,7 @@ kd_status kd_loss_distill_advance(kd_loss_distill *loss)
 
 double kd__loss_ramp(const kd_loss_distill *loss)
 {
-    uint64_t warmup = loss->desc.warmup;
+    uint64_t warmup = loss->method->needs & KD__OWN_WARMUP ? 0 : loss->desc.warmup;
     return loss->advances + 1 < warmup ? (double)(loss->advances + 1) / (double)warmup : 1;
 }
 

@@ -46,7 +46,8 @@ enum {   /* kd__method.needs */
     KD__RAW            = 64u,    /* the size of logits matters: not standardised, not combined, no probabilities */
     KD__DIRECTIONS     = 128u,   /* uses direction and js_beta */
     KD__HARD_TEACHER   = 256u,   /* fused: soft = CE with the teacher's argmax, at temperature 1 */
-    KD__SCHEDULED      = 512u    /* uses loss->advances, which a checkpoint then holds */
+    KD__SCHEDULED      = 512u,   /* uses loss->advances, which a checkpoint then holds */
+    KD__OWN_WARMUP     = 1024u   /* desc.warmup is the method's own: it does not scale the term */
 };
 
 /* A method.  Without `rows` and `batch` it is fused: the kernel of kern_distill.c at the descriptor's direction, one pass for both

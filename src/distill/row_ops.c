@@ -45,6 +45,26 @@ double kd__two_level_row(const kd__soft *s, size_t r, size_t label, double yes, 
     return value;
 }
 
+void kd__softened(const kd__soft *s, size_t r, float *lp, float *lq, float *p, float *q)
+{
+    const size_t n = s->classes;
+    s->kernels->softmax_f32(lp, n, s->teacher + r * s->teacher_stride, n, 1, n, s->desc->temperature, 1);
+    s->kernels->softmax_f32(lq, n, s->student + r * s->student_stride, n, 1, n, s->desc->temperature, 1);
+    s->kernels->unary_f32(KD_UNARY_EXP, p, lp, n, 0, 0);
+    s->kernels->unary_f32(KD_UNARY_EXP, q, lq, n, 0, 0);
+}
+
+void kd__through_softmax(const kd__soft *s, size_t r, const float *h, const float *q)
+{
+    double sum;
+    if (!s->grad) return;
+    const double coef = (double)s->coef[r] / (double)s->desc->temperature;
+    float *grad = s->grad + r * s->grad_stride;
+    s->kernels->sum_f32(&sum, h, s->classes);
+    s->kernels->axpy_f32(grad, h, s->classes, (float)coef);
+    s->kernels->axpy_f32(grad, q, s->classes, (float)(-coef * sum));
+}
+
 /* Floats as integers of the same order, the largest first; -0 is 0. */
 static uint32_t rank_bits(float x)
 {

@@ -13,6 +13,10 @@ void   kd__row_add(const kd__kernels *k, float *y, const float *x, size_t n, flo
 /* -sum target log softmax(row / T) of row r for the target `yes` at the class `label`, `no` at the others, yes + (classes - 1) no = 1; no
  * class differs if label is SIZE_MAX.  coef / T (softmax - target) is added to the row's gradient.  scratch: classes floats. */
 double kd__two_level_row(const kd__soft *s, size_t r, size_t label, double yes, double no, float temperature, float *scratch);
+/* log p and log q of row r at the temperature, and p, q themselves. */
+void   kd__softened(const kd__soft *s, size_t r, float *lp, float *lq, float *p, float *q);
+/* The row's gradient += coef / T (h - q sum h), which is d D / d logits for h = q dD/dq. */
+void   kd__through_softmax(const kd__soft *s, size_t r, const float *h, const float *q);
 /* order[i] = the column of the i-th largest of key[n], equal ones from left to right, NaN before +inf; key comes back sorted.
  * scratch: 2 n floats. */
 void   kd__sort_descending(float *key, uint32_t *order, size_t n, float *scratch);

@@ -277,7 +277,7 @@ def reverse_kl(i, o):
 
 
 def js(i, o):
-    return sq(o) * jensen(*softened(i, o), o["beta"]).mean()
+    return sq(o) * jensen(*softened(i, o), o.get("js_beta", 0.5)).mean()
 
 
 def skew_kl(i, o):
@@ -401,7 +401,7 @@ DEFAULTS = {
     "dkd": (4, 1, 1, 1, 8, 0, 20), "dist": (4, 1, 2, 0, 1, 1, 0), "nkd": (1, 1, 1, 0, 0, 1.5, 0),
     "uskd": (None, 1, 1, 1, 0.1, 0.005, 0), "wsld": (2, 1, 2.5, 0, 0, 0, 0), "mlkd": (4, 0.1, 0.9, 0, 0, 0, 0),
     "ctkd": (None, 0.1, 0.9, 1, 10, 20, 0), "tfkd": (20, 0.9, 0.1, 0.99, 0, 0, 0), "pskd": (None, 0, 1, 0.8, 0, 0, 0),
-    "label_smoothing": (None, 0.9, 0.1, 0, 0, 0, 0), "reverse_kl": (1, 0, 1, 0, 0, 0, 0), "js": (1, 0, 1, 0, 0.5, 0, 0),
+    "label_smoothing": (None, 0.9, 0.1, 0, 0, 0, 0), "reverse_kl": (1, 0, 1, 0, 0, 0, 0), "js": (1, 0, 1, 0, 0, 0, 0),
     "skew_kl": (1, 0, 1, 0.1, 0, 0, 0), "skew_reverse_kl": (1, 0, 1, 0.1, 0, 0, 0),
     "taid": (1, 0, 1, 0.4, 0.99, 5e-4, 0), "tvd": (1, 0, 1, 0, 0, 0, 0), "akl": (1, 0, 1, 0.5, 0, 0, 0),
     "uld": (1, 0, 1, 0, 0, 0, 0), "binary": (1, 0, 1, 0, 0, 0, 0), "mse_logits": (None, 0.1, 0.9, 0, 0, 0, 0),
