@@ -489,7 +489,7 @@ TEST(teachers_that_underflow)
     kd_loss_distill_desc d = defaults_of(KD_DISTILL_MULTI_TEACHER);
     d.temperature = .05f, d.direction = KD_DIRECTION_REVERSE, d.hard_weight = 0, d.soft_weight = 1, d.temperature_squared = 0;
     double T = (double)d.temperature, q = 1 / (1 + exp(-(double)s[1] / T)), log_p = log((exp(0.) + exp(-1 / T)) / 2) - 10 / T;
-    double want = q * log(q) + (1 - q) * (log(1 - q) - log_p), got = loss_of(&d, &b);
+    double want = q * (log(q) - log_p) + (1 - q) * log(1 - q), got = loss_of(&d, &b);
     CHECK_MSG(fabs(got - want) <= 1e-5 * want, "%.9g, not %.9g", got, want);
 }
 
