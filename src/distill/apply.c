@@ -21,7 +21,8 @@ static kd_tensor *take_labels(kd__op_scope *op, kd_distill_batch *b, const kd_te
 }
 
 /* Which input is which; the first three may want gradients. */
-enum { STUDENT, SECOND, OWN, DIFFERENTIABLE, TEACHER = DIFFERENTIABLE, TEACHER_SECOND, LABELS, ROW_WEIGHTS, CLASSES, MORE, INPUTS = 16 };
+enum { STUDENT, SECOND, OWN, DIFFERENTIABLE, TEACHER = DIFFERENTIABLE, TEACHER_SECOND, LABELS, ROW_WEIGHTS, CLASSES, MORE,
+      INPUTS = 16 };
 
 /* A matrix beside the student's: its whole shape, or with `any_width` its leading sizes. */
 static bool fits(kd__op_scope *op, const char *name, const kd_tensor *x, bool any_width)
@@ -31,7 +32,8 @@ static bool fits(kd__op_scope *op, const char *name, const kd_tensor *x, bool an
     if (any_width && x->rank == student->rank && x->shape[x->rank - 1] &&
         memcmp(x->shape, student->shape, (student->rank - 1) * sizeof *x->shape) == 0)
         return true;
-    kd__op_fail(op, KD_ERR_SHAPE, "student %S and %s %S differ", (size_t)student->rank, student->shape, name, (size_t)x->rank, x->shape);
+    kd__op_fail(op, KD_ERR_SHAPE, "student %S and %s %S differ", (size_t)student->rank, student->shape, name, (size_t)x->rank,
+                x->shape);
     return false;
 }
 
@@ -85,7 +87,8 @@ static kd_tensor *apply(const kd_loss_distill *loss, kd_tape *tape, const char *
         return kd__poison(tape);
     if (!loss) return kd__op_fail(&op, KD_ERR_ARG, "loss is NULL");
     if (more != in->more_teacher_count)
-        return kd__op_fail(&op, KD_ERR_ARG, "more_teachers is NULL, or more_teacher_count %zu is beyond %d", in->more_teacher_count,
+        return kd__op_fail(&op, KD_ERR_ARG, "more_teachers is NULL, or more_teacher_count %zu is beyond %d",
+                           in->more_teacher_count,
                            INPUTS - MORE);
     const kd_tensor *student = op.in[STUDENT], *teacher = op.in[TEACHER], *row_weights = op.in[ROW_WEIGHTS];
     if (!student->rank) return kd__op_fail(&op, KD_ERR_SHAPE, "student is a scalar, not [.., classes]");
@@ -93,7 +96,8 @@ static kd_tensor *apply(const kd_loss_distill *loss, kd_tape *tape, const char *
     kd_distill_batch b = { .struct_size = sizeof b, .rows = rows, .classes = classes, .student = student->data };
     const float *others[INPUTS - MORE];
     const bool any_width = needs & (KD__OTHER_CLASSES | KD__SPARSE);
-    if (!check_held(&op, loss) || !fits(&op, "student_second", op.in[SECOND], false) || !fits(&op, "teacher", teacher, any_width) ||
+    if (!check_held(&op, loss) || !fits(&op, "student_second", op.in[SECOND], false) ||
+        !fits(&op, "teacher", teacher, any_width) ||
         !fits(&op, "teacher_second", op.in[TEACHER_SECOND], false) || !take_classes(&op, &b))
         return kd__poison(tape);
     for (size_t i = 0; i < more; i++) {
@@ -113,7 +117,8 @@ static kd_tensor *apply(const kd_loss_distill *loss, kd_tape *tape, const char *
     }
     if (row_weights) {
         if (row_weights->count != rows)
-            return kd__op_fail(&op, KD_ERR_SHAPE, "row_weights %S for %zu rows", (size_t)row_weights->rank, row_weights->shape, rows);
+            return kd__op_fail(&op, KD_ERR_SHAPE, "row_weights %S for %zu rows", (size_t)row_weights->rank, row_weights->shape,
+                               rows);
         b.row_weights = row_weights->data;
     }
 

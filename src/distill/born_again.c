@@ -8,8 +8,8 @@
  * Detached: the teacher.
  * Defaults: T 1, hard_weight 1, soft_weight 1.
  * Forms: one.
- * Traps: the loss is that of kd; what is new is who teaches: after a generation its student becomes the teacher, and the next begins
- *     from new weights.  The paper's ensemble of generations is several teachers for testing, not for training.
+ * Traps: the loss is that of kd; what is new is who teaches: after a generation its student becomes the teacher, and the next
+ *     begins from new weights.  The paper's ensemble of generations is several teachers for testing, not for training.
  * Published: CIFAR-10 and -100 gains of each generation in the paper; none for the pairs of this list.
  * Cost: as kd. */
 #include "distill/loss.h"

@@ -8,8 +8,8 @@
  * Detached: the teacher.
  * Defaults: hard_weight 0.1, soft_weight 0.9; the temperature is not used.
  * Forms: one.
- * Traps: logits are compared as they are: a number added to a row counts, a factor does not.  A row of zeros has cosine 0.  A class that
- *     is -inf on either side is left out.  One class: the cosine is 1 or -1, without a gradient.
+ * Traps: logits are compared as they are: a number added to a row counts, a factor does not.  A row of zeros has cosine 0.  A
+ *     class that is -inf on either side is left out.  One class: the cosine is 1 or -1, without a gradient.
  * Published: as a part of other losses only.
  * Cost: three sums of products a row; nothing else. */
 #include "distill/loss.h"

@@ -3,16 +3,17 @@
  *
  * Formula:
  *     soft = T^2 [ beta (1 - 1/B sum_b rho(q_b, p_b)) + gamma (1 - 1/K sum_k rho(q_.k, p_.k)) ]
- *     q, p = softmax(student / T), softmax(teacher / T), [B, K];  rho(a, b) = a' . b' / (|a'| |b'| + 1e-8), a', b' less their means
- * Gradient: of rho by a: b' / (|a'| |b'| + 1e-8) - a' (a' . b') |b'| / |a'| / (|a'| |b'| + 1e-8)^2; summed over rows and columns, then
- *     through the softmax.
+ *     q, p = softmax(student / T), softmax(teacher / T), [B, K];  rho(a, b) = a' . b' / (|a'| |b'| + 1e-8), a', b' less their
+ *     means
+ * Gradient: of rho by a: b' / (|a'| |b'| + 1e-8) - a' (a' . b') |b'| / |a'| / (|a'| |b'| + 1e-8)^2; summed over rows and columns,
+ *     then through the softmax.
  * Divides by: rows (B) and classes (K), each correlation by its own number.
  * Detached: the teacher.
  * Defaults: T 4, beta 1, gamma 1, hard_weight 1, soft_weight 2 (the code's factor; CIFAR-100; ImageNet T 1).
  * Forms: CODE; PAPER without T^2, which only the code has.
- * Traps: the second part couples the rows of a batch: with one row it is gamma, with two its correlations are 1 or -1, and both have no
- *     useful gradient; it depends on the batch size.  With row weights the first part is weighted, the second takes every row that
- *     counts alike.  The 1e-8 matters where probabilities of a column are that small, and is kept as the code has it.
+ * Traps: the second part couples the rows of a batch: with one row it is gamma, with two its correlations are 1 or -1, and both
+ *     have no useful gradient; it depends on the batch size.  With row weights the first part is weighted, the second takes every
+ *     row that counts alike.  The 1e-8 matters where probabilities of a column are that small, and is kept as the code has it.
  * Published: CIFAR-100 ResNet32x4 -> 8x4 76.31 (KD 73.33); ResNet56 -> 20 71.75; ImageNet ResNet34 -> 18 72.07.
  * Cost: three matrices [B, K]. */
 #include "distill/loss.h"
@@ -41,7 +42,8 @@ static kd_status check(const kd_loss_distill_desc *d)
     KD_TRY(kd__number_check("beta", d->beta, 0));
     KD_TRY(kd__number_check("gamma", d->gamma, 0));
     if (d->beta == 0.0f && d->gamma == 0.0f)
-        return kd__fail(KD_ERR_ARG, "kd_loss_distill: method dist with beta and gamma 0 is nothing: kd_loss_distill_desc_for has its numbers");
+        return kd__fail(KD_ERR_ARG,
+                        "kd_loss_distill: dist with beta and gamma 0 is nothing: kd_loss_distill_desc_for has its numbers");
     return KD_OK;
 }
 
@@ -62,7 +64,8 @@ static size_t scratch(const kd__soft *s)
 /* b / (|a| |b| + 1e-8) and the factor on -a, of a correlation with these sums of squares and products; rho itself. */
 static double correlation(double aa, double bb, double ab, double *on_b, double *on_a)
 {
-    double a = __builtin_sqrt(aa > 0 ? aa : aa == aa ? 0 : aa), b = __builtin_sqrt(bb > 0 ? bb : bb == bb ? 0 : bb), size = a * b + 1e-8;
+    double a = __builtin_sqrt(aa > 0 ? aa : aa == aa ? 0 : aa), b = __builtin_sqrt(bb > 0 ? bb : bb == bb ? 0 : bb),
+        size = a * b + 1e-8;
     *on_b = 1 / size;
     *on_a = a > 0 ? ab / size * (b / a) / size : a == 0 ? 0 : a;
     return ab / size;
@@ -120,7 +123,8 @@ static void gradient_task(size_t i, void *arg)
         size_t row = (size_t)w->which[r];
         const float *q = w->q + r * n, *p = w->p + r * n;
         double qq, pp, qp, mq, mp, on_p, on_q;
-        k->dot_f32(&qq, q, q, n), k->dot_f32(&pp, p, p, n), k->dot_f32(&qp, q, p, n), k->sum_f32(&mq, q, n), k->sum_f32(&mp, p, n);
+        k->dot_f32(&qq, q, q, n), k->dot_f32(&pp, p, p, n), k->dot_f32(&qp, q, p, n), k->sum_f32(&mq, q, n), k->sum_f32(&mp, p,
+                n);
         double rho = correlation(qq - mq * mq / (double)n, pp - mp * mp / (double)n, qp - mq * mp / (double)n, &on_p, &on_q);
         s->soft[row] = (float)(beta * (1 - rho) + w->columns);
         if (!s->grad) continue;
@@ -139,7 +143,8 @@ static kd_status batch(const kd__soft *s)
     for (size_t r = 0; r < s->rows; r++)
         if (s->coef[r] != 0.0f) w.which[w.count++] = (int32_t)r, w.all += (double)s->coef[r];
     w.p = w.q + s->rows * n, w.g = w.p + s->rows * n;
-    w.mean_q = w.g + s->rows * n, w.mean_p = w.mean_q + n, w.a = w.mean_p + n, w.minus_b = w.a + n, w.m = w.minus_b + n, w.parts = w.m + n;
+    w.mean_q = w.g + s->rows * n, w.mean_p = w.mean_q + n, w.a = w.mean_p + n, w.minus_b = w.a + n, w.m = w.minus_b + n,
+        w.parts = w.m + n;
     w.tasks = (w.count + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
     if (!w.count) return KD_OK;
     kd__parallel(s->ctx, w.tasks, softmax_task, &w);

@@ -8,14 +8,14 @@
  *     alpha T (sigmoid(d_s) - sigmoid(d_t)) (onehot(y) - q^) + beta T (q^ - p^), over B.
  * Divides by: rows (B).
  * Detached: the teacher.
- * Defaults: T 4, alpha 1, beta 8, hard_weight 1, soft_weight 1, warm-up 20 epochs (paper, CIFAR-100, ResNet32x4 -> ResNet8x4; beta
- *     6 for VGG13 -> 8 and WRN40-2, 2 for ResNet56 -> 20; ImageNet T 1, beta 0.5, warm-up 1).
+ * Defaults: T 4, alpha 1, beta 8, hard_weight 1, soft_weight 1, warm-up 20 epochs (paper, CIFAR-100, ResNet32x4 -> ResNet8x4;
+ *     beta 6 for VGG13 -> 8 and WRN40-2, 2 for ResNet56 -> 20; ImageNet T 1, beta 0.5, warm-up 1).
  * Forms: one.
  * Traps: public code takes the logarithm of a sum of probabilities, which is -inf when q_y underflows; here both groups are
  *     compared as logits.  It masks the label's class by subtracting 1000, which is not a mask for large logits at small T; here
- *     the class is left out.  Two classes leave one other, which carries nothing: that part is 0, where public code has been seen to
- *     give inf; so it is where all the others are masked.  Warm-up counts epochs from 1.  A row without a label leaves the soft
- *     term too.  Soft labels: y is their largest.
+ *     the class is left out.  Two classes leave one other, which carries nothing: that part is 0, where public code has been seen
+ *     to give inf; so it is where all the others are masked.  Warm-up counts epochs from 1.  A row without a label leaves the
+ *     soft term too.  Soft labels: y is their largest.
  * Published: CIFAR-100 ResNet32x4 -> 8x4 76.32 (student 72.50, KD 73.33); ResNet56 -> 20 71.97 (student 69.06, KD 70.66).
  * Cost: three rows of scratch for each thread; two exponentials a logit. */
 #include "distill/loss.h"
@@ -31,14 +31,15 @@ static kd_status check(const kd_loss_distill_desc *d)
     KD_TRY(kd__number_check("alpha", d->alpha, 0));
     KD_TRY(kd__number_check("beta", d->beta, 0));
     if (d->alpha == 0.0f && d->beta == 0.0f)
-        return kd__fail(KD_ERR_ARG, "kd_loss_distill: method dkd with alpha and beta 0 is nothing: kd_loss_distill_desc_for has its numbers");
+        return kd__fail(KD_ERR_ARG,
+                        "kd_loss_distill: method dkd with alpha and beta 0 is nothing: kd_loss_distill_desc_for has its numbers");
     return KD_OK;
 }
 
 static size_t scratch(const kd__soft *s) { return kd__times(3, s->classes); }   /* one row at a time */
 
-/* One side of a row.  p: probabilities of the classes other than y; their logarithms are (z - top) / T + log_top.  y itself against
- * all of them: chance[0], that of the others chance[1], and their logarithms. */
+/* One side of a row.  p: probabilities of the classes other than y; their logarithms are (z - top) / T + log_top.  y itself
+ * against all of them: chance[0], that of the others chance[1], and their logarithms. */
 typedef struct side { double top, log_top, chance[2], log_chance[2]; bool others; } side;
 
 static const float lowest = -0x1.fffffep127f;   /* no class; but times 0 it is 0 */
@@ -54,7 +55,8 @@ static side without(const kd__soft *s, const float *row, size_t y, float *z, flo
     s->kernels->row_max_f32(&top, &at, z, 1, n, n);
     s->kernels->softmax_f32(p, n, z, n, 1, n, s->desc->temperature, 0);
     double log_top = p[at] > 0.0f ? kd__fixed_log((double)p[at]) : (double)p[at];
-    side x = { .top = (double)top, .log_top = log_top, .chance = { 1, 0 }, .log_chance = { 0, -__builtin_inf() }, .others = top != lowest };
+    side x = { .top = (double)top, .log_top = log_top, .chance = { 1, 0 }, .log_chance = { 0, -__builtin_inf() },
+              .others = top != lowest };
     if (!x.others) return x;
     double odds = ((double)row[y] - x.top) / (double)s->desc->temperature + log_top, far = odds < 0 ? odds : -odds;
     double small = far < -700 ? 0 : kd__fixed_exp(far), rest = odds == odds ? kd__fixed_log(1 + small) : odds;

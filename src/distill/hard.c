@@ -8,7 +8,8 @@
  * Detached: the teacher.
  * Defaults: hard_weight 0.1, soft_weight 0.9, those of KD; the temperature is not used.
  * Forms: one.
- * Traps: the argmax of equal logits goes to the first class.  There is no T^2.  This is the term on one head; two heads are deit_hard.
+ * Traps: the argmax of equal logits goes to the first class.  There is no T^2.  This is the term on one head; two heads are
+ *     deit_hard.
  * Published: see deit_hard.
  * Cost: none beside KD's: one pass, no logarithm of the teacher. */
 #include "distill/loss.h"

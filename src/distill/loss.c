@@ -87,7 +87,8 @@ static kd_status check_weights(const char *function, float hard, float soft)
 
 static kd_status check_array(const char *function, const char *name, const float *x, size_t count)
 {
-    if (!x != !count) return kd__fail(KD_ERR_ARG, "%s: %ss is %s and %s_count %zu", function, name, x ? "given" : "NULL", name, count);
+    if (!x != !count) return kd__fail(KD_ERR_ARG, "%s: %ss is %s and %s_count %zu", function, name, x ? "given" : "NULL", name,
+                                      count);
     for (size_t i = 0; i < count; i++)
         if (!in_range(x[i], 0))
             return kd__fail(KD_ERR_ARG, "%s: %ss[%zu] = %g is not a finite number >= 0", function, name, i, (double)x[i]);
@@ -165,7 +166,8 @@ kd_status kd_loss_distill_create(kd_loss_distill **out, kd_context *ctx, const k
     }
     if (own.class_weights) own.class_weights = memcpy(arrays, own.class_weights, own.class_weight_count * sizeof *arrays);
     if (own.teacher_weights)
-        own.teacher_weights = memcpy(arrays + own.class_weight_count, own.teacher_weights, own.teacher_weight_count * sizeof *arrays);
+        own.teacher_weights = memcpy(arrays + own.class_weight_count, own.teacher_weights,
+                                     own.teacher_weight_count * sizeof *arrays);
     *loss = (kd_loss_distill){ .ctx = ctx, .desc = own, .arrays = arrays, .method = method, .state = state };
     kd_status status = method->begin ? method->begin(loss) : KD_OK;
     if (status == KD_OK && loss->adapters && own.reduction == KD_REDUCE_NONE)

@@ -1,9 +1,9 @@
 /* loss.h - the inside of kd_loss_distill, and what a method is.
  * SPDX-License-Identifier: MIT
  *
- * Labels, weights, counting, reductions, several teachers, standardised logits, the hard term, threads and the tape are the same for
- * all methods.  A method is a file NAME.c with its page (the comment at its head) and a kd__method_NAME, and a line in methods.def.
- * The shortest is hard.c; dkd.c has rows of its own, dist.c couples the rows of a batch. */
+ * Labels, weights, counting, reductions, several teachers, standardised logits, the hard term, threads and the tape are the same
+ * for all methods.  A method is a file NAME.c with its page (the comment at its head) and a kd__method_NAME, and a line in
+ * methods.def. The shortest is hard.c; dkd.c has rows of its own, dist.c couples the rows of a batch. */
 #ifndef KD__LOSS_H
 #define KD__LOSS_H
 #include "base/base.h"
@@ -37,7 +37,8 @@ typedef struct kd__soft {
 } kd__soft;
 
 enum {   /* kd__method.needs */
-    KD__LABELS         = 1u,     /* classes, even with hard_weight 0; soft labels: their largest; a row without leaves both terms */
+    /* classes, even with hard_weight 0; soft labels: their largest; a row without leaves both terms */
+    KD__LABELS         = 1u,
     KD__SECOND         = 2u,     /* student_second; of a fused method the soft term is on it alone */
     KD__TEACHER_SECOND = 4u,     /* teacher_second; then there is one teacher */
     KD__NO_TEACHER     = 8u,     /* `teacher` is ignored */
@@ -50,8 +51,8 @@ enum {   /* kd__method.needs */
     KD__OWN_WARMUP     = 1024u   /* desc.warmup is the method's own: it does not scale the term */
 };
 
-/* A method.  Without `rows` and `batch` it is fused: the kernel of kern_distill.c at the descriptor's direction, one pass for both
- * terms.  What is NULL or 0 is not there, or as the comment says. */
+/* A method.  Without `rows` and `batch` it is fused: the kernel of kern_distill.c at the descriptor's direction, one pass for
+ * both terms.  What is NULL or 0 is not there, or as the comment says. */
 typedef struct kd__method {
     const char *formula;   /* one line: "T^2 / B sum_b KL(p || q)" */
     uint32_t    needs;     /* KD__LABELS | .. */
@@ -72,8 +73,8 @@ typedef struct kd__method {
     /* State and adapters (loss->adapters: a finished kd_model, one number in all, or none) of a new loss. */
     kd_status (*begin)(kd_loss_distill *loss);
     void      (*advance)(kd_loss_distill *loss);                     /* loss->advances has grown by one */
-    void      (*observe)(const kd_loss_distill *loss, double soft);   /* after a training batch: its soft term, scale included; may
-                                                                          write loss->state[] */
+    /* After a training batch: its soft term, scale included; may write loss->state[]. */
+    void      (*observe)(const kd_loss_distill *loss, double soft);
 } kd__method;
 #define DISTILL(id, name, source) extern const kd__method kd__method_##id;
 #define FEATURE(id, name, source)
@@ -111,8 +112,8 @@ const kd__method *kd__distill_method(uint32_t id, const char **name);
 /* What warm-up leaves of the soft weight now: (0, 1]. */
 double    kd__loss_ramp(const kd_loss_distill *loss);
 
-/* A batch through a loss: arguments checked, rows counted, gradient and values computed.  ctx gives threads and scratch.  `terms` is
- * a whole kd_distill_terms, not written on error.  *own: d loss / d(adapters' number); may be NULL. */
+/* A batch through a loss: arguments checked, rows counted, gradient and values computed.  ctx gives threads and scratch.
+ * `terms` is a whole kd_distill_terms, not written on error.  *own: d loss / d(adapters' number); may be NULL. */
 kd_status kd__loss_run(const kd_loss_distill *loss, kd_context *ctx, const char *function, const kd_distill_batch *batch,
                        kd_distill_terms *terms, double *own);
 

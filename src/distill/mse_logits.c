@@ -7,10 +7,10 @@
  * Divides by: rows times classes (B K); PAPER, THIRD: rows (B).
  * Detached: the teacher.
  * Defaults: hard_weight 0.1, soft_weight 0.9; the temperature is not used.
- * Forms: CODE: the mean over elements, as mean-squared-error functions compute; PAPER: 1 / (2 B), Ba and Caruana; THIRD: 1 / B, the
- *     squared norm of Kim et al.
- * Traps: the forms differ by factors of K and 2: a weight belongs to one of them.  Logits are compared as they are, so a number added to
- *     all logits of a row counts.  A class that is -inf on either side is left out (and still counted in K).
+ * Forms: CODE: the mean over elements, as mean-squared-error functions compute; PAPER: 1 / (2 B), Ba and Caruana; THIRD: 1 / B,
+ *     the squared norm of Kim et al.
+ * Traps: the forms differ by factors of K and 2: a weight belongs to one of them.  Logits are compared as they are, so a number
+ *     added to all logits of a row counts.  A class that is -inf on either side is left out (and still counted in K).
  * Published: Kim et al. report it better than kd at its best temperature on CIFAR-100.
  * Cost: one pass; nothing else. */
 #include "distill/loss.h"

@@ -11,9 +11,9 @@
  * Detached: all teachers.
  * Defaults: T 4, hard_weight 0.1, soft_weight 0.9, means of probabilities, equal weights.
  * Forms: one; `teachers` says how.
- * Traps: the means of logits and of probabilities are two losses that public toolkits both call the ensemble.  One teacher is kd, to
- *     the last digits.  Any other method over logits takes several teachers in the same way.  BEST needs labels; of equally good
- *     teachers the first; a row without a label leaves the soft term.  A mask of one teacher masks the geometric mean.
+ * Traps: the means of logits and of probabilities are two losses that public toolkits both call the ensemble.  One teacher is kd,
+ *     to the last digits.  Any other method over logits takes several teachers in the same way.  BEST needs labels; of equally
+ *     good teachers the first; a row without a label leaves the soft term.  A mask of one teacher masks the geometric mean.
  * Published: none that compare the three.
  * Cost: a logarithm of softmax for each teacher and row, one matrix for a block of rows. */
 #include "distill/loss.h"

@@ -48,7 +48,8 @@ void kd__standardize_row(const kd__kernels *kernels, float *out, const float *in
 }
 
 /* d in = (g - mean g) / (deviation + 1e-7) - z (g . z) / ((n - 1) deviation) */
-void kd__standardize_row_back(const kd__kernels *kernels, float *grad, const float *g, const float *z, size_t n, const float keep[2])
+void kd__standardize_row_back(const kd__kernels *kernels, float *grad, const float *g, const float *z, size_t n,
+                              const float keep[2])
 {
     double sum, inner;
     size_t count = 0;
@@ -68,7 +69,7 @@ void kd__standardize_row_back(const kd__kernels *kernels, float *grad, const flo
             grad[c] += (float)(((double)g[c] - sum / (double)count) * (double)keep[0] - (double)z[c] * inner * (double)keep[1]);
 }
 
-/* ---- teachers ---------------------------------------------------------------------------------------------------------------- */
+/* ---- teachers ----------------------------------------------------------------------------------------------------------- */
 /* a = log(e^a + e^b); d: n floats */
 static void log_add(const kd__kernels *kernels, float *a, const float *b, float *d, size_t n)
 {
@@ -104,7 +105,8 @@ static void logits_of(const kd_loss_distill_desc *d, const kd__kernels *kernels,
 }
 
 /* out = T log sum_j w_j softmax(z_j / T).  Most rows have no class that underflows, and are added as they are. */
-static void mean_of_probabilities(const kd_loss_distill_desc *d, const kd__kernels *kernels, float *out, const float *const *teachers,
+static void mean_of_probabilities(const kd_loss_distill_desc *d, const kd__kernels *kernels, float *out,
+                                  const float *const *teachers,
                                   size_t count, size_t n, double total, float *work)
 {
     float *one = work, *spare = one + n;
@@ -128,7 +130,8 @@ static void mean_of_probabilities(const kd_loss_distill_desc *d, const kd__kerne
     kernels->unary_f32(KD_UNARY_SCALE_ADD, out, out, n, d->temperature, 0);
 }
 
-void kd__teacher_row(const kd_loss_distill *loss, const kd__kernels *kernels, float *out, const float *const *teachers, size_t count,
+void kd__teacher_row(const kd_loss_distill *loss, const kd__kernels *kernels, float *out, const float *const *teachers,
+                     size_t count,
                      size_t n, int32_t label, float *work)
 {
     const kd_loss_distill_desc *d = &loss->desc;

@@ -43,7 +43,8 @@ static kd_status check_matrix(const job *j, const char *name, const void *data, 
         return kd__fail(KD_ERR_ARG, "%s: %s_stride %zu is less than %s %zu", j->function, name, *stride,
                         width == j->b.classes ? "classes" : "teacher_width", width);
     if (!kd__mul(j->b.rows, *stride, &floats) || !kd__mul(floats, sizeof(float), &bytes))
-        return kd__fail(KD_ERR_OVERFLOW, "%s: %s [%zu, %zu] with stride %zu does not fit", j->function, name, j->b.rows, width, *stride);
+        return kd__fail(KD_ERR_OVERFLOW, "%s: %s [%zu, %zu] with stride %zu does not fit", j->function, name, j->b.rows, width,
+                        *stride);
     if ((uintptr_t)data % sizeof(float))
         return kd__fail(KD_ERR_ARG, "%s: %s is not aligned to a float", j->function, name);
     return KD_OK;
@@ -72,7 +73,8 @@ static kd_status check_grad(const job *j, const char *name, const float *grad, s
         bool own = in[i].data == same;
         if (own && grad == same && in[i].stride == stride) continue;
         if (overlap(j, in[i].data, in[i].stride, in[i].width, grad, stride))
-            return kd__fail(KD_ERR_ARG, own ? "%s: %s overlaps %s without being it" : "%s: %s overlaps %s", j->function, name, in[i].name);
+            return kd__fail(KD_ERR_ARG, own ? "%s: %s overlaps %s without being it" : "%s: %s overlaps %s", j->function, name,
+                            in[i].name);
     }
     for (size_t i = 0; i < b->more_teacher_count; i++)
         if (overlap(j, b->more_teachers[i], b->teacher_stride, b->teacher_width, grad, stride))
@@ -92,7 +94,8 @@ static kd_status check_teachers(job *j)
     if (!j->soft_on || !(j->needs & KD__SPARSE)) b->teacher_classes = NULL;
     if (!b->teacher_width || !b->teacher) b->teacher_width = b->classes;
     if (b->teacher_width != b->classes && !(j->needs & (KD__OTHER_CLASSES | KD__SPARSE)))
-        return kd__fail(KD_ERR_SHAPE, "%s: teacher_width %zu, but the student has %zu classes", j->function, b->teacher_width, b->classes);
+        return kd__fail(KD_ERR_SHAPE, "%s: teacher_width %zu, but the student has %zu classes", j->function, b->teacher_width,
+                        b->classes);
     KD_TRY(check_matrix(j, "teacher", b->teacher, &b->teacher_stride, b->teacher_width));
     KD_TRY(check_matrix(j, "student_second", b->student_second, &b->student_second_stride, b->classes));
     KD_TRY(check_matrix(j, "grad_second", b->grad_second, &b->grad_second_stride, b->classes));
@@ -122,7 +125,8 @@ static kd_status check_teachers(job *j)
         for (size_t c = 0; c < b->teacher_width; c++) {
             int32_t class = b->teacher_classes[r * b->teacher_classes_stride + c];
             if (class < 0 || (uint32_t)class >= b->classes)
-                return kd__fail(KD_ERR_RANGE, "%s: teacher_classes[%zu, %zu] = %d is not in [0, %zu)", j->function, r, c, (int)class,
+                return kd__fail(KD_ERR_RANGE, "%s: teacher_classes[%zu, %zu] = %d is not in [0, %zu)", j->function, r, c,
+                                (int)class,
                                 b->classes);
         }
     return KD_OK;
@@ -151,7 +155,8 @@ static kd_status check_batch(job *j)
         return kd__fail(KD_ERR_ARG, "%s: labels is NULL, and %s needs each row's class", j->function,
                         j->method->needs & KD__LABELS ? j->name : "KD_TEACHERS_BEST");
     if (d->class_weight_count && d->class_weight_count != b->classes)
-        return kd__fail(KD_ERR_SHAPE, "%s: class_weight_count %zu, but the batch has %zu classes", j->function, d->class_weight_count,
+        return kd__fail(KD_ERR_SHAPE, "%s: class_weight_count %zu, but the batch has %zu classes", j->function,
+                        d->class_weight_count,
                         b->classes);
     KD_TRY(check_grad(j, "grad", b->grad, b->grad_stride, b->student));
     KD_TRY(check_grad(j, "grad_second", b->grad_second, b->grad_second_stride, b->student_second));
@@ -237,7 +242,8 @@ static kd_status wrong_label(const job *j)
         int64_t y = j->b.labels ? j->b.labels[r] : j->b.labels64[r];
         bool off = y != KD_LABEL_OFF && (y == d->ignore_index || y == d->unlabelled_index);
         if (!off && (y < 0 || (uint64_t)y >= j->b.classes))
-            return kd__fail(KD_ERR_RANGE, "%s: labels[%zu] = %lld is not in [0, %zu)", j->function, r, (long long)y, j->b.classes);
+            return kd__fail(KD_ERR_RANGE, "%s: labels[%zu] = %lld is not in [0, %zu)", j->function, r, (long long)y,
+                            j->b.classes);
     }
 }
 
@@ -422,7 +428,8 @@ static void prepare_student(const kd__soft *s, const float **x, size_t *stride, 
     *grad = own, *grad_stride = s->classes;
 }
 
-static void prepare_teacher(const job *j, const kd__soft *s, const float **x, size_t *stride, size_t width, float *made, size_t more,
+static void prepare_teacher(const job *j, const kd__soft *s, const float **x, size_t *stride, size_t width, float *made,
+                            size_t more,
                             size_t first, float *work)
 {
     const float *rows[1 + MAX_MORE];
@@ -450,7 +457,8 @@ static void finish(const job *j, const ready *x, size_t first, size_t rows)
             continue;
         }
         if (x->grad)
-            kd__standardize_row_back(j->ctx->kernels, b->grad + row * b->grad_stride, x->grad + r * n, x->student + r * n, n, x->keep + 2 * r);
+            kd__standardize_row_back(j->ctx->kernels, b->grad + row * b->grad_stride, x->grad + r * n, x->student + r * n, n,
+                                     x->keep + 2 * r);
         if (x->grad_second)
             kd__standardize_row_back(j->ctx->kernels, b->grad_second + row * b->grad_second_stride, x->grad_second + r * n,
                                      x->second + r * n, n, x->keep_second + 2 * r);
@@ -510,7 +518,8 @@ static void run_block(job *j, size_t i, float *lane)
     if (m->batch) carve(j, &x, j->whole, j->b.rows), x = part_of(j, &x, first);
     else used = carve(j, &x, rest, j->block);
     prepare_student(&s, &s.student, &s.student_stride, &s.grad, &s.grad_stride, x.student, x.grad, x.keep);
-    prepare_student(&s, &s.second, &s.second_stride, &s.grad_second, &s.grad_second_stride, x.second, x.grad_second, x.keep_second);
+    prepare_student(&s, &s.second, &s.second_stride, &s.grad_second, &s.grad_second_stride, x.second, x.grad_second,
+                    x.keep_second);
     prepare_teacher(j, &s, &s.teacher, &s.teacher_stride, s.teacher_width, x.teacher, j->b.more_teacher_count, first, work);
     prepare_teacher(j, &s, &s.teacher_second, &s.teacher_second_stride, s.classes, x.teacher_second, 0, first, work);
 
@@ -567,8 +576,8 @@ static kd_status run_coupled(job *j, float *scratch)
 /* Floats of a block that stay in the inner caches, with the matrices beside it; logits that are worth another thread. */
 enum { BLOCK_FLOATS = 16384, LANE_FLOATS = 32768 };
 
-/* Rows in blocks cut by the problem's size alone, each prepared, computed and finished while it is in the cache; each thread takes
- * neighbouring blocks.  A coupled method comes between. */
+/* Rows in blocks cut by the problem's size alone, each prepared, computed and finished while it is in the cache; each thread
+ * takes neighbouring blocks.  A coupled method comes between. */
 static kd_status run_blocks(job *j, size_t *masked, double *own)
 {
     const kd_distill_batch *b = &j->b;
@@ -582,16 +591,19 @@ static kd_status run_blocks(job *j, size_t *masked, double *own)
 
     kd__soft sizes = view(j, 0, m->batch ? b->rows : KD_MIN(j->block, b->rows));
     ready x;
-    size_t prepared = carve(j, &x, NULL, m->batch ? b->rows : j->block), scratch = m->scratch ? m->scratch(&sizes) : 0, floats, bytes;
+    size_t prepared = carve(j, &x, NULL, m->batch ? b->rows : j->block), scratch = m->scratch ? m->scratch(&sizes) : 0, floats,
+        bytes;
     size_t results = (j->blocks * sizeof *j->results / sizeof(float) + 15) / 16 * 16;
-    size_t lane = (kd__distill_scratch(b->classes) + 15) / 16 * 16 + (2 * j->block + 15) / 16 * 16 + (2 * b->teacher_width + 15) / 16 * 16;
+    size_t lane = (kd__distill_scratch(b->classes) + 15) / 16 * 16 + (2 * j->block + 15) / 16 * 16 +
+                  (2 * b->teacher_width + 15) / 16 * 16;
     bool fits_in = kd__add(prepared, scratch, &floats) && kd__add(floats, 31, &floats);
     if (fits_in && !m->batch) fits_in = kd__add(lane, floats, &lane), floats = 0;
     lane = (lane + 15) / 16 * 16;
     j->lane_floats = lane;
     fits_in = fits_in && kd__mul(lane, lanes, &lane) && kd__add(floats, lane, &floats) && kd__add(floats, results, &floats) &&
               kd__mul(floats, sizeof(float), &bytes);
-    if (!fits_in) return kd__fail(KD_ERR_OVERFLOW, "%s: %zu rows of %zu classes do not fit in memory", j->function, b->rows, b->classes);
+    if (!fits_in) return kd__fail(KD_ERR_OVERFLOW, "%s: %zu rows of %zu classes do not fit in memory", j->function, b->rows,
+                                  b->classes);
     float *space = kd__scratch_get(j->ctx, bytes);
     if (!space) return kd__fail(KD_ERR_NOMEM, "%s: out of memory for %zu rows of %zu classes", j->function, b->rows, b->classes);
     j->results = (result *)(void *)space;
@@ -696,7 +708,8 @@ kd_status kd__loss_run(const kd_loss_distill *loss, kd_context *ctx, const char 
         for (size_t i = 0; i < b->more_teacher_count; i++)
             KD_TRY(check_values(&j, "a row of more_teachers", b->more_teachers[i], b->teacher_stride, b->teacher_width, form));
         KD_TRY(check_values(&j, "teacher_second", b->teacher_second, b->teacher_second_stride, b->classes, form));
-        if (j.hard_on) KD_TRY(check_values(&j, "soft_labels", b->soft_labels, b->soft_label_stride, b->classes, KD_TEACHER_PROBS));
+        if (j.hard_on) KD_TRY(check_values(&j, "soft_labels", b->soft_labels, b->soft_label_stride, b->classes,
+                                           KD_TEACHER_PROBS));
     }
     if (j.b.rows) KD_TRY(compute(&j, &t, &ours));
     *terms = t;

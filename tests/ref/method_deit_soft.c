@@ -7,7 +7,8 @@ static double row(const method_in *x, size_t r)
 {
     size_t n = x->classes;
     double squared = x->desc->temperature_squared ? x->T * x->T : 1;
-    return (x->form == KD_FORM_CODE ? squared / (double)n : squared) * mr_kl_logits(x->teacher + r * n, x->second + r * n, n, x->T);
+    return (x->form == KD_FORM_CODE ? squared / (double)n : squared) * mr_kl_logits(x->teacher + r * n, x->second + r * n, n,
+                                                                                    x->T);
 }
 
 static void paper(kd_loss_distill_desc *d) { d->form = KD_FORM_PAPER, d->temperature = 3; }

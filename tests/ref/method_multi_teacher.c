@@ -2,7 +2,8 @@
  * SPDX-License-Identifier: MIT */
 #include "method_ref.h"
 
-static const double *teacher_at(const method_in *x, size_t i, size_t r) { return (i ? x->more[i - 1] : x->teacher) + r * x->classes; }
+static const double *teacher_at(const method_in *x, size_t i,
+                                size_t r) { return (i ? x->more[i - 1] : x->teacher) + r * x->classes; }
 
 static double row(const method_in *x, size_t r)
 {

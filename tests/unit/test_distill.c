@@ -246,8 +246,10 @@ TEST(published_values)
 }
 
 /* ---- methods of their own files ------------------------------------------------------------------------- */
-static const uint32_t own_methods[] = { KD_DISTILL_KD, KD_DISTILL_HARD, KD_DISTILL_DEIT_SOFT, KD_DISTILL_DEIT_HARD, KD_DISTILL_DKD, KD_DISTILL_DIST,
-                                        KD_DISTILL_MSE_LOGITS, KD_DISTILL_COSINE_LOGITS, KD_DISTILL_MULTI_TEACHER, KD_DISTILL_MUTUAL,
+static const uint32_t own_methods[] = { KD_DISTILL_KD, KD_DISTILL_HARD, KD_DISTILL_DEIT_SOFT, KD_DISTILL_DEIT_HARD,
+                                       KD_DISTILL_DKD, KD_DISTILL_DIST,
+                                        KD_DISTILL_MSE_LOGITS, KD_DISTILL_COSINE_LOGITS, KD_DISTILL_MULTI_TEACHER,
+                                            KD_DISTILL_MUTUAL,
                                         KD_DISTILL_BORN_AGAIN, KD_DISTILL_LSKD };
 enum { OWN_METHODS = sizeof own_methods / sizeof *own_methods };
 
@@ -276,7 +278,8 @@ static void golden_of(const char *what, double want, kd_loss_distill_desc d)
     float s[12], t[12], grad[12];
     int second = d.method == KD_DISTILL_DEIT_SOFT || d.method == KD_DISTILL_DEIT_HARD;
     for (int i = 0; i < 12; i++) s[i] = (float)golden_s[i], t[i] = (float)golden_t[i];
-    kd_distill_batch b = { .struct_size = sizeof b, .rows = 3, .classes = 4, .student = second ? other : s, .teacher = t, .labels = labels,
+    kd_distill_batch b = { .struct_size = sizeof b, .rows = 3, .classes = 4, .student = second ? other : s, .teacher = t,
+                          .labels = labels,
                            .student_second = second ? s : NULL, .grad = grad };
     d.hard_weight = 0, d.soft_weight = 1, d.warmup = 0;
     double got = loss_of(&d, &b);
@@ -315,27 +318,31 @@ TEST(published_values_of_methods)
     CHECK(d.method == KD_DISTILL_KD);
 }
 
-/* Every method: a gradient written over its logits, strided rows, and rows weighted 0 are the same as without; labels as classes, wide
- * classes and one-hot rows; -0 and 0 are alike. */
+/* Every method: a gradient written over its logits, strided rows, and rows weighted 0 are the same as without; labels as
+ * classes, wide classes and one-hot rows; -0 and 0 are alike. */
 TEST(methods_in_place_strided_and_weighted)
 {
     enum { ROWS = 37, CLASSES = 19, WIDE = 23 };
     kdtest_rand r = { 77 };
-    static float s[ROWS * WIDE], z[ROWS * WIDE], t[ROWS * WIDE], soft[ROWS * CLASSES], tight[3][ROWS * CLASSES], g[2][ROWS * CLASSES],
+    static float s[ROWS * WIDE], z[ROWS * WIDE], t[ROWS * WIDE], soft[ROWS * CLASSES], tight[3][ROWS * CLASSES],
+        g[2][ROWS * CLASSES],
         wide[2][ROWS * WIDE], weights[ROWS];
     int32_t labels[ROWS];
     int64_t labels64[ROWS];
-    for (size_t i = 0; i < ROWS * WIDE; i++) s[i] = (float)kdtest_normal(&r), z[i] = (float)kdtest_normal(&r), t[i] = (float)kdtest_normal(&r);
+    for (size_t i = 0; i < ROWS * WIDE; i++) s[i] = (float)kdtest_normal(&r), z[i] = (float)kdtest_normal(&r),
+        t[i] = (float)kdtest_normal(&r);
     for (size_t i = 0; i < ROWS; i++) {
         labels64[i] = labels[i] = (int32_t)kdtest_size(&r, 0, CLASSES - 1);
         soft[i * CLASSES + (size_t)labels[i]] = 1;
         weights[i] = i % 5 ? 1 : 0;
         for (size_t c = 0; c < CLASSES; c++)
-            tight[0][i * CLASSES + c] = s[i * WIDE + c], tight[1][i * CLASSES + c] = z[i * WIDE + c], tight[2][i * CLASSES + c] = t[i * WIDE + c];
+            tight[0][i * CLASSES + c] = s[i * WIDE + c], tight[1][i * CLASSES + c] = z[i * WIDE + c],
+                tight[2][i * CLASSES + c] = t[i * WIDE + c];
     }
     for (size_t m = 0; m < OWN_METHODS; m++) {
         kd_loss_distill_desc d = defaults_of(own_methods[m]);
-        kd_distill_batch b = { .struct_size = sizeof b, .rows = ROWS, .classes = CLASSES, .student = tight[0], .student_second = tight[1],
+        kd_distill_batch b = { .struct_size = sizeof b, .rows = ROWS, .classes = CLASSES, .student = tight[0],
+                              .student_second = tight[1],
                                .teacher = tight[2], .labels = labels, .grad = g[0], .grad_second = g[1] }, c = b;
         memset(g, 0, sizeof g), memset(wide, 0, sizeof wide);
         double want = loss_of(&d, &b);
@@ -348,12 +355,14 @@ TEST(methods_in_place_strided_and_weighted)
         for (size_t i = 0; i < ROWS * CLASSES; i++) {
             size_t k = i / CLASSES * WIDE + i % CLASSES;
             int second = own_methods[m] == KD_DISTILL_DEIT_SOFT || own_methods[m] == KD_DISTILL_DEIT_HARD;
-            CHECK_MSG(wide[0][k] == g[0][i] && (!second || wide[1][k] == g[1][i]), "method %u: gradient %zu in place %g, not %g", own_methods[m],
+            CHECK_MSG(wide[0][k] == g[0][i] && (!second || wide[1][k] == g[1][i]), "method %u: gradient %zu in place %g, not %g",
+                      own_methods[m],
                       i, (double)wide[0][k], (double)g[0][i]);
         }
         c = b, c.labels = NULL, c.soft_labels = soft;
         double one_hot = loss_of(&d, &c);
-        CHECK_MSG(fabs(one_hot - want) <= 1e-5 * fabs(want), "method %u: %.9g with one-hot rows, %.9g with classes", own_methods[m], one_hot,
+        CHECK_MSG(fabs(one_hot - want) <= 1e-5 * fabs(want), "method %u: %.9g with one-hot rows, %.9g with classes",
+                  own_methods[m], one_hot,
                   want);
         /* rows of weight 0 are rows that are not there */
         b.row_weights = weights;
@@ -361,7 +370,8 @@ TEST(methods_in_place_strided_and_weighted)
         size_t left = 0;
         for (size_t i = 0; i < ROWS; i++) {
             for (size_t k = 0; k < CLASSES; k++) {
-                if (weights[i] == 0) CHECK_MSG(g[0][i * CLASSES + k] == 0 && g[1][i * CLASSES + k] == 0, "method %u: weight 0", own_methods[m]);
+                if (weights[i] == 0) CHECK_MSG(g[0][i * CLASSES + k] == 0 && g[1][i * CLASSES + k] == 0, "method %u: weight 0",
+                                               own_methods[m]);
             }
             if (weights[i] == 0) continue;
             for (size_t k = 0; k < CLASSES; k++) {
@@ -370,10 +380,12 @@ TEST(methods_in_place_strided_and_weighted)
             }
             labels64[left++] = labels[i];
         }
-        c = (kd_distill_batch){ .struct_size = sizeof c, .rows = left, .classes = CLASSES, .student = wide[0], .student_second = wide[1],
+        c = (kd_distill_batch){ .struct_size = sizeof c, .rows = left, .classes = CLASSES, .student = wide[0],
+                               .student_second = wide[1],
                                 .teacher = t, .labels64 = labels64 };
         double packed = loss_of(&d, &c);
-        CHECK_MSG(fabs(packed - weighted) <= 1e-5 * fabs(packed), "method %u: %.9g with weights of 0, %.9g without the rows", own_methods[m],
+        CHECK_MSG(fabs(packed - weighted) <= 1e-5 * fabs(packed), "method %u: %.9g with weights of 0, %.9g without the rows",
+                  own_methods[m],
                   weighted, packed);
         for (size_t i = 0; i < ROWS; i++) {
             labels64[i] = labels[i];
@@ -393,7 +405,8 @@ TEST(standardized_methods)
             float x[3][ROWS * CLASSES], y[3][ROWS * CLASSES], g[2][ROWS * CLASSES], moved[2][ROWS * CLASSES];
             int32_t labels[ROWS] = { 3, 1, 20, 3, 0 };
             d.hard_weight = 0;
-            kd_distill_batch b = { .struct_size = sizeof b, .rows = ROWS, .classes = CLASSES, .student = x[0], .student_second = x[1],
+            kd_distill_batch b = { .struct_size = sizeof b, .rows = ROWS, .classes = CLASSES, .student = x[0],
+                                  .student_second = x[1],
                                    .teacher = x[2], .labels = labels, .grad = g[0], .grad_second = g[1] };
             for (size_t i = 0; i < ROWS * CLASSES; i++)
                 for (int k = 0; k < 3; k++) x[k][i] = masks && i % CLASSES == 7 ? -INFINITY : (float)(3 * kdtest_normal(&r) + 1);
@@ -420,7 +433,8 @@ TEST(standardized_methods)
             d.standardize = 1;
             memset(g, 0, sizeof g);
             double got = loss_of(&d, &b);
-            CHECK_MSG(fabs(got - want) <= 1e-5 * fabs(want), "method %u: %.9g, of standardised rows %.9g", own_methods[m], got, want);
+            CHECK_MSG(fabs(got - want) <= 1e-5 * fabs(want), "method %u: %.9g, of standardised rows %.9g", own_methods[m], got,
+                      want);
             /* a step along the gradient, both ways */
             double slope_got = 0, h = 1e-2, largest = 0;
             for (int k = 0; k < 2; k++)
@@ -438,7 +452,8 @@ TEST(standardized_methods)
                 at[side] = loss_of(&d, &there);
             }
             double slope_want = (at[0] - at[1]) / 2 / (h / largest);
-            CHECK_MSG(fabs(slope_got - slope_want) <= 2e-3 * slope_got, "method %u: slope %.7g, by differences %.7g", own_methods[m], slope_got,
+            CHECK_MSG(fabs(slope_got - slope_want) <= 2e-3 * slope_got, "method %u: slope %.7g, by differences %.7g",
+                      own_methods[m], slope_got,
                       slope_want);
         }
 }
@@ -459,7 +474,8 @@ TEST(teachers_of_any_form)
             if (d.method == KD_DISTILL_MSE_LOGITS || d.method == KD_DISTILL_COSINE_LOGITS) continue;
             if (d.method != KD_DISTILL_LSKD) d.standardize = standardize;
             const float *more[2] = { x[2], x[2] };
-            kd_distill_batch b = { .struct_size = sizeof b, .rows = ROWS, .classes = CLASSES, .student = x[0], .student_second = x[1],
+            kd_distill_batch b = { .struct_size = sizeof b, .rows = ROWS, .classes = CLASSES, .student = x[0],
+                                  .student_second = x[1],
                                    .teacher = x[2], .labels = labels, .grad = g[0], .grad_second = g[1] };
             CHECK_OK(kd_log_softmax_rows(NULL, ROWS, CLASSES, x[2], CLASSES, d.temperature, logs, CLASSES));
             CHECK_OK(kd_softmax_rows(NULL, ROWS, CLASSES, x[2], CLASSES, d.temperature, probs, CLASSES));
@@ -471,9 +487,11 @@ TEST(teachers_of_any_form)
                 if (way == 1) e.teacher_form = KD_TEACHER_PROBS, c.teacher = probs;
                 if (way >= 2 && way < 5) e.teachers = way - 1, c.more_teachers = more, c.more_teacher_count = 2;
                 const float *more_probs[1] = { probs };
-                if (way == 5) e.teacher_form = KD_TEACHER_PROBS, c.teacher = probs, c.more_teachers = more_probs, c.more_teacher_count = 1;
+                if (way == 5) e.teacher_form = KD_TEACHER_PROBS, c.teacher = probs, c.more_teachers = more_probs,
+                    c.more_teacher_count = 1;
                 double got = loss_of(&e, &c);
-                CHECK_MSG(fabs(got - want) <= 2e-5 * fabs(want), "method %u, standardize %u, way %u: %.9g, not %.9g", d.method, standardize, way,
+                CHECK_MSG(fabs(got - want) <= 2e-5 * fabs(want), "method %u, standardize %u, way %u: %.9g, not %.9g", d.method,
+                          standardize, way,
                           got, want);
             }
         }
@@ -489,7 +507,7 @@ TEST(teachers_that_underflow)
     kd_loss_distill_desc d = defaults_of(KD_DISTILL_MULTI_TEACHER);
     d.temperature = .05f, d.direction = KD_DIRECTION_REVERSE, d.hard_weight = 0, d.soft_weight = 1, d.temperature_squared = 0;
     double T = (double)d.temperature, q = 1 / (1 + exp(-(double)s[1] / T)), log_p = log((exp(0.) + exp(-1 / T)) / 2) - 10 / T;
-    double want = q * log(q) + (1 - q) * (log(1 - q) - log_p), got = loss_of(&d, &b);
+    double want = q * (log(q) - log_p) + (1 - q) * log(1 - q), got = loss_of(&d, &b);
     CHECK_MSG(fabs(got - want) <= 1e-5 * want, "%.9g, not %.9g", got, want);
 }
 
@@ -506,7 +524,8 @@ TEST(curricula)
     for (int epoch = 1; epoch <= 6; epoch++) {
         CHECK_OK(kd_loss_distill_eval(loss, &b, &terms));
         double share = epoch < 4 ? epoch / 4. : 1;
-        CHECK_MSG(fabs(terms.loss - (terms.hard + share * terms.soft)) <= 1e-12 * terms.loss, "epoch %d: %g of %g", epoch, terms.loss, terms.soft);
+        CHECK_MSG(fabs(terms.loss - (terms.hard + share * terms.soft)) <= 1e-12 * terms.loss, "epoch %d: %g of %g", epoch,
+                  terms.loss, terms.soft);
         CHECK_OK(kd_loss_distill_advance(loss));
     }
     double before = terms.soft;
@@ -637,7 +656,8 @@ TEST(options_against_the_reference)
             for (size_t c = 0; c < classes; c++) p.soft[i * classes + c] /= sum;
         }
         for (size_t c = 0; c < classes; c++) p.class_weights[c] = kdtest_uniform(&r, .1, 2);
-        snprintf(what, sizeof what, "case %zu [%zu, %zu] T %g method %u direction %u form %u reduction %u use %u smooth %g", k, rows,
+        snprintf(what, sizeof what, "case %zu [%zu, %zu] T %g method %u direction %u form %u reduction %u use %u smooth %g", k,
+                 rows,
                  classes, (double)p.desc.temperature, p.desc.method, p.desc.direction, form, p.desc.reduction, use,
                  (double)p.desc.label_smoothing);
         compare(&p, use, NULL, what);
@@ -689,7 +709,8 @@ TEST(streamed_rows)
         kdtest_rand r = { 43 };
         problem_make(&p, 110, classes, classes);
         p.desc.reduction = KD_REDUCE_SUM;
-        for (size_t i = 0; i < 110 * classes; i++) p.fs[i] = (float)kdtest_uniform(&r, -9, 9), p.ft[i] = (float)kdtest_uniform(&r, -9, 9);
+        for (size_t i = 0; i < 110 * classes; i++) p.fs[i] = (float)kdtest_uniform(&r, -9, 9), p.ft[i] = (float)kdtest_uniform(&r,
+                -9, 9);
         for (size_t i = 0; i < 110; i++) p.labels32[i] = (int32_t)(i * 91 % classes);
         float *alone = calloc(classes, sizeof *alone), *grad = p.grad, *fs = p.fs, *ft = p.ft;
         int32_t *labels = p.labels32;
@@ -697,7 +718,8 @@ TEST(streamed_rows)
             for (size_t i = 0; i < 110; i += 9) {
                 p.rows = 1, p.fs = fs + i * classes, p.ft = ft + i * classes, p.labels32 = labels + i, p.grad = alone;
                 CHECK_OK(problem_eval(&p, 1, NULL, &terms));
-                CHECK_MSG(!memcmp(alone, grad + i * classes, classes * sizeof *alone), "row %zu of %zu classes: other bits", i, classes);
+                CHECK_MSG(!memcmp(alone, grad + i * classes, classes * sizeof *alone), "row %zu of %zu classes: other bits", i,
+                          classes);
             }
         p.fs = fs, p.ft = ft, p.labels32 = labels, p.grad = grad;
         free(alone);
@@ -721,7 +743,8 @@ TEST(large_vocabulary)
             kd_distill_terms terms;
             ref_distill_value want = ref_distill_eval(&p.ref, NULL);
             if (CHECK_OK(problem_eval(&p, 1, NULL, &terms)))
-                CHECK_MSG(fabs(terms.loss / want.loss - 1) < 1e-6, "%zu classes, direction %u: %.9g, want %.9g", sizes[k], direction,
+                CHECK_MSG(fabs(terms.loss / want.loss - 1) < 1e-6, "%zu classes, direction %u: %.9g, want %.9g", sizes[k],
+                          direction,
                           terms.loss, want.loss);
             for (size_t row = 0; row < 2; row++) {   /* shift invariance: each row of the gradient sums to zero */
                 double sum = 0;
@@ -752,7 +775,8 @@ TEST(masked_logits)
             problem_reference(&p, 1);
             ref_distill_value want = ref_distill_eval(&p.ref, NULL);
             if (CHECK_OK(problem_eval(&p, 1, NULL, &terms)))
-                CHECK_MSG(fabs(terms.loss - want.loss) <= 2e-5 * fabs(want.loss) + 1e-6, "masked, %zu classes: %.9g, want %.9g", classes,
+                CHECK_MSG(fabs(terms.loss - want.loss) <= 2e-5 * fabs(want.loss) + 1e-6, "masked, %zu classes: %.9g, want %.9g",
+                          classes,
                           terms.loss, want.loss);
             for (size_t i = 0; i < 5 * classes; i++) {
                 CHECK(isfinite(p.grad[i]));
@@ -934,7 +958,8 @@ TEST(bad_descriptors)
     bad_desc("method", bad_method), bad_desc("reduction", bad_reduction), bad_desc("teacher_form", bad_form);
     bad_desc("label_smoothing", bad_smoothing), bad_desc("js_beta", bad_beta), bad_desc("unlabelled_index", bad_same);
     bad_desc("teachers", bad_teachers), bad_desc("form", bad_variant), bad_desc("teacher_weights", bad_teacher_weights);
-    bad_desc("alpha and beta", bad_dkd), bad_desc("alpha", bad_alpha), bad_desc("gamma", bad_dist), bad_desc("standardize", bad_lskd);
+    bad_desc("alpha and beta", bad_dkd), bad_desc("alpha", bad_alpha), bad_desc("gamma", bad_dist), bad_desc("standardize",
+            bad_lskd);
     bad_desc("teacher_form", bad_raw);
     kd_loss_distill *loss;
     CHECK_STATUS(kd_loss_distill_create(NULL, NULL, NULL), KD_ERR_ARG);
@@ -1024,7 +1049,8 @@ TEST(same_bits_everywhere)
                     kd_context_free(ctx);
                     uint64_t h = hash_problem(&p, &terms);
                     if (!first) first = h;
-                    CHECK_MSG(h == first, "%s, %u threads, shape %zu x %zu, mode %u: other bits", kdtest_isa_name(isas[i]), threads, p.rows,
+                    CHECK_MSG(h == first, "%s, %u threads, shape %zu x %zu, mode %u: other bits", kdtest_isa_name(isas[i]),
+                              threads, p.rows,
                               p.classes, mode);
                 }
             /* in place: the gradient over the student's logits */
@@ -1032,7 +1058,8 @@ TEST(same_bits_everywhere)
             float *keep = p.fs;
             p.fs = p.grad;
             CHECK_OK(problem_eval(&p, 1, NULL, &terms));
-            CHECK_MSG(hash_problem(&p, &terms) == first, "in place: other bits (shape %zu x %zu, mode %u)", p.rows, p.classes, mode);
+            CHECK_MSG(hash_problem(&p, &terms) == first, "in place: other bits (shape %zu x %zu, mode %u)", p.rows, p.classes,
+                      mode);
             p.fs = keep;
             problem_free(&p);
         }
