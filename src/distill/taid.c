@@ -46,7 +46,7 @@ static double mixing(const kd_loss_distill *loss)
     return KD_MIN(a, 1.0);
 }
 
-static void observe(kd_loss_distill *loss, double soft)
+static void observe(const kd_loss_distill *loss, double soft)
 {
     double *state = loss->state;
     if (state[SEEN] != 0 && soft - soft == 0) {
