@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include "kdtest.h"
+#include "kdtest_file.h"
 #include "ref_distill.h"
 
 #define U (1.0 / 16777216)   /* 2^-24: half a unit in the last place at 1 */
