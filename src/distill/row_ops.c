@@ -54,15 +54,22 @@ void kd__softened(const kd__soft *s, size_t r, float *lp, float *lq, float *p, f
     s->kernels->unary_f32(KD_UNARY_EXP, q, lq, n, 0, 0);
 }
 
-void kd__through_softmax(const kd__soft *s, size_t r, const float *h, const float *q)
+/* Only differences of g count: without that of the most probable class, what its probability of nearly 1 multiplies is nearly 0. */
+void kd__through_softmax(const kd__soft *s, size_t r, float *g, const float *q)
 {
+    const size_t n = s->classes;
     double sum;
+    float top;
+    int32_t at;
     if (!s->grad) return;
     const double coef = (double)s->coef[r] / (double)s->desc->temperature;
     float *grad = s->grad + r * s->grad_stride;
-    s->kernels->sum_f32(&sum, h, s->classes);
-    s->kernels->axpy_f32(grad, h, s->classes, (float)coef);
-    s->kernels->axpy_f32(grad, q, s->classes, (float)(-coef * sum));
+    s->kernels->row_max_f32(&top, &at, q, 1, n, n);
+    top = g[at];
+    for (size_t c = 0; c < n; c++) g[c] = q[c] * (g[c] - top);
+    s->kernels->sum_f32(&sum, g, n);
+    s->kernels->axpy_f32(grad, g, n, (float)coef);
+    s->kernels->axpy_f32(grad, q, n, (float)(-coef * sum));
 }
 
 /* Floats as integers of the same order, the largest first; -0 is 0. */

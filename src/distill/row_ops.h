@@ -15,8 +15,9 @@ void   kd__row_add(const kd__kernels *k, float *y, const float *x, size_t n, flo
 double kd__two_level_row(const kd__soft *s, size_t r, size_t label, double yes, double no, float temperature, float *scratch);
 /* log p and log q of row r at the temperature, and p, q themselves. */
 void   kd__softened(const kd__soft *s, size_t r, float *lp, float *lq, float *p, float *q);
-/* The row's gradient += coef / T (h - q sum h), which is d D / d logits for h = q dD/dq. */
-void   kd__through_softmax(const kd__soft *s, size_t r, const float *h, const float *q);
+/* The row's gradient += coef / T q (g - sum q g), which is dD / d logits for g = dD / dq (of classes with q 0: anything finite); g is
+ * overwritten. */
+void   kd__through_softmax(const kd__soft *s, size_t r, float *g, const float *q);
 /* order[i] = the column of the i-th largest of key[n], equal ones from left to right, NaN before +inf; key comes back sorted.
  * scratch: 2 n floats. */
 void   kd__sort_descending(float *key, uint32_t *order, size_t n, float *scratch);

@@ -38,7 +38,7 @@ static void rows(const kd__soft *s)
         kd__softened(s, r, lp, lq, p, q);
         for (size_t c = 0; c < n; c++) {
             ratio[c] = p[c] > 0 ? rest * (q[c] - p[c]) / p[c] : 0.0f;
-            lq[c] = p[c] > 0 ? -rest * p[c] * q[c] / (alpha * p[c] + rest * q[c]) : 0.0f;   /* h */
+            lq[c] = p[c] > 0 ? -rest * p[c] / (alpha * p[c] + rest * q[c]) : 0.0f;   /* dD / dq */
         }
         s->kernels->unary_f32(KD_UNARY_LOG1P, ratio, ratio, n, 0, 0);
         s->kernels->dot_f32(&sum, p, ratio, n);

@@ -11,7 +11,7 @@
  * Traps: a class that the student does not have contributes 0.  Under a mask of the teacher log(q / m) is log(1 / alpha): finite, unlike
  *     reverse KL.
  * Published: the better of the paper's two with its adaptive off-policy generation; its tables are ROUGE-L of GPT-2, OPT, OpenLLaMA.
- * Cost: five rows of scratch. */
+ * Cost: four rows of scratch. */
 #include "distill/row_ops.h"
 
 static void defaults(kd_loss_distill_desc *d) { d->temperature = 1, d->hard_weight = 0, d->soft_weight = 1, d->alpha = 0.1f; }
@@ -22,28 +22,37 @@ static kd_status check(const kd_loss_distill_desc *d)
     return kd__fail(KD_ERR_ARG, "kd_loss_distill: skew_reverse_kl: alpha %g is not in (0, 1)", (double)d->alpha);
 }
 
-static size_t scratch(const kd__soft *s) { return kd__times(5, s->classes); }
+static size_t scratch(const kd__soft *s) { return kd__times(4, s->classes); }
 
-/* log(m / q) = log1p((1 - alpha) (p - q) / q) */
+/* L = log(m / q) = log1p((1 - alpha) (p - q) / q) where p and q are near each other, log(alpha + (1 - alpha) p / q) elsewhere. */
 static void rows(const kd__soft *s)
 {
     const size_t n = s->classes;
     const float alpha = s->desc->alpha, rest = 1 - alpha;
-    float *lp = s->scratch, *lq = lp + n, *p = lq + n, *q = p + n, *ratio = q + n;
+    float *near = s->scratch, *far = near + n, *p = far + n, *q = p + n;
     for (size_t r = 0; r < s->rows; r++) {
         if (s->coef[r] == 0) continue;
         double sum = 0;
-        kd__softened(s, r, lp, lq, p, q);
-        /* p / q may leave the range of floats, p and q do not: then log m - log q is taken apart */
-        for (size_t c = 0; c < n; c++) ratio[c] = q[c] > 0 ? rest * (p[c] - q[c]) / q[c] : 0.0f;
-        s->kernels->unary_f32(KD_UNARY_LOG1P, lq, ratio, n, 0, 0);
+        s->kernels->softmax_f32(p, n, s->teacher + r * s->teacher_stride, n, 1, n, s->desc->temperature, 0);
+        s->kernels->softmax_f32(q, n, s->student + r * s->student_stride, n, 1, n, s->desc->temperature, 0);
         for (size_t c = 0; c < n; c++) {
-            if (!(lq[c] < __builtin_inff())) lq[c] = (float)(kd__fixed_log((double)rest * (double)p[c]) - kd__fixed_log((double)q[c]));
-            sum += q[c] > 0 ? (double)q[c] * (double)lq[c] : 0;
-            ratio[c] = q[c] > 0 ? -q[c] * (lq[c] + alpha * q[c] / (rest * p[c] + alpha * q[c])) : 0.0f;   /* h */
+            const float x = q[c] > 0 ? rest * (p[c] - q[c]) / q[c] : 0.0f;
+            const bool is_near = x > -0.5f && x < 0.5f;
+            near[c] = is_near ? x : 0.0f;
+            far[c] = is_near ? 1.0f : alpha + rest * (p[c] / q[c]);
+        }
+        s->kernels->unary_f32(KD_UNARY_LOG1P, near, near, n, 0, 0);
+        s->kernels->unary_f32(KD_UNARY_LOG, far, far, n, 0, 0);
+        for (size_t c = 0; c < n; c++) {
+            float l = near[c] + far[c];
+            if (!(l < __builtin_inff())) l = (float)(kd__fixed_log((double)rest * (double)p[c]) - kd__fixed_log((double)q[c]));   /* p / q: too large */
+            sum += (double)q[c] * (double)l;
+            /* dD / dq and a constant.  alpha q / m is written so that it is one number throughout p = q and throughout p = 0. */
+            const float m = rest * p[c] + alpha * q[c], share = far[c] == 0 ? alpha + alpha * rest * ((q[c] - p[c]) / m) : alpha * q[c] / m;
+            near[c] = q[c] > 0 ? -l - share : 0.0f;
         }
         s->soft[r] = (float)-sum;
-        kd__through_softmax(s, r, ratio, q);
+        kd__through_softmax(s, r, near, q);
     }
 }
 

@@ -35,7 +35,7 @@ static void rows(const kd__soft *s)
         for (size_t i = 0; i < wide; i++) {
             const float a = i < n ? qs[i] : 0.0f, b = i < m ? ps[i] : 0.0f;
             sum += a > b ? (double)(a - b) : (double)(b - a);
-            if (i < n) work[order[i]] = a > b ? a : a < b ? -a : 0.0f;   /* h: the largest is the class's own */
+            if (i < n) work[order[i]] = a > b ? 1.0f : a < b ? -1.0f : 0.0f;   /* dD / dq */
         }
         s->soft[r] = (float)sum;
         kd__through_softmax(s, r, work, q);
