@@ -91,7 +91,7 @@ static void describe(const golden_line *l, const batch *b, kd_loss_distill_desc 
     d->temperature = (float)golden_number(l, "T", 1);
     d->alpha = (float)golden_number(l, "alpha", 0), d->beta = (float)golden_number(l, "beta", 0);
     d->gamma = (float)golden_number(l, "gamma", 0);
-    d->js_beta = (float)golden_number(l, "js_beta", d->method == KD_DISTILL_JS ? (double)d->beta : 0.5);
+    d->js_beta = (float)golden_number(l, "js_beta", 0.5);
     d->form = (uint32_t)golden_size(l, "form", 0);
     d->direction = named(l, "direction", directions, d->direction);
     d->teacher_form = named(l, "teacher_form", forms, KD_TEACHER_LOGITS);

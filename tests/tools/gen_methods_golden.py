@@ -51,7 +51,7 @@ def known():
     close("MLKD classes", out.mlkd_parts(S, T, 4.0)[1], 0.0021597893)
     close("MLKD rows", out.mlkd_parts(S, T, 4.0)[2], 0.0000407158)
     close("JS .5", one("js"), 0.0453046202)
-    close("JS .1", one("js", beta=0.1), 0.0164433409)
+    close("JS .1", one("js", js_beta=0.1), 0.0164433409)
     close("KD, direction JS", one("kd", T=1.0, direction="js", js_beta=0.1), 0.0164433409)
     close("reverse KL", one("reverse_kl"), 0.1912418927)
     close("KD, direction reverse", one("kd", T=1.0, direction="reverse"), 0.1912418927)
@@ -108,7 +108,7 @@ def options(method):
         "pskd": [dict(alpha=0.25), dict(beta=8, advances=2), dict(beta=8, advances=20)],
         "label_smoothing": [dict(form=1)],
         "reverse_kl": [dict(temperature_squared=0)],
-        "js": [dict(beta=0.125), dict(beta=0.875), dict(temperature_squared=0)],
+        "js": [dict(js_beta=0.125), dict(js_beta=0.875), dict(temperature_squared=0)],
         "skew_kl": [dict(form=1), dict(alpha=0.5), dict(form=1, alpha=0.75), dict(temperature_squared=0)],
         "skew_reverse_kl": [dict(alpha=0.5), dict(temperature_squared=0)],
         "taid": [dict(form=1), dict(alpha=0.75), dict(form=1, alpha=1.0), dict(alpha=0.125)],

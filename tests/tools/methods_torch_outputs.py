@@ -46,7 +46,7 @@ What is agreed, method by method (form 0 CODE, 1 PAPER, 2 THIRD; "one": only 0),
                  is 0.                                                           - / 0 / 1; alpha .8, beta 0
  LABEL_SMOOTHING 0: - 1/K sum log q1_k.  1: KL(uniform || q1), that is less log K.  T 1; no teacher.            - / .9 / .1
  REVERSE_KL      one.  sq KL(q||p).                                                                             1 / 0 / 1
- JS              one.  sq (beta KL(p||m) + (1 - beta) KL(q||m)), m = beta p + (1 - beta) q, beta in (0, 1).     1 / 0 / 1; beta .5
+ JS              one.  sq (b KL(p||m) + (1 - b) KL(q||m)), m = b p + (1 - b) q, b = js_beta in (0, 1).          1 / 0 / 1; js_beta .5
  SKEW_KL         0: - sq sum p log(alpha p + (1 - alpha) q).  1: sq KL(p || the same).                          1 / 0 / 1; alpha .1
  SKEW_REVERSE_KL one.  sq KL(q || (1 - alpha) p + alpha q).                                                     1 / 0 / 1; alpha .1
  TAID            0: - sq sum r log q, r = softmax(((1 - a) s + a t) / T), a constant: no gradient through r.  1: sq KL(r||q), the same
@@ -277,7 +277,7 @@ def reverse_kl(i, o):
 
 
 def js(i, o):
-    return sq(o) * jensen(*softened(i, o), o["beta"]).mean()
+    return sq(o) * jensen(*softened(i, o), o.get("js_beta", 0.5)).mean()
 
 
 def skew_kl(i, o):
@@ -401,7 +401,7 @@ DEFAULTS = {
     "dkd": (4, 1, 1, 1, 8, 0, 20), "dist": (4, 1, 2, 0, 1, 1, 0), "nkd": (1, 1, 1, 0, 0, 1.5, 0),
     "uskd": (None, 1, 1, 1, 0.1, 0.005, 0), "wsld": (2, 1, 2.5, 0, 0, 0, 0), "mlkd": (4, 0.1, 0.9, 0, 0, 0, 0),
     "ctkd": (None, 0.1, 0.9, 1, 10, 20, 0), "tfkd": (20, 0.9, 0.1, 0.99, 0, 0, 0), "pskd": (None, 0, 1, 0.8, 0, 0, 0),
-    "label_smoothing": (None, 0.9, 0.1, 0, 0, 0, 0), "reverse_kl": (1, 0, 1, 0, 0, 0, 0), "js": (1, 0, 1, 0, 0.5, 0, 0),
+    "label_smoothing": (None, 0.9, 0.1, 0, 0, 0, 0), "reverse_kl": (1, 0, 1, 0, 0, 0, 0), "js": (1, 0, 1, 0, 0, 0, 0),
     "skew_kl": (1, 0, 1, 0.1, 0, 0, 0), "skew_reverse_kl": (1, 0, 1, 0.1, 0, 0, 0),
     "taid": (1, 0, 1, 0.4, 0.99, 5e-4, 0), "tvd": (1, 0, 1, 0, 0, 0, 0), "akl": (1, 0, 1, 0.5, 0, 0, 0),
     "uld": (1, 0, 1, 0, 0, 0, 0), "binary": (1, 0, 1, 0, 0, 0, 0), "mse_logits": (None, 0.1, 0.9, 0, 0, 0, 0),
