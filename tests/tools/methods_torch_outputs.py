@@ -46,7 +46,7 @@ What is agreed, method by method (form 0 CODE, 1 PAPER, 2 THIRD; "one": only 0),
                  is 0.                                                           - / 0 / 1; alpha .8, beta 0
  LABEL_SMOOTHING 0: - 1/K sum log q1_k.  1: KL(uniform || q1), that is less log K.  T 1; no teacher.            - / .9 / .1
  REVERSE_KL      one.  sq KL(q||p).                                                                             1 / 0 / 1
- JS              one.  sq (beta KL(p||m) + (1 - beta) KL(q||m)), m = beta p + (1 - beta) q, beta in (0, 1).     1 / 0 / 1; beta .5
+ JS              one.  sq (b KL(p||m) + (1 - b) KL(q||m)), m = b p + (1 - b) q, b = js_beta in (0, 1).          1 / 0 / 1; js_beta .5
  SKEW_KL         0: - sq sum p log(alpha p + (1 - alpha) q).  1: sq KL(p || the same).                          1 / 0 / 1; alpha .1
  SKEW_REVERSE_KL one.  sq KL(q || (1 - alpha) p + alpha q).                                                     1 / 0 / 1; alpha .1
  TAID            0: - sq sum r log q, r = softmax(((1 - a) s + a t) / T), a constant: no gradient through r.  1: sq KL(r||q), the same
