@@ -24,35 +24,36 @@ static kd_status check(const kd_loss_distill_desc *d)
 
 static size_t scratch(const kd__soft *s) { return kd__times(4, s->classes); }
 
-/* L = log(m / q) = log1p((1 - alpha) (p - q) / q) where p and q are near each other, log(alpha + (1 - alpha) p / q) elsewhere. */
+/* L = log(m / q) = log1p((1 - alpha) (p - q) / q) where p and q are near each other, elsewhere log alpha + log1p(u),
+ * u = (1 - alpha) p / (alpha q): where p is nothing L is one constant to the last bit, and falls out of the gradient. */
 static void rows(const kd__soft *s)
 {
     const size_t n = s->classes;
-    const float alpha = s->desc->alpha, rest = 1 - alpha;
-    float *near = s->scratch, *far = near + n, *p = far + n, *q = p + n;
+    const float alpha = s->desc->alpha, rest = 1 - alpha, ratio = rest / alpha;
+    const double least = kd__fixed_log((double)alpha);
+    float *x = s->scratch, *l = x + n, *p = l + n, *q = p + n;
     for (size_t r = 0; r < s->rows; r++) {
         if (s->coef[r] == 0) continue;
         double sum = 0;
         s->kernels->softmax_f32(p, n, s->teacher + r * s->teacher_stride, n, 1, n, s->desc->temperature, 0);
         s->kernels->softmax_f32(q, n, s->student + r * s->student_stride, n, 1, n, s->desc->temperature, 0);
         for (size_t c = 0; c < n; c++) {
-            const float x = q[c] > 0 ? rest * (p[c] - q[c]) / q[c] : 0.0f;
-            const bool is_near = x > -0.5f && x < 0.5f;
-            near[c] = is_near ? x : 0.0f;
-            far[c] = is_near ? 1.0f : alpha + rest * (p[c] / q[c]);
+            const float d = q[c] > 0 ? rest * (p[c] - q[c]) / q[c] : 0.0f;
+            x[c] = d > -0.5f && d < 0.5f ? d : ratio * (p[c] / q[c]);
         }
-        s->kernels->unary_f32(KD_UNARY_LOG1P, near, near, n, 0, 0);
-        s->kernels->unary_f32(KD_UNARY_LOG, far, far, n, 0, 0);
+        s->kernels->unary_f32(KD_UNARY_LOG1P, l, x, n, 0, 0);
         for (size_t c = 0; c < n; c++) {
-            float l = near[c] + far[c];
-            if (!(l < __builtin_inff())) l = (float)(kd__fixed_log((double)rest * (double)p[c]) - kd__fixed_log((double)q[c]));   /* p / q: too large */
-            sum += (double)q[c] * (double)l;
-            /* dD / dq and a constant.  alpha q / m is written so that it is one number throughout p = q and throughout p = 0. */
-            const float m = rest * p[c] + alpha * q[c], share = far[c] == 0 ? alpha + alpha * rest * ((q[c] - p[c]) / m) : alpha * q[c] / m;
-            near[c] = q[c] > 0 ? -l - share : 0.0f;
+            const float d = q[c] > 0 ? rest * (p[c] - q[c]) / q[c] : 0.0f, m = rest * p[c] + alpha * q[c];
+            const bool near = d > -0.5f && d < 0.5f;
+            if (!(l[c] < __builtin_inff())) l[c] = (float)(kd__fixed_log((double)ratio * (double)p[c]) - kd__fixed_log((double)q[c]));
+            sum += (double)q[c] * ((double)l[c] + (near ? 0 : least));
+            /* dD / dq = - L - alpha q / m, and the constant log alpha + 1 */
+            x[c] = near ? (float)(least - (double)l[c] + (double)rest * (1 - (double)alpha * ((double)q[c] - (double)p[c]) / (double)m))
+                        : rest * p[c] / m - l[c];
+            if (!(q[c] > 0)) x[c] = 0;
         }
         s->soft[r] = (float)-sum;
-        kd__through_softmax(s, r, near, q);
+        kd__through_softmax(s, r, x, q);
     }
 }
 
