@@ -100,7 +100,7 @@ CATKD    M pairs | none.  Student taps are class maps {h, w, classes}: its class
          weight 15 (un-normalised, 32x4 -> 8x4; PAPER: 40 to 600), width 2.
 MGD      M pairs | s{i}.align = 1x1 cs -> ct (only if cs != ct), s{i}.generation.0 = 3x3 padding 1 ct -> ct, (.1 ReLU), .2 likewise.
          Equal sizes.  sum (gen(align(s) * keep) - t)^2 / n.   CODE keep [n, ct]: whole channels; THIRD keep [n, h w]: pixels.  keep is 0 with
-         probability gamma, else 1 (not rescaled); `mask` given: it is keep (one pair only).   weight 7e-5, gamma .15.
+         probability gamma, else 1 (not rescaled), drawn on TRAIN tapes only (EVAL: all 1).   weight 7e-5, gamma .15.
 CWD      M pairs, equal sizes | s{i} = 1x1 cs -> ct (only if cs != ct).   T^2 / (n ct) * sum over rows, channels of KL(softmax_hw(t/T) ||
          softmax_hw(s/T)).   weight 3, temperature 4.
 PKD      M pairs, equal shapes | none.   x standardised per channel over n, h, w: (x - mean) / (unbiased std + 1e-6), both sides;
@@ -116,8 +116,8 @@ VITKD    T, L >= 2 pairs, all tokens without the class token, l = a square | for
          ds -> dt (align layers only if ds != dt), s{L-1}.mask_token [dt] (of the block: before its children), s{L-1}.generation.0, .2
          = 3x3 padding 1 dt -> dt with a ReLU between.  Order in the last block: mask_token, align, generation.0, generation.2.
          alpha / n * sum over i < L-1 of sum (s{i}(s) - t)^2 + beta / (gamma n) * sum over masked tokens (generation(x) - t)^2, x = align(s_last)
-         with mask_token in the place of masked tokens, as a map sqrt(l) x sqrt(l).  keep = l - floor(l (1 - gamma)) tokens of each row are
-         masked; `mask` given [n, l]: 1 = kept, 0 = masked, no draw.   weight 1, alpha 3e-5, beta 3e-6, gamma .5.
+         with mask_token in the place of masked tokens, as a map sqrt(l) x sqrt(l).  l - floor(l (1 - gamma)) tokens of each row are
+         masked; gamma 0: no second part; `mask` given [n, l]: 1 = kept, 0 = masked, no draw.   weight 1, alpha 3e-5, beta 3e-6, gamma .5.
 SEMCKD   M, S student taps, R teacher taps (S and R may differ) | `samples` = the batch size B, fixed.  for i < S: s{i}.query.linear1:
          B -> 2w, s{i}.query.linear2: 2w -> w, then for j < R: s{i}.proj{j}.0 = 1x1 -b cs -> 2 ct, .1 BN, (.2), .3 = 3x3 padding 1 -b, .4 BN,
          (.5), .6 = 1x1 -b 2 ct -> ct; for j < R: t{j}.key.linear1: B -> 2w, t{j}.key.linear2: 2w -> w.   w = width; 0: max(1, B / 4).
@@ -136,8 +136,8 @@ MINILM2  three taps T: queries, keys, values | none.   width = relation heads A 
          KL(softmax(t t^T / sqrt dt) || softmax(s s^T / sqrt ds)); alpha QQ + beta KK + gamma VV.   mask as MINILM.   weight 1, 1, 1, 1.
 COSINE   T or V pairs | s{i}.linear: ds -> dt only if the widths differ.   mean over rows (tokens) of 1 - a.b / sqrt((a.a + 1e-12)(b.b +
          1e-12)); mask: over real tokens.   weight 1.
-LD       pairs, the last axis is the bins, all before it are edges (V {bins}, T {edges, bins}, M {boxes, 4, bins}) | none.
-         l = T^2 / bins * KL(softmax(t/T) || softmax(s/T)); w = `mask` [n, edges] (edges = product of the axes before the bins) or 1.
+LD       V {bins} or T {edges, bins} pairs (rows: boxes, or edges) | none.
+         l = T^2 / bins * KL(softmax(t/T) || softmax(s/T)); w = `mask` [n, edges] (V: [n, 1]) or 1.
          CODE  sum w l / alpha (the public code's avg_factor).   PAPER  sum w l bins / sum w.   THIRD  sum w l / sum w.
          sum w = 0: 0.   weight .25, alpha 4, temperature 10.
 FBKD     M, one pair, equal sizes | s0.feature = 1x1 cs -> ct; s0.channel = linear cs -> ct; s0.spatial = 3x3 padding 1 1 -> 1; s0.non_local: .g,
@@ -147,3 +147,765 @@ FBKD     M, one pair, equal sizes | s0.feature = 1x1 cs -> ct; s0.channel = line
          + gamma |nonlocal_t(t) - relation(nonlocal_s(s))|: un-squared norms over the whole batch; m constant.
          weight 1, alpha 7e-5, beta 4e-3, gamma 7e-5, temperature .5.
 """
+import math
+
+import torch
+import torch.nn.functional as F
+
+import methods_torch as mt
+
+# ---- pieces ---------------------------------------------------------------------------------------------------------------------
+
+NOISE = None   # a generator while the sensitivity to roundings in between is measured
+
+
+def r(x):
+    """What a text in float32 has rounded by here: x itself, or x moved by one rounding."""
+    if NOISE is None:
+        return x
+    return x + (mt.U * (torch.randint(0, 2, x.shape, generator=NOISE).to(x.dtype) * 2 - 1)) * x.detach().abs()
+
+
+def flat(x):
+    return x.reshape(x.shape[0], -1)
+
+
+def root(x):
+    """sqrt with gradient 0 at 0."""
+    inside = x > 0
+    return torch.where(inside, torch.sqrt(torch.where(inside, x, torch.ones_like(x))), torch.zeros_like(x))
+
+
+def norm(x, dim=-1, eps=1e-12):
+    return r(x / torch.clamp(r(root((x * x).sum(dim, keepdim=True))), min=eps))
+
+
+def pool(x, h, w):
+    if x.shape[1:3] == (h, w):
+        return x
+    return r(F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), (h, w)).permute(0, 2, 3, 1))
+
+
+def to_smaller(a, b):
+    h, w = min(a.shape[1], b.shape[1]), min(a.shape[2], b.shape[2])
+    return pool(a, h, w), pool(b, h, w)
+
+
+def conv(x, weight, bias=None, stride=1, padding=0):
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight.permute(3, 2, 0, 1), bias, stride, padding)
+    return r(y.permute(0, 2, 3, 1))
+
+
+def bn(x, weight=None, bias=None, eps=1e-5):
+    axes = tuple(range(x.dim() - 1))
+    mean = r(x.mean(axes))
+    var = r(((x - mean) ** 2).mean(axes))
+    y = r((x - mean) / torch.sqrt(var + eps))
+    return y if weight is None else r(y * weight + bias)
+
+
+def smooth_l1(a, b):
+    d = (a - b).abs()
+    return torch.where(d < 1, d * d / 2, d - 0.5)
+
+
+def kl(t, s):
+    """KL(softmax t || softmax s) over the last axis; p = 0 counts nothing."""
+    lp, lq = r(F.log_softmax(t, -1)), r(F.log_softmax(s, -1))
+    p = lp.exp()
+    return torch.where(p > 0, p * (lp - lq), torch.zeros_like(p)).sum(-1)
+
+
+class Adapters:
+    """Parameters by name; `under` runs the usual layers."""
+
+    def __init__(self, parameters):
+        self.p = parameters
+
+    def has(self, name):
+        return name + ".weight" in self.p
+
+    def conv(self, name, x, stride=1, padding=0):
+        if x.dim() < 4:
+            return self.linear(name, x)
+        return conv(x, self.p[name + ".weight"], self.p.get(name + ".bias"), stride, padding)
+
+    def linear(self, name, x):
+        y = x @ self.p[name + ".weight"]
+        return r(y + self.p[name + ".bias"]) if name + ".bias" in self.p else r(y)
+
+    def bn(self, name, x):
+        return bn(x, self.p[name + ".weight"], self.p[name + ".bias"])
+
+    def conv_reg(self, name, x, t):
+        h, w = x.shape[1], t.shape[1]
+        if h == 2 * w:
+            x = self.conv(name + ".conv", x, 2, 1)
+        elif 2 * h == w:
+            turned = self.p[name + ".conv.weight"].flip(0, 1).permute(2, 3, 0, 1)
+            x = r(F.conv_transpose2d(x.permute(0, 3, 1, 2), turned, self.p[name + ".conv.bias"], 2, 1).permute(0, 2, 3, 1))
+        else:
+            x = self.conv(name + ".conv", x)
+        return self.bn(name + ".bn", x)
+
+
+# What layers bring: lists of (name, shape).
+def p_conv(name, k, a, b, bias=True):
+    k = k if isinstance(k, tuple) else (k, k)
+    return [(name + ".weight", (*k, a, b))] + ([(name + ".bias", (b,))] if bias else [])
+
+
+def p_linear(name, a, b, bias=True):
+    return [(name + ".weight", (a, b))] + ([(name + ".bias", (b,))] if bias else [])
+
+
+def p_point(name, shape, b, bias=True):
+    """A 1x1 convolution of a map, a linear layer of anything else."""
+    return p_conv(name, 1, shape[-1], b, bias) if len(shape) == 3 else p_linear(name, shape[-1], b, bias)
+
+
+def p_bn(name, c):
+    return [(name + ".weight", (c,)), (name + ".bias", (c,))]
+
+
+def p_conv_reg(name, s, t):
+    k = 3 if s[0] == 2 * t[0] else 4 if 2 * s[0] == t[0] else (1 + s[0] - t[0], 1 + s[1] - t[1])
+    return p_conv(name + ".conv", k, s[-1], t[-1]) + p_bn(name + ".bn", t[-1])
+
+
+def size(shape):
+    return math.prod(shape)
+
+
+# ---- the methods: s, t lists of taps, a the adapters, o the options, x everything else ----------------------------------------------
+
+def fitnet(s, t, a, o, x):
+    total = 0
+    for i, (u, v) in enumerate(zip(s, t)):
+        if u.dim() < 4:
+            y = a.linear(f"s{i}.linear", u)
+        else:
+            y = a.conv_reg(f"s{i}", u, v)
+            y = y if o["form"] == 2 else torch.relu(y)
+        d = r(y - v) ** 2
+        total = total + (d.sum() / (2 * v.shape[0]) if o["form"] == 1 else d.mean())
+    return total
+
+
+def fitnet_adapters(s, t, o):
+    out = []
+    for i, (u, v) in enumerate(zip(s, t)):
+        out += p_conv_reg(f"s{i}", u, v) if len(u) == 3 else p_linear(f"s{i}.linear", u[-1], v[-1])
+    return out
+
+
+def attention_map(f):
+    return norm(flat(r((f * f).mean(-1))))
+
+
+def at(s, t, a, o, x):
+    total = 0
+    for u, v in zip(s, t):
+        u, v = to_smaller(u, v)
+        d = r(attention_map(u) - attention_map(v))
+        total = total + (root((d * d).sum(1)).mean() if o["form"] == 1 else (d * d).mean())
+    return total
+
+
+def gram(f):
+    f = flat(f)
+    return r(f @ f.T)
+
+
+def sp(s, t, a, o, x):
+    return sum(((norm(gram(u)) - norm(gram(v))) ** 2).sum() / u.shape[0] ** 2 for u, v in zip(s, t))
+
+
+def cc(s, t, a, o, x):
+    u, v = a.linear("s0.linear", flat(s[0])), a.linear("t0.linear", flat(t[0]))
+    n = u.shape[0]
+    if o["form"] == 1:
+        def kernel(e):
+            e = norm(e)
+            dot = r(e @ e.T)
+            return r(sum(math.exp(-2 * o["gamma"]) * (2 * o["gamma"]) ** p / math.factorial(p) * dot ** p for p in range(3)))
+        return ((kernel(u) - kernel(v)) ** 2).sum() / n ** 2
+    return cc_pairs(u, v)
+
+
+def cc_pairs(u, v):
+    d = r(u - v).abs()
+    return (d[:-1] * d[1:]).sum(1).mean() if len(d) > 1 else 0 * d.sum()
+
+
+def cc_adapters(s, t, o):
+    w = o["width"] or 128
+    return p_linear("s0.linear", size(s[0]), w) + p_linear("t0.linear", size(t[0]), w)
+
+
+def vid_term(mu, t, rho):
+    v = r(F.softplus(rho) + 1e-5)
+    return (r(r(mu - t) ** 2 / v + torch.log(v)) / 2).mean()
+
+
+def vid(s, t, a, o, x):
+    total = 0
+    for i, (u, v) in enumerate(zip(s, t)):
+        if u.dim() == 4:
+            u, v = to_smaller(u, v)
+        u = torch.relu(a.conv(f"s{i}.regressor.0", u))
+        u = torch.relu(a.conv(f"s{i}.regressor.2", u))
+        total = total + vid_term(a.conv(f"s{i}.regressor.4", u), v, a.p[f"s{i}.log_scale"])
+    return total
+
+
+def vid_adapters(s, t, o):
+    out = []
+    for i, (u, v) in enumerate(zip(s, t)):
+        w = o["width"] or v[-1]
+        out += [(f"s{i}.log_scale", (v[-1],))] + p_point(f"s{i}.regressor.0", u, w, False)
+        out += p_point(f"s{i}.regressor.2", (*u[:-1], w), w, False) + p_point(f"s{i}.regressor.4", (*u[:-1], w), v[-1], False)
+    return out
+
+
+def rkd_distances(f):
+    n = len(f)
+    square = r((r(f[:, None] - f[None]) ** 2).sum(-1))
+    d = r(torch.sqrt(torch.clamp(square, min=1e-12))) * (1 - torch.eye(n))
+    mean = d.sum() / max(n * (n - 1), 1)
+    return r(d / mean) if n > 1 else d
+
+
+def rkd_angles(f):
+    e = r(f[None] - f[:, None])
+    e = norm(e)
+    return r(torch.einsum("ijd,ikd->ijk", e, e))
+
+
+def rkd(s, t, a, o, x):
+    total = 0
+    for u, v in zip(s, t):
+        u, v = flat(u), flat(v)
+        total = total + o["alpha"] * smooth_l1(rkd_distances(u), rkd_distances(v)).mean()
+        total = total + o["beta"] * smooth_l1(rkd_angles(u), rkd_angles(v)).mean()
+    return total
+
+
+def pkt_similarities(f):
+    f = flat(f)
+    f = r(f / r(root((f * f).sum(1, keepdim=True)) + 1e-7))
+    c = r((f @ f.T + 1) / 2)
+    return r(c / c.sum(1, keepdim=True))
+
+
+def pkt(s, t, a, o, x):
+    total = 0
+    for u, v in zip(s, t):
+        q, p = pkt_similarities(u), pkt_similarities(v)
+        total = total + (p * torch.log(r((p + 1e-7) / (q + 1e-7)))).mean()
+    return total
+
+
+def ab(s, t, a, o, x):
+    total, m, count = 0, o["alpha"], len(s)
+    for i, (u, v) in enumerate(zip(s, t)):
+        u = u if u.shape == v.shape else a.conv_reg(f"s{i}", u, v)
+        low, high = (u > -m) & (v <= 0), (u <= m) & (v > 0)
+        part = torch.where(low, r(u + m) ** 2, torch.where(high, r(u - m) ** 2, torch.zeros_like(u))).sum()
+        total = total + 2.0 ** (i - count + 1) * 3 / (1000 * u.shape[0]) * part
+    return total
+
+
+def ab_adapters(s, t, o):
+    return sum((p_conv_reg(f"s{i}", u, v) for i, (u, v) in enumerate(zip(s, t)) if u != v), [])
+
+
+def ft_difference(f, g, form):
+    def one(z):
+        return norm(flat(z)) if form == 1 else attention_map(z)
+    return r(one(f) - one(g)).abs().mean()
+
+
+def ft(s, t, a, o, x):
+    def chain(first, z, side, normed):
+        for k in range(first, first + 3):
+            z = a.conv(f"{side}.conv{k}", z, 1, 1)
+            z = a.bn(f"{side}.bn{k}", z) if normed else z
+            z = F.leaky_relu(z, 0.1)
+        return z
+    code = chain(1, t[0], "t0", False)
+    total = 0
+    if o["alpha"]:
+        total = total + o["alpha"] * ft_difference(*to_smaller(chain(1, s[0], "s0", True), code.detach()), o["form"])
+    if o["beta"]:
+        total = total + o["beta"] * (r(chain(4, code, "t0", False) - t[0]) ** 2).mean()
+    return total
+
+
+def ft_adapters(s, t, o):
+    c, d = s[0][-1], t[0][-1]
+    k = max(1, int(o["gamma"] * d))
+    out = []
+    for i, (p, q) in enumerate([(c, c), (c, k), (k, k)]):
+        out += p_conv(f"s0.conv{i + 1}", 3, p, q) + p_bn(f"s0.bn{i + 1}", q)
+    for i, (p, q) in enumerate([(d, d), (d, k), (k, k), (k, k), (k, d), (d, d)]):
+        out += p_conv(f"t0.conv{i + 1}", 3, p, q)
+    return out
+
+
+def fsp_matrices(taps):
+    out = []
+    for u, v in zip(taps, taps[1:]):
+        u, v = to_smaller(u, v)
+        out.append(r(torch.einsum("nhwc,nhwd->ncd", u, v) / (u.shape[1] * u.shape[2])))
+    return out
+
+
+def fsp(s, t, a, o, x):
+    total = 0
+    for g, h in zip(fsp_matrices(s), fsp_matrices(t)):
+        d = (g - h) ** 2
+        total = total + (d.sum() / len(d) if o["form"] == 1 else d.mean())
+    return total
+
+
+def nst(s, t, a, o, x):
+    total = 0
+
+    def k(p, q):
+        return r(torch.einsum("npc,npd->ncd", p, q) ** 2).mean()
+    for u, v in zip(s, t):
+        u, v = (norm(z.reshape(len(z), -1, z.shape[-1]), 1) for z in to_smaller(u, v))
+        total = total + r(k(v, v) + k(u, u)) - r(2 * k(u, v))
+    return total
+
+
+def kdsvd(s, t, a, o, x):
+    total, before = 0, None
+    for u, v in zip(s, t):
+        u, v = (z.reshape(len(z), -1, z.shape[-1]) for z in (u, v))
+        vt = torch.linalg.svd(v, full_matrices=False)[2][:, 0]
+        vt = vt * torch.sign(vt.gather(1, vt.abs().argmax(1, keepdim=True)))
+        vs = torch.linalg.svd(u, full_matrices=False)[2][:, :4]
+        cos = (vs.detach() * vt[:, None]).sum(-1)
+        best = cos.abs().argmax(1)
+        pick = torch.arange(len(vs))
+        sign = torch.where(cos[pick, best] < 0, -1.0, 1.0)
+        vs = r(vs[pick, best] * sign[:, None])
+        if before is not None:
+            rs = torch.exp(-(vs[:, None, :] - before[0][:, :, None]) ** 2 / 8)
+            rt = torch.exp(-(vt[:, None, :] - before[1][:, :, None]) ** 2 / 8)
+            total = total + (r(rs) - r(rt)).pow(2).sum() / len(vs)
+        before = vs, r(vt)
+    return total
+
+
+def crd(s, t, a, o, x):
+    """Every other sample is a negative."""
+    n, count = len(s[0]), o["samples"]
+    u, v = norm(a.linear("s0.linear", flat(s[0]))), norm(a.linear("t0.linear", flat(t[0])))
+    own = F.one_hot(x["indices"], count).to(torch.bool)
+    total, share = 0, (count - 1) / count
+
+    def side(e, bank):
+        score = torch.exp(r(e @ bank.T) / o["temperature"])
+        p = r(score / (count * score.detach().mean()))
+        log = torch.where(own, torch.log(r(p / (p + share + 1e-7))), torch.log(r(share / (p + share + 1e-7))))
+        return -log.sum() / n
+    return side(u, x["memory_t"]) + side(v, x["memory_s"])
+
+
+def crd_adapters(s, t, o):
+    return cc_adapters(s, t, o)
+
+
+def irg_edges(f):
+    f = flat(f)
+    square = r((r(f[:, None] - f[None]) ** 2).sum(-1))
+    most = square.max()
+    return r(square / most) if most > 0 else square
+
+
+def irg(s, t, a, o, x):
+    total = o["alpha"] * ((x["logits_s"] - x["logits_t"]) ** 2).mean()
+    total = total + o["beta"] * sum(((irg_edges(u) - irg_edges(v)) ** 2).mean() for u, v in zip(s, t)) / len(s)
+
+    def moves(taps):
+        out = []
+        for u, v in zip(taps, taps[1:]):
+            if u.dim() < 4 or v.dim() < 4:
+                continue
+            u = pool(u, v.shape[1], v.shape[2]) if u.shape[1] > v.shape[1] else u
+            v = r(v[..., 0::2] + v[..., 1::2]) / 2 if v.shape[-1] == 2 * u.shape[-1] else v
+            d = r((flat(u - v) ** 2).sum(1))
+            out.append(r(d / d.max()))
+        return out
+    return total + o["gamma"] * sum((((p - q) ** 2).mean() for p, q in zip(moves(s), moves(t))), torch.zeros(()))
+
+
+def ofd_margin(g, m):
+    out = []
+    for sd, mean in zip(g.abs().tolist(), m.tolist()):
+        if sd == 0:
+            out.append(min(mean, 0.0))
+            continue
+        z = mean / sd
+        tail = 0.5 * math.erfc(z / math.sqrt(2))
+        out.append(mean - sd * math.exp(-z * z / 2) / math.sqrt(2 * math.pi) / tail if tail > 0.001 else -3 * sd)
+    return torch.tensor(out)
+
+
+def ofd_term(u, v, margin):
+    target = torch.maximum(v, margin)
+    return torch.where((u > target) | (v > 0), r(u - target) ** 2, torch.zeros_like(u)).sum()
+
+
+def ofd(s, t, a, o, x):
+    total, count = 0, len(s)
+    for i, (u, v) in enumerate(zip(s, t)):
+        u = a.bn(f"s{i}.1", a.conv(f"s{i}.0", u))
+        v = pool(v, u.shape[1], u.shape[2])
+        margin = r(ofd_margin(x[f"bn_weight{i}"], x[f"bn_bias{i}"]))
+        total = total + ofd_term(u, v, margin) / (len(u) * 2 ** (count - 1 - i))
+    return total
+
+
+def ofd_adapters(s, t, o):
+    return sum((p_conv(f"s{i}.0", 1, u[-1], v[-1], False) + p_bn(f"s{i}.1", v[-1]) for i, (u, v) in enumerate(zip(s, t))), [])
+
+
+def nearest(x, h, w):
+    rows = [i * x.shape[1] // h for i in range(h)]
+    columns = [i * x.shape[2] // w for i in range(w)]
+    return x[:, rows][:, :, columns]
+
+
+def reviewkd(s, t, a, o, x):
+    total, before = 0, None
+    for i in range(len(s) - 1, -1, -1):
+        u, v = (z if z.dim() == 4 else z[:, None, None] for z in (s[i], t[i]))
+        y = a.bn(f"s{i}.conv1.1", a.conv(f"s{i}.conv1.0", u))
+        if before is not None:
+            up = nearest(before, u.shape[1], u.shape[2])
+            z = r(torch.sigmoid(a.conv(f"s{i}.att_conv.0", torch.cat([y, up], -1))))
+            y = r(y * z[..., :1] + up * z[..., 1:])
+        y = before = nearest(y, v.shape[1], v.shape[2])
+        y = a.bn(f"s{i}.conv2.1", a.conv(f"s{i}.conv2.0", y, 1, 1))
+        part, scale, scales = (r(y - v) ** 2).mean(), 1.0, 1.0
+        for k in (4, 2, 1):
+            if k < v.shape[1]:
+                scale /= 2
+                scales += scale
+                part = part + scale * (r(pool(y, k, k) - pool(v, k, k)) ** 2).mean()
+        total = total + part / scales
+    return total
+
+
+def reviewkd_adapters(s, t, o):
+    mid = o["width"] or min(512, s[-1][-1])
+    out = []
+    for i, (u, v) in enumerate(zip(s, t)):
+        out += p_conv(f"s{i}.conv1.0", 1, u[-1], mid, False) + p_bn(f"s{i}.conv1.1", mid)
+        out += p_conv(f"s{i}.conv2.0", 3, mid, v[-1], False) + p_bn(f"s{i}.conv2.1", v[-1])
+        out += p_conv(f"s{i}.att_conv.0", 1, 2 * mid, 2) if i < len(s) - 1 else []
+    return out
+
+
+def simkd(s, t, a, o, x):
+    u, v = to_smaller(s[0], t[0])
+    u = torch.relu(a.bn("s0.1", a.conv("s0.0", u)))
+    u = torch.relu(a.bn("s0.4", a.conv("s0.3", u, 1, 1)))
+    u = torch.relu(a.bn("s0.7", a.conv("s0.6", u)))
+    return (r(u - v) ** 2).mean()
+
+
+def simkd_adapters(s, t, o):
+    c, d = s[0][-1], t[0][-1]
+    w = o["width"] or d // 2
+    return (p_conv("s0.0", 1, c, w, False) + p_bn("s0.1", w) + p_conv("s0.3", 3, w, w, False) + p_bn("s0.4", w) +
+            p_conv("s0.6", 1, w, d, False) + p_bn("s0.7", d))
+
+
+def catkd(s, t, a, o, x):
+    total, g = 0, o["width"] or 2
+    for u, v in zip(s, t):
+        if "teacher_weight" in x:
+            v = r(v @ x["teacher_weight"] + x["teacher_bias"])
+        u, v = (pool(z, g, g).reshape(len(z), g * g, -1) for z in (u, v))
+        if o["form"] == 1:
+            u, v = norm(u, 1), norm(v, 1)
+        total = total + (r(u - v) ** 2).mean()
+    return total
+
+
+def mgd(s, t, a, o, x):
+    """Nothing masked: gamma 0."""
+    total = 0
+    for i, (u, v) in enumerate(zip(s, t)):
+        u = a.conv(f"s{i}.align", u) if a.has(f"s{i}.align") else u
+        u = torch.relu(a.conv(f"s{i}.generation.0", u, 1, 1))
+        total = total + (r(a.conv(f"s{i}.generation.2", u, 1, 1) - v) ** 2).sum() / len(u)
+    return total
+
+
+def mgd_adapters(s, t, o):
+    out = []
+    for i, (u, v) in enumerate(zip(s, t)):
+        c, d = u[-1], v[-1]
+        out += p_conv(f"s{i}.align", 1, c, d) if c != d else []
+        out += p_conv(f"s{i}.generation.0", 3, d, d) + p_conv(f"s{i}.generation.2", 3, d, d)
+    return out
+
+
+def cwd(s, t, a, o, x):
+    total, T = 0, o["temperature"]
+    for i, (u, v) in enumerate(zip(s, t)):
+        u = a.conv(f"s{i}", u) if a.has(f"s{i}") else u
+        u, v = (z.reshape(len(z), -1, z.shape[-1]).transpose(1, 2) / T for z in (u, v))
+        total = total + T * T * kl(v, u).mean()
+    return total
+
+
+def cwd_adapters(s, t, o):
+    return sum((p_conv(f"s{i}", 1, u[-1], v[-1]) for i, (u, v) in enumerate(zip(s, t)) if u[-1] != v[-1]), [])
+
+
+def pkd(s, t, a, o, x):
+    def standard(z):
+        z = z.reshape(-1, z.shape[-1])
+        d = r(z - r(z.mean(0)))
+        return r(d / (r(root((d * d).sum(0) / max(len(z) - 1, 1))) + 1e-6))
+    return sum((r(standard(u) - standard(v)) ** 2).mean() / 2 for u, v in zip(s, t))
+
+
+def srrl(s, t, a, o, x):
+    def gap(z):
+        return r(z.mean((1, 2))) if z.dim() == 4 else z
+    u = gap(torch.relu(a.bn("s0.1", a.conv("s0.0", s[0]))))
+    v = gap(t[0])
+
+    def head(z):
+        return r(z @ x["teacher_weight"] + x["teacher_bias"])
+    return o["alpha"] * (r(u - v) ** 2).mean() + o["beta"] * (r(head(u) - head(v)) ** 2).mean()
+
+
+def srrl_adapters(s, t, o):
+    return p_point("s0.0", s[0], t[0][-1], False) + p_bn("s0.1", t[0][-1])
+
+
+def ickd(s, t, a, o, x):
+    total = 0
+    for i, (u, v) in enumerate(zip(s, t)):
+        u = a.bn(f"s{i}.1", a.conv(f"s{i}.0", u)) if a.has(f"s{i}.0") else u
+        g, h = (norm(r(torch.einsum("nhwc,nhwd->ncd", z, z))) for z in (u, v))
+        n, c = g.shape[:2]
+        total = total + ((g - h) ** 2).sum() / (n * c * (n if o["form"] == 2 else 1))
+    return total
+
+
+def ickd_adapters(s, t, o):
+    return sum((p_conv(f"s{i}.0", 1, u[-1], v[-1], False) + p_bn(f"s{i}.1", v[-1])
+                for i, (u, v) in enumerate(zip(s, t)) if u[-1] != v[-1]), [])
+
+
+def srd(s, t, a, o, x):
+    u = bn(a.linear("s0.linear", flat(s[0])), eps=1e-4)
+    v = bn(flat(t[0]), eps=1e-4)
+    return torch.log(torch.clamp((r(u - v).abs() ** o["alpha"]).sum(), min=1e-12))
+
+
+def srd_adapters(s, t, o):
+    return p_linear("s0.linear", size(s[0]), size(t[0]))
+
+
+def vitkd(s, t, a, o, x):
+    last, n = len(s) - 1, len(s[0])
+    total = 0
+    for i in range(last):
+        u = a.linear(f"s{i}", s[i]) if a.has(f"s{i}") else s[i]
+        total = total + o["alpha"] / n * (r(u - t[i]) ** 2).sum()
+    if not o["gamma"] or not o["beta"]:
+        return total
+    u = a.linear(f"s{last}.align", s[last]) if a.has(f"s{last}.align") else s[last]
+    keep = x["mask"][..., None]
+    u = keep * u + (1 - keep) * a.p[f"s{last}.mask_token"]
+    side = math.isqrt(u.shape[1])
+    u = u.reshape(n, side, side, -1)
+    u = torch.relu(a.conv(f"s{last}.generation.0", u, 1, 1))
+    u = a.conv(f"s{last}.generation.2", u, 1, 1).reshape(t[last].shape)
+    return total + o["beta"] / (o["gamma"] * n) * ((1 - keep) * r(u - t[last]) ** 2).sum()
+
+
+def vitkd_adapters(s, t, o):
+    last = len(s) - 1
+    out = []
+    for i in range(last):
+        out += p_linear(f"s{i}", s[i][-1], t[i][-1]) if s[i][-1] != t[i][-1] else []
+    c, d = s[last][-1], t[last][-1]
+    out += [(f"s{last}.mask_token", (d,))]
+    out += p_linear(f"s{last}.align", c, d) if c != d else []
+    return out + p_conv(f"s{last}.generation.0", 3, d, d) + p_conv(f"s{last}.generation.2", 3, d, d)
+
+
+def semckd(s, t, a, o, x):
+    def embed(name, f):
+        f = torch.relu(a.linear(name + ".linear1", gram(f)))
+        return norm(a.linear(name + ".linear2", f))
+    n = len(s[0])
+    q = torch.stack([embed(f"s{i}.query", f) for i, f in enumerate(s)], 1)
+    k = torch.stack([embed(f"t{j}.key", f) for j, f in enumerate(t)], 1)
+    weight = r(F.softmax(r(torch.einsum("bid,bjd->bij", q, k)) / o["temperature"], -1))
+    total = 0
+    for i, f in enumerate(s):
+        for j, g in enumerate(t):
+            u, v = to_smaller(f, g)
+            name = f"s{i}.proj{j}"
+            u = torch.relu(a.bn(name + ".1", a.conv(name + ".0", u)))
+            u = torch.relu(a.bn(name + ".4", a.conv(name + ".3", u, 1, 1)))
+            u = a.conv(name + ".6", u)
+            total = total + (weight[:, i, j] * r(flat(r(u - v) ** 2).mean(1))).sum()
+    return total / (n * len(s))
+
+
+def semckd_adapters(s, t, o):
+    n = o["samples"]
+    w = o["width"] or max(1, n // 4)
+    out = []
+    for i, u in enumerate(s):
+        out += p_linear(f"s{i}.query.linear1", n, 2 * w) + p_linear(f"s{i}.query.linear2", 2 * w, w)
+        for j, v in enumerate(t):
+            name, d = f"s{i}.proj{j}", v[-1]
+            out += p_conv(name + ".0", 1, u[-1], 2 * d, False) + p_bn(name + ".1", 2 * d)
+            out += p_conv(name + ".3", 3, 2 * d, 2 * d, False) + p_bn(name + ".4", 2 * d)
+            out += p_conv(name + ".6", 1, 2 * d, d, False)
+    for j in range(len(t)):
+        out += p_linear(f"t{j}.key.linear1", n, 2 * w) + p_linear(f"t{j}.key.linear2", 2 * w, w)
+    return out
+
+
+def tinybert(s, t, a, o, x):
+    mask, total = x.get("mask"), 0
+    scores = [[z for z in side if z.dim() == 4] for side in (s, t)]
+    hidden = [[z for z in side if z.dim() == 3] for side in (s, t)]
+    for u, v in zip(*scores):
+        d = torch.where(u > -100, u, torch.zeros_like(u)) - torch.where(v > -100, v, torch.zeros_like(v))
+        w = torch.ones_like(d) if mask is None else (mask[:, None, :, None] * mask[:, None, None, :]).expand_as(d)
+        total = total + o["alpha"] * (r(d) ** 2 * w).sum() / w.sum()
+    for u, v in zip(*hidden):
+        d = r(a.linear("fit", u) - v)
+        w = torch.ones_like(d) if mask is None else mask[..., None].expand_as(d)
+        total = total + o["beta"] * (d ** 2 * w).sum() / w.sum()
+    return total
+
+
+def tinybert_adapters(s, t, o):
+    u, v = ([z for z in side if len(z) == 2] for side in (s, t))
+    return p_linear("fit", u[0][-1], v[0][-1]) if u else []
+
+
+def relation(z, heads):
+    """z z^T / sqrt d of each head: [n, heads, l, l]."""
+    n, l, width = z.shape
+    z = z.reshape(n, l, heads, width // heads).transpose(1, 2)
+    return r(z @ z.transpose(2, 3)) / math.sqrt(width // heads)
+
+
+def masked_kl(tscores, sscores, mask):
+    """Mean over heads and real tokens of the KL of their distributions over real tokens."""
+    n, heads, l, _ = sscores.shape
+    if mask is None:
+        return kl(tscores, sscores).mean()
+    total = 0
+    for b in range(n):
+        keep = mask[b] > 0
+        if keep.any():
+            total = total + kl(tscores[b][:, keep][:, :, keep], sscores[b][:, keep][:, :, keep]).sum()
+    return total / (heads * mask.sum())
+
+
+def minilm(s, t, a, o, x):
+    heads, mask = s[0].shape[1], x.get("mask")
+    return o["alpha"] * masked_kl(t[0], s[0], mask) + o["beta"] * masked_kl(relation(t[1], heads), relation(s[1], heads), mask)
+
+
+def minilm2(s, t, a, o, x):
+    heads = o["width"] or 48
+    return sum(f * masked_kl(relation(v, heads), relation(u, heads), x.get("mask"))
+               for f, u, v in zip((o["alpha"], o["beta"], o["gamma"]), s, t))
+
+
+def cosine(s, t, a, o, x):
+    total, mask = 0, x.get("mask")
+    for i, (u, v) in enumerate(zip(s, t)):
+        u = a.linear(f"s{i}.linear", u) if a.has(f"s{i}.linear") else u
+        d = r(1 - (u * v).sum(-1) / r(torch.sqrt(((u * u).sum(-1) + 1e-12) * ((v * v).sum(-1) + 1e-12))))
+        total = total + (d.mean() if mask is None else (d * mask).sum() / mask.sum())
+    return total
+
+
+def cosine_adapters(s, t, o):
+    return sum((p_linear(f"s{i}.linear", u[-1], v[-1]) for i, (u, v) in enumerate(zip(s, t)) if u[-1] != v[-1]), [])
+
+
+def ld(s, t, a, o, x):
+    total, T = 0, o["temperature"]
+    for u, v in zip(s, t):
+        bins = u.shape[-1]
+        each = T * T * kl(v / T, u / T).reshape(len(u), -1) / bins
+        w = x.get("mask", torch.ones_like(each))
+        total = total + (w * each).sum() * (bins if o["form"] == 1 else 1) / (o["alpha"] if o["form"] == 0 else w.sum())
+    return total
+
+
+def fbkd(s, t, a, o, x):
+    u, v = s[0], t[0]
+
+    def importance(z):
+        z = z.detach().abs().mean(-1)
+        return (F.softmax(flat(z) / o["temperature"], -1) * z[0].numel()).reshape(z.shape)[..., None]
+
+    def non_local(name, z):
+        def part(layer):
+            return a.conv(f"{name}.{layer}", z).reshape(len(z), -1, a.p[f"{name}.g.bias"].shape[0])
+        pair = r(part("theta") @ part("phi").transpose(1, 2)) / (z.shape[1] * z.shape[2])
+        y = r(pair @ part("g")).reshape(*z.shape[:3], -1)
+        return r(z + a.bn(f"{name}.bn", a.conv(f"{name}.conv_out", y)))
+
+    def distance(z, w=1):
+        return root((w * r(z) ** 2).sum())
+    w = (importance(u) + importance(v)) / 2
+    total = o["alpha"] * distance(v - a.conv("s0.feature", u), w)
+    total = total + o["beta"] * distance(v.mean((1, 2)) - a.linear("s0.channel", r(u.mean((1, 2)))))
+    total = total + o["beta"] * distance(v.mean(-1, keepdim=True) - a.conv("s0.spatial", r(u.mean(-1, keepdim=True)), 1, 1))
+    return total + o["gamma"] * distance(non_local("t0", v) - a.conv("s0.relation", non_local("s0.non_local", u)))
+
+
+def fbkd_adapters(s, t, o):
+    c, d = s[0][-1], t[0][-1]
+
+    def block(name, c):
+        h = o["width"] or max(1, c // 2)
+        return (p_conv(name + ".g", 1, c, h) + p_conv(name + ".theta", 1, c, h) + p_conv(name + ".phi", 1, c, h) +
+                p_conv(name + ".conv_out", 1, h, c, False) + p_bn(name + ".bn", c))
+    return (p_conv("s0.feature", 1, c, d) + p_linear("s0.channel", c, d) + p_conv("s0.spatial", 3, 1, 1) +
+            block("s0.non_local", c) + p_conv("s0.relation", 1, c, d) + block("t0", d))
+
+
+# name: (function, parameters of the adapters, what the taps' roundings are relative to, defaults)
+METHODS = {
+    "fitnet": (fitnet, fitnet_adapters, {}), "at": (at, None, {}), "sp": (sp, None, {}),
+    "cc": (cc, cc_adapters, dict(gamma=0.4, width=128)), "vid": (vid, vid_adapters, {}),
+    "rkd": (rkd, None, dict(alpha=25.0, beta=50.0)), "pkt": (pkt, None, {}), "ab": (ab, ab_adapters, dict(alpha=1.0)),
+    "ft": (ft, ft_adapters, dict(alpha=1.0, beta=0.005, gamma=0.5)), "fsp": (fsp, None, {}), "nst": (nst, None, {}),
+    "kdsvd": (kdsvd, None, {}), "crd": (crd, crd_adapters, dict(alpha=0.5, temperature=0.07, width=128)),
+    "irg": (irg, None, dict(alpha=0.1, beta=5.0, gamma=5.0)), "ofd": (ofd, ofd_adapters, {}),
+    "reviewkd": (reviewkd, reviewkd_adapters, {}), "simkd": (simkd, simkd_adapters, {}),
+    "catkd": (catkd, None, dict(width=2)), "mgd": (mgd, mgd_adapters, dict(gamma=0.15)),
+    "cwd": (cwd, cwd_adapters, dict(temperature=4.0)), "pkd": (pkd, None, {}),
+    "srrl": (srrl, srrl_adapters, dict(alpha=1.0, beta=1.0)), "ickd": (ickd, ickd_adapters, {}),
+    "srd": (srd, srd_adapters, dict(alpha=4.0)), "vitkd": (vitkd, vitkd_adapters, dict(alpha=3e-5, beta=3e-6, gamma=0.5)),
+    "semckd": (semckd, semckd_adapters, dict(temperature=1.0)), "tinybert": (tinybert, tinybert_adapters, dict(alpha=1.0, beta=1.0)),
+    "minilm": (minilm, None, dict(alpha=1.0, beta=1.0)), "minilm2": (minilm2, None, dict(alpha=1.0, beta=1.0, gamma=1.0)),
+    "cosine": (cosine, cosine_adapters, {}), "ld": (ld, None, dict(alpha=4.0, temperature=10.0)),
+    "fbkd": (fbkd, fbkd_adapters, dict(alpha=7e-5, beta=4e-3, gamma=7e-5, temperature=0.5)),
+}
