@@ -891,7 +891,7 @@ def fbkd_adapters(s, t, o):
             block("s0.non_local", c) + p_conv("s0.relation", 1, c, d) + block("t0", d))
 
 
-# name: (function, parameters of the adapters, what the taps' roundings are relative to, defaults)
+# name: (function, parameters of its adapters, defaults that are not 0; temperature 1)
 METHODS = {
     "fitnet": (fitnet, fitnet_adapters, {}), "at": (at, None, {}), "sp": (sp, None, {}),
     "cc": (cc, cc_adapters, dict(gamma=0.4, width=128)), "vid": (vid, vid_adapters, {}),
@@ -909,3 +909,18 @@ METHODS = {
     "cosine": (cosine, cosine_adapters, {}), "ld": (ld, None, dict(alpha=4.0, temperature=10.0)),
     "fbkd": (fbkd, fbkd_adapters, dict(alpha=7e-5, beta=4e-3, gamma=7e-5, temperature=0.5)),
 }
+WEIGHTS = dict(fitnet=100, at=1000, sp=3000, cc=0.02, vid=1, rkd=1, pkt=30000, ab=1, ft=200, fsp=1, nst=50, kdsvd=1, crd=0.8, irg=1,
+               ofd=0.001, reviewkd=1, simkd=1, catkd=15, mgd=7e-5, cwd=3, pkd=6, srrl=1, ickd=2.5, srd=2, vitkd=1, semckd=400, tinybert=1,
+               minilm=1, minilm2=1, cosine=1, ld=0.25, fbkd=1)
+WARMUP = dict(reviewkd=20)
+
+
+def options(method, **given):
+    o = dict(alpha=0.0, beta=0.0, gamma=0.0, temperature=1.0, width=0, form=0, samples=0)
+    o.update(METHODS[method][2])
+    o.update(given)
+    return {k: float(torch.tensor(v, dtype=torch.float32)) if isinstance(v, float) else v for k, v in o.items()}   # as a descriptor has it
+
+
+def parameters(method, s_shapes, t_shapes, o):
+    return METHODS[method][1](s_shapes, t_shapes, o) if METHODS[method][1] else []
