@@ -3,9 +3,11 @@
 #include "distill/loss.h"
 
 static const struct { const char *name; const kd__method *method; } methods[] = {
+#define FEATURE(id, name, source)
 #define METHOD(id, name, source) [KD_DISTILL_##id] = { name, &kd__method_##id },
 #include "distill/methods.def"
 #undef METHOD
+#undef FEATURE
 };
 
 static const kd_loss_distill_desc defaults = {

@@ -14,9 +14,11 @@ typedef struct kd__method {
     double (*scale)(const kd_loss_distill_desc *desc);
     bool hard_teacher;   /* soft = CE with the teacher's argmax, at temperature 1 */
 } kd__method;
+#define FEATURE(id, name, source)
 #define METHOD(id, name, source) extern const kd__method kd__method_##id;
 #include "distill/methods.def"
 #undef METHOD
+#undef FEATURE
 
 struct kd_loss_distill {
     kd_context          *ctx;

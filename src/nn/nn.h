@@ -87,6 +87,7 @@ struct kd_model {
     kd_status   status;           /* sticky, of the builders */
     char        text[512];
     bool        finished, frozen;
+    bool        held;             /* an optimizer has it: kd_optimizer_add */
     kd__monitor *lock;            /* of the layers' packed weights */
     uint64_t    version;          /* grows whenever weights were written */
     size_t      layer_count;

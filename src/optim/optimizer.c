@@ -97,6 +97,7 @@ kd_status kd_optimizer_add(kd_optimizer *opt, kd_model *model)
     KD_TRY(kd__grow(opt->ctx, &opt->members, &opt->member_capacity, opt->member_count + 1, sizeof *opt->members));
     unprepare(opt);
     opt->members[opt->member_count++] = (kd__member){ .model = model };
+    model->held = true;
     return KD_OK;
 }
 

@@ -1,0 +1,142 @@
+/* feature.h - the inside of kd_loss_feature, and how a method between features is written.
+ * SPDX-License-Identifier: MIT
+ *
+ * A method is one file with a kd__feature_method and a FEATURE line in methods.def.  sp.c is one without adapters, fitnet.c one
+ * with.  The driver (feature.c, feature_run.c) has checked everything a method sees: counts, shapes and types of what the descriptor
+ * and `needs` ask for; weight and warm-up are applied behind it; rows >= 1.  Maps are [n, height, width, channels].
+ *
+ *   static kd_status core(const kd__core *c, double *value)   // value and gradients at once, hand-written
+ *   {
+ *       ... c->x[0], c->grad[0] (NULL: nobody wants it; else fill all of it, not cleared) ...
+ *       *value = ...;
+ *       return KD_OK;
+ *   }
+ *   static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in)
+ *   {
+ *       kd_tensor *s = kd__adapter_forward(loss, tape, "reg0", in->student[0]);
+ *       return kd__core_run(tape, "fitnet", (kd_tensor *[]){ s, in->teacher[0] }, 2, core, loss);
+ *   } */
+#ifndef KD__FEATURE_H
+#define KD__FEATURE_H
+#include "autograd/tape_internal.h"
+#include "kd/distill.h"
+#include "nn/nn.h"
+
+/* What a method needs beside taps; a mask is always given on if there is one. */
+enum { KD__NEEDS_LABELS = 1, KD__NEEDS_INDICES = 2, KD__NEEDS_STUDENT_LOGITS = 4, KD__NEEDS_TEACHER_LOGITS = 8 };
+
+/* A batch as a method sees it.  Teacher tensors and the mask are constants. */
+typedef struct kd__feature_in {
+    size_t            rows;                                     /* >= 1 */
+    kd_tensor *const *student, *const *teacher;                 /* f32, of the descriptor's counts and shapes */
+    const int64_t    *labels, *indices;                         /* [rows] or NULL; in [0, classes) and [0, samples) if these are set */
+    kd_tensor        *mask;                                     /* f32 [rows, tokens] or NULL */
+    kd_tensor        *student_logits, *teacher_logits;          /* f32 [rows, classes] or NULL */
+} kd__feature_in;
+
+typedef struct kd__feature_method {
+    const char *formula;   /* one line */
+    uint32_t    needs;     /* KD__NEEDS_* */
+    /* The paper's numbers into a descriptor that has method, weight 1 and temperature 1; NULL: these are it. */
+    void      (*defaults)(kd_loss_feature_desc *desc);
+    /* Refuse counts, shapes and numbers it cannot serve: kd__feature_misfit and its kin below.  May fill in what 0 stands for
+     * (width, negatives).  Ranks, sizes >= 1, weight and temperature were checked. */
+    kd_status (*check)(kd_loss_feature_desc *desc);
+    /* Build the adapters under root (the builders' errors are the model's); NULL: none. */
+    void      (*adapters)(const kd_loss_feature_desc *desc, kd_layer *root);
+    /* Floats of a state of its own (loss->state, zeroed, in checkpoints, as is loss->counter); NULL: none. */
+    size_t    (*state_floats)(const kd_loss_feature_desc *desc);
+    /* Once, with adapters and state there: first values, e.g. drawn from desc.seed; NULL: nothing to do. */
+    kd_status (*begin)(kd_loss_feature *loss);
+    /* The loss of a batch before weight and warm-up: a scalar of the tape, or poison. */
+    kd_tensor *(*apply)(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in);
+    uint32_t    forms;     /* how many KD_FORM_*; 0: one */
+} kd__feature_method;
+
+struct kd_loss_feature {
+    kd_context               *ctx;
+    kd_loss_feature_desc      desc;        /* its arrays are in `memory` */
+    const kd__feature_method *method;
+    const char               *name;        /* "fitnet" */
+    kd__arena                 memory;      /* copies of the descriptor's arrays */
+    kd_model                 *adapters;    /* NULL: the method has none */
+    size_t                    state_floats;
+    float                    *state;       /* the method's own; written by its apply only on TRAIN tapes */
+    uint64_t                 *counter;     /* [4], the method's own: drawn numbers, batches seen */
+    uint64_t                  advances;
+    kd__monitor              *lock;        /* of the private tape: kd_loss_feature_eval, one at a time */
+    kd_tape                  *tape;
+};
+
+/* ---- feature.c -------------------------------------------------------------------------------------------------- */
+/* weight * min((advances + 1) / warmup, 1) */
+double kd__feature_factor(const kd_loss_feature *loss);
+/* How many elements a tap has for one row. */
+size_t kd__feature_size(const kd_feature_shape *shape);
+bool   kd__feature_shape_same(const kd_feature_shape *a, const kd_feature_shape *b);
+/* For `check`: KD_ERR_SHAPE "student tap i [..] and teacher tap i [..]: text".  The driver puts function and method in front. */
+kd_status kd__feature_misfit(const kd_loss_feature_desc *desc, size_t i, const char *text);
+/* At least `least` taps on each side, as many on the one as on the other, each of a rank whose bit (1 << rank) is in `ranks`. */
+kd_status kd__feature_pairs(const kd_loss_feature_desc *desc, size_t least, uint32_t ranks);
+/* As kd__feature_pairs, and each pair with the same shape. */
+kd_status kd__feature_equal_pairs(const kd_loss_feature_desc *desc, size_t least, uint32_t ranks);
+/* Of a checkpoint: advances, counter, state, adapters' weights and buffers, as kd__optimizer_state_* do it. */
+size_t    kd__feature_state_size(const kd_loss_feature *loss);
+void      kd__feature_state_write(const kd_loss_feature *loss, uint8_t *out);
+void      kd__feature_state_read(kd_loss_feature *loss, const uint8_t *in);
+
+/* ---- feature_run.c ---------------------------------------------------------------------------------------------- */
+/* x through the adapters' child at a dotted path. */
+kd_tensor *kd__adapter_forward(const kd_loss_feature *loss, kd_tape *tape, const char *path, kd_tensor *x);
+/* A parameter or buffer of the adapters: "var0", "log_scale". */
+kd_tensor *kd__adapter_parameter(const kd_loss_feature *loss, const char *path, const char *name);
+
+/* One op with a hand-written value and gradient. */
+typedef struct kd__core {
+    kd_context       *ctx;        /* threads (kd__parallel), scratch */
+    const kd__kernels *kernels;
+    size_t            count;      /* inputs, at most 16 */
+    kd_tensor *const *in;         /* contiguous; shapes */
+    const float      *x[16];      /* their data; NULL where the input was NULL */
+    float            *grad[16];   /* d value / d in[i]: fill all of it, it is not cleared; NULL: nobody wants it */
+    const void       *user;
+} kd__core;
+typedef kd_status (*kd__core_fn)(const kd__core *c, double *value);
+/* Run it and record it: a scalar.  Inputs are f32 or NULL; any of them that wants a gradient gets it, a trained adapter's output on
+ * the teacher's side too.  name is for error texts; `user` is needed during the call only. */
+kd_tensor *kd__core_run(kd_tape *tape, const char *name, kd_tensor *const *in, size_t count, kd__core_fn core, const void *user);
+/* a + b; b alone if a is NULL: for sums over taps. */
+kd_tensor *kd__feature_add(kd_tape *tape, kd_tensor *a, kd_tensor *b);
+
+/* ---- feature_ops.c: pieces of several methods ------------------------------------------------------------------------ */
+/* RepDistiller's ConvReg below root, from a student map [s, s, c] to a teacher's [t, t, d]: 3x3 of stride 2 (s = 2t), transposed 4x4 of
+ * stride 2 (2s = t), else k = 1 + s - t, without padding; + batch norm, + ReLU if wanted.  False: there is none for these shapes. */
+bool       kd__conv_reg_fits(const kd_feature_shape *student, const kd_feature_shape *teacher);
+void       kd__conv_reg(kd_layer *root, const char *name, const kd_feature_shape *student, const kd_feature_shape *teacher, bool relu);
+/* Run it: as kd__adapter_forward, the spreading in front of a transposed convolution included. */
+kd_tensor *kd__conv_reg_forward(const kd_loss_feature *loss, kd_tape *tape, const char *name, kd_tensor *x, size_t tap);
+/* Maps [n, h, w, c] to [n, oh, ow, c]: means over PyTorch's adaptive windows; nearest neighbours, floor(i h / oh); zeros between the
+ * pixels, (h - 1) step + 1. */
+kd_tensor *kd__adaptive_avg_pool(kd_tape *tape, kd_tensor *x, size_t oh, size_t ow);
+kd_tensor *kd__upsample_nearest(kd_tape *tape, kd_tensor *x, size_t oh, size_t ow);
+kd_tensor *kd__spread(kd_tape *tape, kd_tensor *x, size_t step);
+/* out [n, n] = X X^T of X [n, d] on ctx's threads. */
+kd_status  kd__gram(kd_context *ctx, const float *x, size_t n, size_t d, float *out);
+/* dx [n, d] (=) (G + G^T) X, where G is d / d (X X^T); G becomes G + G^T. */
+kd_status  kd__gram_backward(kd_context *ctx, float *g, const float *x, size_t n, size_t d, float *dx);
+/* Where differences of rows are what counts, so that nothing cancels: X minus its mean row (mean [d] is an output; out may be x), its Gram
+ * matrix in double (rows `stride` apart), and |x_i - x_j|^2 from that; equal rows are exactly 0. */
+void       kd__centre(const kd__kernels *k, const float *x, size_t n, size_t d, float *mean, float *out);
+void       kd__gram_f64(kd_context *ctx, const float *x, size_t n, size_t d, double *out, size_t stride);
+double     kd__gram_distance(const double *gram, size_t stride, size_t i, size_t j);
+
+/* A method by its number; NULL if there is none.  name may be NULL. */
+const kd__feature_method *kd__feature_find(uint32_t method, const char **name);
+#define DISTILL(id, name, source)
+#define METHOD(id, name, source)
+#define FEATURE(id, name, source) extern const kd__feature_method kd__feature_##id;
+#include "distill/methods.def"
+#undef METHOD
+#undef DISTILL
+#undef FEATURE
+#endif
