@@ -76,7 +76,7 @@ CASES = """
 fitnet 8x8x4 4x4x6
 fitnet 4x4x3 8x8x5 n=4
 fitnet 6x6x4 4x4x5 form=1
-fitnet 4x4x8 4x4x4 form=2
+fitnet 4x4x8 4x4x4 form=1 n=7
 fitnet 8x8x4/4x4x8 8x8x6/4x4x3 n=3
 fitnet 12/5x7 9/5x4
 fitnet 5x6x3 4x4x2 n=2
@@ -169,7 +169,7 @@ catkd 5x5x4 3x3x4 width=3 n=3
 mgd 4x4x4 4x4x6 gamma=0.0 n=3
 mgd 4x4x5 4x4x5 gamma=0.0
 mgd 8x8x3/4x4x4 8x8x4/4x4x4 gamma=0.0 n=2
-mgd 4x4x4 4x4x6 gamma=0.0 form=2 n=2
+mgd 4x4x4 4x4x6 gamma=0.0 form=1 n=2
 mgd 3x6x4 3x6x8 gamma=0.0 n=2
 cwd 4x4x8 4x4x8
 cwd 4x4x4 4x4x6 temperature=1.0
@@ -188,7 +188,7 @@ srrl 4x4x6 4x4x4 classes=4 head=1 alpha=2.0 beta=0.0 n=3
 srrl 2x2x4 2x2x8 classes=20 head=1 alpha=0.5 beta=1.5 n=4
 ickd 4x4x6 4x4x6
 ickd 4x4x4 4x4x6 n=4
-ickd 4x4x4 4x4x6 form=2 n=4
+ickd 2x3x4 2x3x12 n=6
 ickd 8x8x4/4x4x6 8x8x4/4x4x8 n=3
 ickd 8x8x16 8x8x16 n=2
 srd 16 24
@@ -223,10 +223,10 @@ minilm2 4x6/4x6/4x6 4x6/4x6/4x6 width=1 n=2 alpha=0.5 beta=2.0 gamma=0.25
 minilm2 5x48/5x48/5x48 5x96/5x96/5x96 n=2
 minilm2 7x12/7x12/7x12 7x24/7x24/7x24 width=3 n=2 mask=prefix scale=2
 cosine 16 16
-cosine 5x8 5x12 n=4
+cosine 5x8 5x8 n=4
 cosine 6x8 6x8 n=4 mask=prefix
-cosine 5x8/12 5x8/10 n=3
-cosine 7x4/7x6 7x4/7x3 n=3 mask=prefix
+cosine 5x8/12 5x8/12 n=3
+cosine 7x4/7x6 7x4/7x6 n=3 mask=prefix
 ld 17 17
 ld 4x17 4x17 n=3 mask=weights
 ld 4x17 4x17 n=3 mask=weights form=1

@@ -25,8 +25,8 @@ warmup default 0 unless stated.
 
 Table: taps | adapters | value: CODE, PAPER, THIRD | defaults: weight, alpha, beta, gamma, temperature, width | sources
 ----------------------------------------------------------------------------------------------------------------------
-FITNET   M pairs (V, T pairs too) | s{i}.conv, s{i}.bn = ConvReg; V, T: s{i}.linear: ds -> dt alone (no BN, no ReLU)
-         CODE  mean (ReLU(BN(conv(s))) - t)^2.   PAPER  1/(2n) sum of the same squares.   THIRD  CODE without the ReLU.
+FITNET   M pairs (V, T pairs too) | reg{i} = ConvReg with the ReLU inside; V, T: reg{i}.linear: ds -> dt, reg{i}.bn
+         CODE  mean (ReLU(BN(conv(s))) - t)^2.   PAPER  without the ReLU.
          weight 100.  RepDistiller.
 AT       M pairs | none.   A(f) = norm(vec_hw(mean_c f^2)), pooled to the smaller (the map, before squaring)
          CODE  mean over n, hw of (As - At)^2.   PAPER  mean over n of |As - At|_2.
@@ -99,7 +99,7 @@ CATKD    M pairs | none.  Student taps are class maps {h, w, classes}: its class
          Both pooled to width x width.   CODE  mean (s - t)^2.   PAPER  each class's map norm'ed over its positions first.
          weight 15 (un-normalised, 32x4 -> 8x4; PAPER: 40 to 600), width 2.
 MGD      M pairs | s{i}.align = 1x1 cs -> ct (only if cs != ct), s{i}.generation.0 = 3x3 padding 1 ct -> ct, (.1 ReLU), .2 likewise.
-         Equal sizes.  sum (gen(align(s) * keep) - t)^2 / n.   CODE keep [n, ct]: whole channels; THIRD keep [n, h w]: pixels.  keep is 0 with
+         Equal sizes.  sum (gen(align(s) * keep) - t)^2 / n.   CODE keep [n, ct]: whole channels; PAPER keep [n, h w]: pixels.  keep is 0 with
          probability gamma, else 1 (not rescaled), drawn on TRAIN tapes only (EVAL: all 1).   weight 7e-5, gamma .15.
 CWD      M pairs, equal sizes | s{i} = 1x1 cs -> ct (only if cs != ct).   T^2 / (n ct) * sum over rows, channels of KL(softmax_hw(t/T) ||
          softmax_hw(s/T)).   weight 3, temperature 4.
@@ -109,7 +109,7 @@ SRRL     M or V, one pair; teacher_weight, _bias | s0.0 = 1x1 -b cs -> ct, s0.1 
          alpha * mean (g(x) - g(t))^2 + beta * mean (head(g(x)) - head(g(t)))^2, head = teacher's classifier, x = s0(s); means over all
          elements.  weight 1, alpha 1, beta 1 (CIFAR: 5).
 ICKD     M pairs, equal sizes | s{i}.0 = 1x1 -b cs -> ct, s{i}.1 BN; none if cs = ct.   G = X^T X [c, c] of each row, its rows norm'ed;
-         CODE  sum (Gs - Gt)^2 / (n ct).   THIRD  / (n^2 ct) (torchdistill).   weight 2.5.
+         sum (Gs - Gt)^2 / (n ct) (torchdistill divides by n once more).   weight 2.5.
 SRD      any, one pair | s0.linear: ds -> dt.   plain BN (eps 1e-4) of s0(s) and of t over the rows, batch statistics on any tape;
          ln( sum over n, d of |s - t|^alpha ), the sum taken >= 1e-12 (gradient 0 below).   weight 2, alpha 4.
 VITKD    T, L >= 2 pairs, all tokens without the class token, l = a square | for i < L-1 s{i} = linear ds -> dt, then s{L-1}.align = linear
@@ -134,7 +134,7 @@ MINILM   two taps: S (scores, scaled, before the softmax) and T (values, heads s
          A sum_b len_b.   weight 1, alpha 1, beta 1.
 MINILM2  three taps T: queries, keys, values | none.   width = relation heads A (0: 48), divides all widths.  each: 1 / (n A l) sum of
          KL(softmax(t t^T / sqrt dt) || softmax(s s^T / sqrt ds)); alpha QQ + beta KK + gamma VV.   mask as MINILM.   weight 1, 1, 1, 1.
-COSINE   T or V pairs | s{i}.linear: ds -> dt only if the widths differ.   mean over rows (tokens) of 1 - a.b / sqrt((a.a + 1e-12)(b.b +
+COSINE   T or V pairs of equal shapes | none.   mean over rows (tokens) of 1 - a.b / sqrt((a.a + 1e-12)(b.b +
          1e-12)); mask: over real tokens.   weight 1.
 LD       V {bins} or T {edges, bins} pairs (rows: boxes, or edges) | none.
          l = T^2 / bins * KL(softmax(t/T) || softmax(s/T)); w = `mask` [n, edges] (V: [n, 1]) or 1.
@@ -282,20 +282,15 @@ def size(shape):
 def fitnet(s, t, a, o, x):
     total = 0
     for i, (u, v) in enumerate(zip(s, t)):
-        if u.dim() < 4:
-            y = a.linear(f"s{i}.linear", u)
-        else:
-            y = a.conv_reg(f"s{i}", u, v)
-            y = y if o["form"] == 2 else torch.relu(y)
-        d = r(y - v) ** 2
-        total = total + (d.sum() / (2 * v.shape[0]) if o["form"] == 1 else d.mean())
+        y = a.conv_reg(f"reg{i}", u, v) if u.dim() == 4 else a.bn(f"reg{i}.bn", a.linear(f"reg{i}.linear", u))
+        total = total + (r((y if o["form"] == 1 else torch.relu(y)) - v) ** 2).mean()
     return total
 
 
 def fitnet_adapters(s, t, o):
     out = []
     for i, (u, v) in enumerate(zip(s, t)):
-        out += p_conv_reg(f"s{i}", u, v) if len(u) == 3 else p_linear(f"s{i}.linear", u[-1], v[-1])
+        out += p_conv_reg(f"reg{i}", u, v) if len(u) == 3 else p_linear(f"reg{i}.linear", u[-1], v[-1]) + p_bn(f"reg{i}.bn", v[-1])
     return out
 
 
@@ -699,7 +694,7 @@ def ickd(s, t, a, o, x):
         u = a.bn(f"s{i}.1", a.conv(f"s{i}.0", u)) if a.has(f"s{i}.0") else u
         g, h = (norm(r(torch.einsum("nhwc,nhwd->ncd", z, z))) for z in (u, v))
         n, c = g.shape[:2]
-        total = total + ((g - h) ** 2).sum() / (n * c * (n if o["form"] == 2 else 1))
+        total = total + ((g - h) ** 2).sum() / (n * c)
     return total
 
 
@@ -836,15 +831,10 @@ def minilm2(s, t, a, o, x):
 
 def cosine(s, t, a, o, x):
     total, mask = 0, x.get("mask")
-    for i, (u, v) in enumerate(zip(s, t)):
-        u = a.linear(f"s{i}.linear", u) if a.has(f"s{i}.linear") else u
+    for u, v in zip(s, t):
         d = r(1 - (u * v).sum(-1) / r(torch.sqrt(((u * u).sum(-1) + 1e-12) * ((v * v).sum(-1) + 1e-12))))
         total = total + (d.mean() if mask is None else (d * mask).sum() / mask.sum())
     return total
-
-
-def cosine_adapters(s, t, o):
-    return sum((p_linear(f"s{i}.linear", u[-1], v[-1]) for i, (u, v) in enumerate(zip(s, t)) if u[-1] != v[-1]), [])
 
 
 def ld(s, t, a, o, x):
@@ -906,7 +896,7 @@ METHODS = {
     "srd": (srd, srd_adapters, dict(alpha=4.0)), "vitkd": (vitkd, vitkd_adapters, dict(alpha=3e-5, beta=3e-6, gamma=0.5)),
     "semckd": (semckd, semckd_adapters, dict(temperature=1.0)), "tinybert": (tinybert, tinybert_adapters, dict(alpha=1.0, beta=1.0)),
     "minilm": (minilm, None, dict(alpha=1.0, beta=1.0)), "minilm2": (minilm2, None, dict(alpha=1.0, beta=1.0, gamma=1.0)),
-    "cosine": (cosine, cosine_adapters, {}), "ld": (ld, None, dict(alpha=4.0, temperature=10.0)),
+    "cosine": (cosine, None, {}), "ld": (ld, None, dict(alpha=4.0, temperature=10.0)),
     "fbkd": (fbkd, fbkd_adapters, dict(alpha=7e-5, beta=4e-3, gamma=7e-5, temperature=0.5)),
 }
 WEIGHTS = dict(fitnet=100, at=1000, sp=3000, cc=0.02, vid=1, rkd=1, pkt=30000, ab=1, ft=200, fsp=1, nst=50, kdsvd=1, crd=0.8, irg=1,
