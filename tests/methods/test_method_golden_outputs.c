@@ -9,11 +9,9 @@
 enum { S, W, T, V, Y, TEACHERS = 10, CLASSES = 20 };   /* streams, as in gen_methods_golden.py */
 
 static const struct { const char *name; uint32_t method; } methods[] = {
-#define METHOD(id, name, source) { name, KD_DISTILL_##id },
 #define DISTILL(id, name, source) { name, KD_DISTILL_##id },
 #define FEATURE(id, name, source)
 #include "distill/methods.def"
-#undef METHOD
 #undef DISTILL
 #undef FEATURE
 };

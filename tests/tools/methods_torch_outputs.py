@@ -29,7 +29,7 @@ What is agreed, method by method (form 0 CODE, 1 PAPER, 2 THIRD; "one": only 0),
                                                                                 1 / 1 / 1; alpha 1, beta .1, gamma .005 (ImageNet)
  WSLD            one.  sq w_b (- sum p log q), w_b = 1 - exp(-CE_s / (CE_t + 1e-7)), CE with y at T 1, detached.
                                                                                 2 / 1 / 2.5 (ImageNet)
- MLKD            0 (the intended one, default): sum over T' in {T, 2, 3, 5, 6} of I + C + R of both views (s with t, w with v), unmasked:
+ MLKD            0 (the intended one, default) and 1, the same: sum over T' in {T, 2, 3, 5, 6} of I + C + R of both views (s with t, w with v), unmasked:
                  I = T'^2 KL(p||q), C = |q^T q - p^T p|_F^2 / K, R = |q q^T - p p^T|_F^2 / B.
                  2 (as the public code computes it): over the same T': m_r I(s,t) + m_c C(s,t) + m_r R(s,t), plus I(w,v) for T' in
                  {T, 3, 5} and I(s,t) for {2, 6}; m_r the share of rows whose largest teacher probability (T 1, of t) is at most the median of
@@ -68,7 +68,7 @@ What is agreed, method by method (form 0 CODE, 1 PAPER, 2 THIRD; "one": only 0),
  BORN_AGAIN      one.  As KD.                                                                                   1 / 1 / 1
  LSKD            one.  As KD on standardised rows: (z - mean) / (std + 1e-7), std unbiased (K = 1: 0), gradient through both.
                                                                                 2 / .1 / 9
-`standardize` 1 on any method: its logits, both sides, are so standardised first.
+`standardize` 1 on a method over softened logits (not MSE_LOGITS, COSINE_LOGITS): both sides' rows are so standardised first.
 PROBS, LOG_PROBS as teacher_form: p as given (at T already), not renormalised.
 """
 import math
@@ -97,8 +97,8 @@ def at(z, y):
 
 def without(z, y):
     """The columns of each row but the label's: [B, K - 1]."""
-    keep = torch.arange(z.shape[1])[None, :] != y[:, None]
-    return z[keep].reshape(z.shape[0], z.shape[1] - 1)
+    k = torch.arange(z.shape[1] - 1)[None, :]
+    return z.gather(1, k + (k >= y[:, None]))
 
 
 def standardized(z):
@@ -221,7 +221,7 @@ def mlkd(i, o):
     pool = [o["T"], 2.0, 3.0, 5.0, 6.0]
     weak = [mlkd_parts(i["s"], i["t"], T, squared) for T in pool]
     strong = [mlkd_parts(i["w"], i["v"], T, squared) for T in pool]
-    if o["form"] == 0:
+    if o["form"] != 2:
         return sum(sum(p) for p in weak + strong)
     p = L(i["t"]).exp()
     share = lambda v: (v <= v.quantile(0.5)).double().mean()
