@@ -195,7 +195,8 @@ typedef struct kd_distill_batch {
     const int32_t *teacher_classes;  size_t teacher_classes_stride;   /* TOP_K: [rows, k]; 0: k */
 } kd_distill_batch;
 /* Value, gradient and counts in one pass, no tensors and no copies: the same kernel and the same bits as _apply.
- * Nothing is written on error. */
+ * With grad given the batch counts as training: the gradient of adapters that are not frozen is added to their block, and a method
+ * that adapts to its loss takes note.  Nothing is written on error, but gradients may be when memory is out. */
 KD_API KD_MUST_USE kd_status kd_loss_distill_eval(const kd_loss_distill *loss, const kd_distill_batch *batch,
                                                   kd_distill_terms *terms);
 

@@ -69,6 +69,8 @@ KD_API KD_MUST_USE kd_status kd_checkpoint_add_ema(kd_checkpoint *cp, const char
 KD_API KD_MUST_USE kd_status kd_checkpoint_add_loader(kd_checkpoint *cp, const char *name, kd_loader *loader);   /* epoch, position */
 KD_API KD_MUST_USE kd_status kd_checkpoint_add_tape(kd_checkpoint *cp, const char *name, kd_tape *tape);         /* dropout's stream */
 KD_API KD_MUST_USE kd_status kd_checkpoint_add_loss(kd_checkpoint *cp, const char *name, kd_loss_distill *loss); /* a method's state */
+KD_API KD_MUST_USE kd_status kd_checkpoint_add_feature_loss(kd_checkpoint *cp, const char *name, kd_loss_feature *loss);
+                                                                                   /* adapters, advances, the method's state */
 /* Register plain bytes of yours, written at save and overwritten at load: an epoch counter, a best accuracy, a kd_rng. */
 KD_API KD_MUST_USE kd_status kd_checkpoint_add_bytes(kd_checkpoint *cp, const char *name, void *data, size_t bytes);
 /* Write everything registered.  Atomic.  Every section carries a CRC32C.  A run that loads it continues to the same bits as

@@ -6,10 +6,8 @@
 
 static const struct { const char *name; const kd__feature_method *method; } features[] = {
 #define DISTILL(id, name, source)
-#define METHOD(id, name, source)
 #define FEATURE(id, name, source) [KD_FEATURE_##id] = { name, &kd__feature_##id },
 #include "distill/methods.def"
-#undef METHOD
 #undef DISTILL
 #undef FEATURE
 };
@@ -239,17 +237,18 @@ double kd__feature_factor(const kd_loss_feature *loss)
     return passed < warmup ? weight * (passed / warmup) : weight;
 }
 
-/* ---- state: u64 advances, counter[4]; f32 the method's own; f32 weights and buffers, in the model's layout ------------- */
+/* ---- state: u64 method, advances, counter[4]; f32 the method's own; f32 weights and buffers, in the model's layout ------------- */
 
 size_t kd__feature_state_size(const kd_loss_feature *loss)
 {
     const kd_model *m = loss->adapters;
-    return 5 * 8 + (loss->state_floats + (m ? m->weight_floats + m->buffer_floats : 0)) * sizeof(float);
+    return 6 * 8 + (loss->state_floats + (m ? m->weight_floats + m->buffer_floats : 0)) * sizeof(float);
 }
 
 void kd__feature_state_write(const kd_loss_feature *loss, uint8_t *at)
 {
     const kd_model *m = loss->adapters;
+    kd__state_put_u64(&at, loss->desc.method);
     kd__state_put_u64(&at, loss->advances);
     for (size_t i = 0; i < 4; i++) kd__state_put_u64(&at, loss->counter[i]);
     kd__state_put_f32(&at, loss->state, loss->state_floats);
@@ -258,9 +257,19 @@ void kd__feature_state_write(const kd_loss_feature *loss, uint8_t *at)
     kd__state_put_f32(&at, m->buffers, m->buffer_floats);
 }
 
+kd_status kd__feature_state_check(const kd_loss_feature *loss, const uint8_t *at)
+{
+    const char *name = "unknown";
+    uint64_t method = kd__state_get_u64(&at);
+    if (method == loss->desc.method) return KD_OK;
+    (void)kd__feature_find(method > UINT32_MAX ? 0 : (uint32_t)method, &name);
+    return kd__fail(KD_ERR_SHAPE, "the file has a loss of method %s, %s was added", name, loss->name);
+}
+
 void kd__feature_state_read(kd_loss_feature *loss, const uint8_t *at)
 {
     kd_model *m = loss->adapters;
+    (void)kd__state_get_u64(&at);
     loss->advances = kd__state_get_u64(&at);
     for (size_t i = 0; i < 4; i++) loss->counter[i] = kd__state_get_u64(&at);
     kd__state_get_f32(&at, loss->state, loss->state_floats);

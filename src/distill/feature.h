@@ -80,9 +80,11 @@ kd_status kd__feature_misfit(const kd_loss_feature_desc *desc, size_t i, const c
 kd_status kd__feature_pairs(const kd_loss_feature_desc *desc, size_t least, uint32_t ranks);
 /* As kd__feature_pairs, and each pair with the same shape. */
 kd_status kd__feature_equal_pairs(const kd_loss_feature_desc *desc, size_t least, uint32_t ranks);
-/* Of a checkpoint: advances, counter, state, adapters' weights and buffers, as kd__optimizer_state_* do it. */
+/* Of a checkpoint: method, advances, counter, state, adapters' weights and buffers.  size and write give them as they are now; check
+ * (of as many bytes) says whether a state may be read; read, after it, cannot fail. */
 size_t    kd__feature_state_size(const kd_loss_feature *loss);
 void      kd__feature_state_write(const kd_loss_feature *loss, uint8_t *out);
+kd_status kd__feature_state_check(const kd_loss_feature *loss, const uint8_t *in);
 void      kd__feature_state_read(kd_loss_feature *loss, const uint8_t *in);
 
 /* ---- feature_run.c ---------------------------------------------------------------------------------------------- */
@@ -133,10 +135,8 @@ double     kd__gram_distance(const double *gram, size_t stride, size_t i, size_t
 /* A method by its number; NULL if there is none.  name may be NULL. */
 const kd__feature_method *kd__feature_find(uint32_t method, const char **name);
 #define DISTILL(id, name, source)
-#define METHOD(id, name, source)
 #define FEATURE(id, name, source) extern const kd__feature_method kd__feature_##id;
 #include "distill/methods.def"
-#undef METHOD
 #undef DISTILL
 #undef FEATURE
 #endif

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "io/checkpoint.h"
 #include "data/data_internal.h"
+#include "distill/feature.h"
 #include "distill/loss.h"
 #include "nn/nn.h"
 #include "optim/optim.h"
@@ -9,11 +10,11 @@
 enum { VERSION = 1, HEADER_BYTES = 40, ENTRY_BYTES = 16, CRC_BYTES = 4, NAME_LIMIT = 200 };
 static const char magic[8] = { '\x89', 'K', 'D', 'C', 'P', '\r', '\n', '\x1a' };
 
-enum { MODEL = 1, OPTIMIZER, EMA, LOADER, TAPE, LOSS, BYTES };   /* kinds of sections */
+enum { MODEL = 1, OPTIMIZER, EMA, LOADER, TAPE, LOSS, BYTES, FEATURE_LOSS };   /* kinds of sections */
 
 static const char *kind_name(uint32_t kind)
 {
-    static const char names[][12] = { "?", "model", "optimizer", "ema", "loader", "tape", "loss", "bytes" };
+    static const char names[][16] = { "?", "model", "optimizer", "ema", "loader", "tape", "loss", "bytes", "feature loss" };
     return names[kind < KD_COUNT(names) ? kind : 0];
 }
 
@@ -27,6 +28,7 @@ typedef struct section {
         kd_ema          *ema;
         kd_loader       *loader;
         kd_tape         *tape;
+        kd_loss_feature *feature;
         kd_loss_distill *loss;
     } object;
     size_t   bytes;      /* of its state: BYTES: always; else while saving or loading */
@@ -50,6 +52,7 @@ static size_t state_size(const section *s)
     case EMA: return kd__ema_state_size(s->object.ema);
     case LOADER: return kd__loader_state_size(s->object.loader);
     case TAPE: return 16;
+    case FEATURE_LOSS: return kd__feature_state_size(s->object.feature);
     case LOSS: return kd__loss_state_size(s->object.loss);
     default: return s->bytes;
     }
@@ -83,6 +86,7 @@ static void state_write(const section *s, uint8_t *out)
     case OPTIMIZER: kd__optimizer_state_write(s->object.optimizer, out); break;
     case EMA: kd__ema_state_write(s->object.ema, out); break;
     case LOADER: kd__loader_state_write(s->object.loader, out); break;
+    case FEATURE_LOSS: kd__feature_state_write(s->object.feature, out); break;
     case TAPE: {
         kd_rng rng = kd_tape_rng(s->object.tape);
         kd__put_le64(out, rng.key);
@@ -104,6 +108,7 @@ static kd_status state_check(const section *s)
     case OPTIMIZER: return kd__optimizer_state_check(s->object.optimizer, s->state, s->bytes);
     case EMA: return kd__ema_state_check(s->object.ema, s->state, s->bytes);
     case LOADER: return kd__loader_state_check(s->object.loader, s->state, s->bytes);
+    case FEATURE_LOSS: return kd__feature_state_check(s->object.feature, s->state);
     default: return KD_OK;   /* of a fixed size, compared when the section was found */
     }
 }
@@ -115,6 +120,7 @@ static void state_read(const section *s)
     case OPTIMIZER: kd__optimizer_state_read(s->object.optimizer, s->state); break;
     case EMA: kd__ema_state_read(s->object.ema, s->state); break;
     case LOADER: kd__loader_state_read(s->object.loader, s->state); break;
+    case FEATURE_LOSS: kd__feature_state_read(s->object.feature, s->state); break;
     case TAPE:
         kd_tape_set_rng(s->object.tape, (kd_rng){ kd__le64(s->state), kd__le64(s->state + 8) });
         break;
@@ -197,6 +203,11 @@ kd_status kd_checkpoint_add_tape(kd_checkpoint *cp, const char *name, kd_tape *t
 kd_status kd_checkpoint_add_loss(kd_checkpoint *cp, const char *name, kd_loss_distill *loss)
 {
     return add(cp, __func__, LOSS, name, loss, 0);
+}
+
+kd_status kd_checkpoint_add_feature_loss(kd_checkpoint *cp, const char *name, kd_loss_feature *loss)
+{
+    return add(cp, __func__, FEATURE_LOSS, name, loss, 0);
 }
 
 kd_status kd_checkpoint_add_bytes(kd_checkpoint *cp, const char *name, void *data, size_t bytes)
@@ -344,7 +355,7 @@ static kd_status match_entry(kd_checkpoint *cp, const kd__file *file, const uint
     if (s->kind != kind)
         return kd__fail(KD_ERR_SHAPE, "%s: section \"%s\" is of kind %s in the file, %s was added", file->path,
                         kd__show(name).text, kind_name(kind), kind_name(s->kind));
-    bool fixed = kind == TAPE || kind == LOSS || kind == BYTES;
+    bool fixed = kind == TAPE || kind == LOSS || kind == BYTES || kind == FEATURE_LOSS;
     if (fixed && bytes != state_size(s))
         return kd__fail(KD_ERR_SHAPE, "%s: section \"%s\" has %llu bytes in the file, %zu were added", file->path,
                         kd__show(name).text, (unsigned long long)bytes, state_size(s));
