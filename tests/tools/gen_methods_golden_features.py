@@ -189,6 +189,7 @@ srrl 2x2x4 2x2x8 classes=20 head=1 alpha=0.5 beta=1.5 n=4
 ickd 4x4x6 4x4x6
 ickd 4x4x4 4x4x6 n=4
 ickd 2x3x4 2x3x12 n=6
+ickd 4x4x4 4x4x6 form=2 n=4
 ickd 8x8x4/4x4x6 8x8x4/4x4x8 n=3
 ickd 8x8x16 8x8x16 n=2
 srd 16 24
@@ -233,6 +234,7 @@ ld 4x17 4x17 n=3 mask=weights form=1
 ld 4x9 4x9 n=4 mask=weights form=2 temperature=1.0 scale=4
 ld 8 8 n=6 form=1 temperature=2.0
 ld 6x17 6x17 n=2 form=2 alpha=1.0 scale=8
+ld 3x4x9/2x2x9 3x4x9/2x2x9 n=2 temperature=4.0
 fbkd 4x4x4 4x4x4 n=3
 fbkd 4x4x4 4x4x6 n=3 alpha=1.0 beta=1.0 gamma=1.0
 fbkd 8x8x3 8x8x4 n=2 width=3 alpha=0.0 beta=1.0 gamma=0.5

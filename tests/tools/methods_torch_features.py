@@ -109,7 +109,7 @@ SRRL     M or V, one pair; teacher_weight, _bias | s0.0 = 1x1 -b cs -> ct, s0.1 
          alpha * mean (g(x) - g(t))^2 + beta * mean (head(g(x)) - head(g(t)))^2, head = teacher's classifier, x = s0(s); means over all
          elements.  weight 1, alpha 1, beta 1 (CIFAR: 5).
 ICKD     M pairs, equal sizes | s{i}.0 = 1x1 -b cs -> ct, s{i}.1 BN; none if cs = ct.   G = X^T X [c, c] of each row, its rows norm'ed;
-         sum (Gs - Gt)^2 / (n ct) (torchdistill divides by n once more).   weight 2.5.
+         CODE  sum (Gs - Gt)^2 / (n ct).   THIRD  / (n^2 ct) (torchdistill); no PAPER.   weight 2.5.
 SRD      any, one pair | s0.linear: ds -> dt.   plain BN (eps 1e-4) of s0(s) and of t over the rows, batch statistics on any tape;
          ln( sum over n, d of |s - t|^alpha ), the sum taken >= 1e-12 (gradient 0 below).   weight 2, alpha 4.
 VITKD    T, L >= 2 pairs, all tokens without the class token, l = a square | for i < L-1 s{i} = linear ds -> dt, then s{L-1}.align = linear
@@ -136,7 +136,7 @@ MINILM2  three taps T: queries, keys, values | none.   width = relation heads A 
          KL(softmax(t t^T / sqrt dt) || softmax(s s^T / sqrt ds)); alpha QQ + beta KK + gamma VV.   mask as MINILM.   weight 1, 1, 1, 1.
 COSINE   T or V pairs of equal shapes | none.   mean over rows (tokens) of 1 - a.b / sqrt((a.a + 1e-12)(b.b +
          1e-12)); mask: over real tokens.   weight 1.
-LD       V {bins} or T {edges, bins} pairs (rows: boxes, or edges) | none.
+LD       pairs, the last size is the bins, all before it are edges: V {bins}, T {edges, bins}, {boxes, 4, bins} | none.
          l = T^2 / bins * KL(softmax(t/T) || softmax(s/T)); w = `mask` [n, edges] (V: [n, 1]) or 1.
          CODE  sum w l / alpha (the public code's avg_factor).   PAPER  sum w l bins / sum w.   THIRD  sum w l / sum w.
          sum w = 0: 0.   weight .25, alpha 4, temperature 10.
@@ -694,7 +694,7 @@ def ickd(s, t, a, o, x):
         u = a.bn(f"s{i}.1", a.conv(f"s{i}.0", u)) if a.has(f"s{i}.0") else u
         g, h = (norm(r(torch.einsum("nhwc,nhwd->ncd", z, z))) for z in (u, v))
         n, c = g.shape[:2]
-        total = total + ((g - h) ** 2).sum() / (n * c)
+        total = total + ((g - h) ** 2).sum() / (n * c * (n if o["form"] == 2 else 1))
     return total
 
 
