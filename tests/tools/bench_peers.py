@@ -236,6 +236,7 @@ class Method(Loss):
 
     def open(self):
         import methods_torch_outputs as text
+        torch.set_default_dtype(torch.float32)   # the text's is double
         text.kl = lambda lp, lq: F.kl_div(lq, lp, reduction="none", log_target=True).sum(1)
         self.text, self.method = text, self.name[len("method_"):].rpartition("_")[0]
         temperature, self.hard, self.soft, alpha, beta, gamma, _ = text.DEFAULTS[self.method]
