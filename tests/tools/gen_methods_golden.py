@@ -218,3 +218,5 @@ if __name__ == "__main__":
     path = os.path.join(os.path.dirname(__file__), "..", "golden", "methods_outputs.txt")
     m.write(path, "methods_outputs.txt - golden lines of the methods on outputs, made by tests/tools/gen_methods_golden.py", all_lines)
     print(f"{len(all_lines)} lines")
+    import gen_methods_golden_features
+    gen_methods_golden_features.main()
