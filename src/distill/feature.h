@@ -110,6 +110,21 @@ kd_tensor *kd__core_run(kd_tape *tape, const char *name, kd_tensor *const *in, s
 /* a + b; b alone if a is NULL: for sums over taps. */
 kd_tensor *kd__feature_add(kd_tape *tape, kd_tensor *a, kd_tensor *b);
 
+/* ---- feature_rows.c: losses that are a sum over pairs of taps, and over rows ------------------------------------------- */
+typedef struct kd__pair { const kd_loss_feature *loss; size_t i; } kd__pair;   /* the core's `user` */
+/* Adapters and pooling of pair i, before its core. */
+typedef void (*kd__pair_fn)(const kd_loss_feature *loss, kd_tape *tape, size_t i, kd_tensor **s, kd_tensor **t);
+/* sum over pairs of core(student tap i, teacher tap i); prepare may be NULL. */
+kd_tensor *kd__core_pairs(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, kd__pair_fn prepare, kd__core_fn core);
+/* A kd__pair_fn: the larger map pooled to the smaller, height and width each on its own. */
+void       kd__match_maps(const kd_loss_feature *loss, kd_tape *tape, size_t i, kd_tensor **s, kd_tensor **t);
+/* "s0", the adapter of pair 0. */
+const char *kd__pair_name(char name[24], size_t i);
+/* row(core, r, scratch, value) for each r < rows as tasks, with `bytes` of scratch each; *value = the sum of the values in order.  A row
+ * returns false when out of memory, the one error it can have. */
+typedef bool (*kd__core_row_fn)(const kd__core *c, size_t r, void *scratch, double *value);
+kd_status  kd__core_rows(const kd__core *c, size_t rows, size_t bytes, kd__core_row_fn row, double *value);
+
 /* ---- feature_ops.c: pieces of several methods ------------------------------------------------------------------------ */
 /* RepDistiller's ConvReg below root, from a student map [s, s, c] to a teacher's [t, t, d]: 3x3 of stride 2 (s = 2t), transposed 4x4 of
  * stride 2 (2s = t), else k = 1 + s - t, without padding; + batch norm, + ReLU if wanted.  False: there is none for these shapes. */
