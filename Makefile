@@ -207,12 +207,14 @@ $(OBJ)/tests/api/test_amalgamation: $(OBJ)/tests/api/test_amalgamation.o $(OBJ)/
 	$(call say,LD,$@)$(CC) $(CFLAGS) $(LDFLAGS) $^ -lm -pthread -o $@
 FUZZ  := $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 FAULT := $(OBJ)/tests/faults/scenario.o $(OBJ)/tests/faults/fault_io.o
+METHODS := $(OBJ)/tests/methods/methods_check.o
+$(OBJ)/tests/methods/test_methods_outputs $(OBJ)/tests/methods/test_methods_features: $(METHODS)
 CHECKS := $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(sort $(wildcard tests/kernels/check_*.c tests/kernels/checkkd_*.c)))
 CHECKKD := $(OBJ)/tests/kernels/checkkd
 $(CHECKKD): $(CHECKS)
 $(OBJ)/tests/fuzz/test_replay: $(FUZZ)
 $(patsubst tests/%.c,$(OBJ)/tests/%,$(wildcard tests/faults/test_*.c)): $(FAULT)
-.SECONDARY: $(TBIN:%=%.o) $(TKIT) $(FUZZ) $(FAULT) $(CHECKS)
+.SECONDARY: $(TBIN:%=%.o) $(TKIT) $(FUZZ) $(FAULT) $(METHODS) $(CHECKS)
 
 tests: $(TBIN) ## build the tests
 check: $(A) $(SO) $(PC) $(TBIN) ## run the tests (under 90 s on two cores)
@@ -232,8 +234,9 @@ abi: ## record the present headers in docs/abi and src/libkd.map: after an addit
 lint: $(OBJ)/tests/api/test_source ## the rules of the source tree
 	@$< -v
 
-docs: ## docs/reference and docs/man from the headers
+docs: ## docs/reference and docs/man from the headers, docs/methods from the methods' files
 	$(Q)sh tests/tools/gen_reference.sh
+	$(Q)sh tests/tools/gen_methods.sh
 .PHONY: docs
 
 # ---- examples --------------------------------------------------------------------------------------
@@ -384,6 +387,6 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
 -include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d) \
-  $(CHECKS:.o=.d)
+  $(CHECKS:.o=.d) $(METHODS:.o=.d)
 .PHONY: all tests check checkkd check-all ready abi lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall dist info clean help amalgamation check-embed check-cross
 .DELETE_ON_ERROR:

@@ -51,7 +51,7 @@ kd_tensor *kd_loss_distill_apply_weighted(const kd_loss_distill *loss, kd_tape *
     b.grad = kd__fused_grad(&op, 0);
     if (!kd__tape_ok(tape)) return kd__poison(tape);
     if (per_row) b.row_loss = y->data;
-    kd_status status = kd__loss_run(loss, tape->ctx, "kd_loss_distill_apply", &b, &terms);
+    kd_status status = kd__loss_run(loss, tape->ctx, "kd_loss_distill_apply", &b, &terms, NULL);
     if (status != KD_OK) return kd__tape_fail(tape, status);
     if (!per_row) *(float *)y->data = (float)terms.loss;
     memcpy(note->data, &terms, sizeof terms);

@@ -1,27 +1,20 @@
 /* kd.c - soft labels at a temperature (Hinton, Vinyals, Dean 2015, arXiv 1503.02531).
  * SPDX-License-Identifier: MIT
  *
- *     soft = T^2 D(p, q),  p = softmax(teacher / T), q = softmax(student / T),  D = KL(p || q), KL(q || p) or Jensen-Shannon
- *     d soft / d student = T (q - p)  for KL(p || q)
- *
- * T^2 keeps the size of the gradient when T changes; several toolkits leave it out (temperature_squared = 0). */
+ * Formula:
+ *     soft = T^2 / B sum_b D(p_b, q_b),  p = softmax(teacher / T), q = softmax(student / T)
+ *     D = KL(p || q); KL(q || p) or Jensen-Shannon by `direction`
+ * Gradient: T (q - p) / B for KL(p || q).
+ * Divides by: rows (B).
+ * Detached: the teacher.
+ * Defaults: T 4, hard_weight 0.1, soft_weight 0.9 (the CIFAR-100 literature).
+ * Forms: one.
+ * Traps: several toolkits leave T^2 out, which makes the term T^2 smaller at the same weight (temperature_squared = 0 for their numbers).
+ *     Averaging over rows times classes, which some do by accident and DeiT on purpose, divides by the classes too: that is
+ *     KD_REDUCE_MEAN_ELEMENTS here, or deit_soft.  A cross-entropy with soft labels has this gradient but is larger by the
+ *     teacher's entropy; here it is the divergence, 0 when both agree.
+ * Published: CIFAR-100 ResNet32x4 -> 8x4 73.33 (student 72.50, teacher 79.42); ResNet56 -> 20 70.66 (student 69.06).
+ * Cost: one pass over the logits, fused with the hard term. */
 #include "distill/loss.h"
 
-static kd_status check(const kd_loss_distill_desc *d)
-{
-    if (d->direction < KD_DIRECTION_FORWARD || d->direction > KD_DIRECTION_JS)
-        return kd__fail(KD_ERR_ARG, "kd_loss_distill: direction %u is not KD_DIRECTION_FORWARD, _REVERSE or _JS", (unsigned)d->direction);
-    if (d->direction == KD_DIRECTION_JS && !(d->js_beta > 0 && d->js_beta < 1))
-        return kd__fail(KD_ERR_ARG, "kd_loss_distill: js_beta %g is not in (0, 1)", (double)d->js_beta);
-    if (d->teacher_form < KD_TEACHER_LOGITS || d->teacher_form > KD_TEACHER_PROBS)
-        return kd__fail(KD_ERR_ARG, "kd_loss_distill: teacher_form %u is not KD_TEACHER_LOGITS, _LOG_PROBS or _PROBS",
-                        (unsigned)d->teacher_form);
-    return KD_OK;
-}
-
-static double scale(const kd_loss_distill_desc *d)
-{
-    return d->temperature_squared ? (double)d->temperature * (double)d->temperature : 1;
-}
-
-const kd__method kd__method_KD = { check, scale, false };
+const kd__method kd__method_KD = { .formula = "T^2 / B sum_b KL(softmax(teacher / T) || softmax(student / T))", .needs = KD__DIRECTIONS };

@@ -3,6 +3,7 @@
 #include "io/checkpoint.h"
 #include "data/data_internal.h"
 #include "distill/feature.h"
+#include "distill/loss.h"
 #include "nn/nn.h"
 #include "optim/optim.h"
 
@@ -28,6 +29,7 @@ typedef struct section {
         kd_loader       *loader;
         kd_tape         *tape;
         kd_loss_feature *feature;
+        kd_loss_distill *loss;
     } object;
     size_t   bytes;      /* of its state: BYTES: always; else while saving or loading */
     uint64_t offset;     /* while loading: where the state lies in the file */
@@ -51,8 +53,29 @@ static size_t state_size(const section *s)
     case LOADER: return kd__loader_state_size(s->object.loader);
     case TAPE: return 16;
     case FEATURE_LOSS: return kd__feature_state_size(s->object.feature);
-    case LOSS: return 0;   /* no method has a state so far */
+    case LOSS: return kd__loss_state_size(s->object.loss);
     default: return s->bytes;
+    }
+}
+
+static void loss_write(const kd_loss_distill *loss, uint8_t *out)
+{
+    if (!kd__loss_state_size(loss)) return;
+    kd__put_le64(out, loss->advances);
+    for (size_t i = 0; i < loss->method->state; i++) {
+        uint64_t bits;
+        memcpy(&bits, &loss->state[i], sizeof bits);
+        kd__put_le64(out + 8 + 8 * i, bits);
+    }
+}
+
+static void loss_read(kd_loss_distill *loss, const uint8_t *in)
+{
+    if (!kd__loss_state_size(loss)) return;
+    loss->advances = kd__le64(in);
+    for (size_t i = 0; i < loss->method->state; i++) {
+        uint64_t bits = kd__le64(in + 8 + 8 * i);
+        memcpy(&loss->state[i], &bits, sizeof bits);
     }
 }
 
@@ -70,6 +93,7 @@ static void state_write(const section *s, uint8_t *out)
         kd__put_le64(out + 8, rng.index);
         break;
     }
+    case LOSS: loss_write(s->object.loss, out); break;
     case BYTES:
         if (s->bytes) memcpy(out, s->object.any, s->bytes);
         break;
@@ -100,6 +124,7 @@ static void state_read(const section *s)
     case TAPE:
         kd_tape_set_rng(s->object.tape, (kd_rng){ kd__le64(s->state), kd__le64(s->state + 8) });
         break;
+    case LOSS: loss_read(s->object.loss, s->state); break;
     case BYTES:
         if (s->bytes) memcpy(s->object.any, s->state, s->bytes);
         break;

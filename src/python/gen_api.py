@@ -121,8 +121,8 @@ class Api:
         for name in re.findall(r'"(kd/\w+\.h)"', (ROOT / "include/kd.h").read_text()):
             Header(ROOT / "include" / name, self)
         self.lists = {}
-        for name, macro, path in (("METHODS", "METHOD", "src/distill/methods.def"), ("OPS", "OP", "src/autograd/ops.def"),
-                                  ("LAYERS", "LAYER", "src/nn/layers.def")):
+        for name, macro, path in (("METHODS", "DISTILL", "src/distill/methods.def"), ("FEATURES", "FEATURE", "src/distill/methods.def"),
+                                  ("OPS", "OP", "src/autograd/ops.def"), ("LAYERS", "LAYER", "src/nn/layers.def")):
             found = re.findall(rf"^{macro}\((\w+)", (ROOT / path).read_text(), flags=re.M)
             self.lists[name] = tuple(found)
 

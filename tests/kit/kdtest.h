@@ -82,7 +82,7 @@ void  kdtest_guard_free(void *ptr, size_t bytes, int tail);
  * one or every one from there on. */
 typedef struct kdtest_alloc {
     kd_context *ctx;
-    size_t calls, live, live_bytes, fail_at;
+    size_t calls, live, live_bytes, peak_bytes, fail_at;
     int persistent;
     uint32_t lock;
 } kdtest_alloc;

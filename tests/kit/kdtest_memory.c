@@ -66,6 +66,7 @@ static void *counted_alloc(size_t bytes, size_t align, void *user)
     take(a);
     a->live++;
     a->live_bytes += bytes;
+    if (a->live_bytes > a->peak_bytes) a->peak_bytes = a->live_bytes;
     give(a);
     return ptr;
 }

@@ -1,0 +1,39 @@
+/* method_pkt.c - probabilistic knowledge transfer.
+ * SPDX-License-Identifier: MIT */
+#include "method_ref.h"
+
+static double *probabilities(const method_tap *f, size_t rows)
+{
+    double *x = mr_new(rows * f->each), *p = mr_new(rows * rows);
+    for (size_t i = 0; i < rows; i++) {
+        double norm = mr_norm2(f->data + i * f->each, f->each);
+        for (size_t c = 0; c < f->each; c++) x[i * f->each + c] = f->data[i * f->each + c] / (norm + 1e-7);
+    }
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < rows; j++) p[i * rows + j] = (mr_dot(x + i * f->each, x + j * f->each, f->each) + 1) / 2;
+        double sum = mr_sum(p + i * rows, rows);
+        for (size_t j = 0; j < rows; j++) p[i * rows + j] /= sum;
+    }
+    return p;
+}
+
+/* mean over B^2 of p log((p + e) / (q + e)) */
+static double loss(const method_in *x)
+{
+    double total = 0;
+    for (size_t k = 0; k < x->taps; k++) {
+        const double *p = probabilities(&x->t[k], x->rows), *q = probabilities(&x->s[k], x->rows);
+        for (size_t i = 0; i < x->rows * x->rows; i++) total += p[i] * log((p[i] + 1e-7) / (q[i] + 1e-7));
+    }
+    return total / (double)(x->rows * x->rows);
+}
+
+/* rows of p sum to 1, logarithms of numbers from 1/rows to 1e-7 */
+static double size(const method_in *x) { return (double)x->taps * (1 + log((double)x->rows)) / (double)x->rows; }
+
+const method_feature method_feature_PKT = {
+    .loss = loss, .size = size,
+    .kind = METHOD_MAPS, .taps_low = 1, .taps_high = 2,
+    .holds = METHOD_ROW_ORDER | METHOD_ZERO_AT_TEACHER,
+    .but = METHOD_NO_TEMPERATURE,
+};
