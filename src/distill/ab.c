@@ -44,27 +44,18 @@ static void adapters(const kd_loss_feature_desc *d, kd_layer *root)
 static bool row(const kd__core *c, size_t r, void *scratch, double *value)
 {
     const kd__pair *pair = c->user;
-    const kd_loss_feature_desc *desc = &pair->loss->desc;
     const size_t n = c->in[0]->count / c->in[0]->shape[0];
-    const float *s = c->x[0] + r * n, *t = c->x[1] + r * n, m = desc->alpha;
+    const float *s = c->x[0] + r * n, *t = c->x[1] + r * n, m = pair->loss->desc.alpha;
     float *d = c->grad[0] ? c->grad[0] + r * n : scratch;
     for (size_t i = 0; i < n; i++) {
         const float at = t[i] > 0 ? s[i] - m : s[i] + m;
         d[i] = t[i] > 0 ? (s[i] <= m ? at : 0) : s[i] > -m ? at : 0;
     }
-    double factor = 0.003 / (double)c->in[0]->shape[0];
-    for (size_t i = pair->i + 1; i < desc->student_count; i++) factor /= 2;
-    c->kernels->dot_f32(value, d, d, n);
-    *value *= factor;
-    if (c->grad[0]) c->kernels->unary_f32(KD_UNARY_SCALE_ADD, d, d, n, (float)(2 * factor), 0);
+    *value = kd__row_squares(c, d, n, 0.003);
     return true;
 }
 
-static kd_status core(const kd__core *c, double *value)
-{
-    const size_t rows = c->in[0]->shape[0];
-    return kd__core_rows(c, rows, c->grad[0] ? 0 : c->in[0]->count / rows * sizeof(float), row, value);
-}
+static kd_status core(const kd__core *c, double *value) { return kd__core_squares(c, row, value); }
 
 static void connect(const kd_loss_feature *loss, kd_tape *tape, size_t i, kd_tensor **s, kd_tensor **t)
 {

@@ -20,10 +20,36 @@ void kd__match_maps(const kd_loss_feature *loss, kd_tape *tape, size_t i, kd_ten
     *t = kd__adaptive_avg_pool(tape, *t, h, w);
 }
 
+kd_status kd__same_size_pairs(const kd_loss_feature_desc *d)
+{
+    KD_TRY(kd__feature_pairs(d, 1, 1u << 3));
+    for (size_t i = 0; i < d->student_count; i++)
+        if (memcmp(d->student[i].size, d->teacher[i].size, 2 * sizeof(size_t)) != 0)
+            return kd__feature_misfit(d, i, "they must have the same height and width");
+    return KD_OK;
+}
+
+bool kd__pair_adapted(const kd_loss_feature_desc *d, size_t i) { return d->student[i].size[2] != d->teacher[i].size[2]; }
+
+void kd__adapt_channels(const kd_loss_feature *loss, kd_tape *tape, size_t i, kd_tensor **s, kd_tensor **t)
+{
+    char name[24];
+    (void)t;
+    if (kd__pair_adapted(&loss->desc, i)) *s = kd__adapter_forward(loss, tape, kd__pair_name(name, i), *s);
+}
+
 const char *kd__pair_name(char name[24], size_t i)
 {
     kd__format(name, 24, "s%zu", i);
     return name;
+}
+
+void kd__conv1x1_bn(kd_layer *root, size_t i, size_t in, size_t out)
+{
+    char name[24];
+    kd_layer *both = kd_layer_sequence(root, kd__pair_name(name, i));
+    kd_layer_conv2d(both, "0", in, out, 1, 1, 0, NULL);
+    kd_layer_batch_norm(both, "1", out, 0.1f, 1e-5f);
 }
 
 /* ---- rows as tasks ---------------------------------------------------------------------------------------------------- */
@@ -55,4 +81,23 @@ kd_status kd__core_rows(const kd__core *c, size_t rows, size_t bytes, kd__core_r
     kd__scratch_put(c->ctx, j.value);
     *value = sum;
     return atomic_load(&j.failed) ? kd__fail(KD_ERR_NOMEM, "out of memory") : KD_OK;
+}
+
+/* ---- squares of differences, each pair at half the weight of the next ------------------------------------------------- */
+
+kd_status kd__core_squares(const kd__core *c, kd__core_row_fn row, double *value)
+{
+    const size_t rows = c->in[0]->shape[0];
+    return kd__core_rows(c, rows, c->grad[0] ? 0 : c->in[0]->count / rows * sizeof(float), row, value);
+}
+
+double kd__row_squares(const kd__core *c, float *d, size_t n, double factor)
+{
+    const kd__pair *pair = c->user;
+    double sum;
+    factor /= (double)c->in[0]->shape[0];
+    for (size_t i = pair->i + 1; i < pair->loss->desc.student_count; i++) factor /= 2;
+    c->kernels->dot_f32(&sum, d, d, n);
+    if (c->grad[0]) c->kernels->unary_f32(KD_UNARY_SCALE_ADD, d, d, n, (float)(2 * factor), 0);
+    return sum * factor;
 }

@@ -37,24 +37,32 @@ static bool flow(const kd__core *c, size_t i, size_t r, float *g)
                                               .b = c->x[i + 1] + r * hw * b, .b_stride = b, .c = g, .c_stride = b }) == KD_OK;
 }
 
+/* The gradient of input i, 0 or 1, by d [c, c']: a product of d with the other one. */
+static bool back(const kd__core *c, size_t i, size_t r, const float *d)
+{
+    const size_t hw = c->in[i]->shape[1] * c->in[i]->shape[2], own = c->in[i]->shape[3], other = c->in[1 - i]->shape[3];
+    if (!c->grad[i]) return true;
+    return kd__gemm(c->ctx, &(kd__gemm_args){ .m = hw, .n = own, .k = other, .a = c->x[1 - i] + r * hw * other, .a_stride = other,
+                                              .b = d, .b_stride = i ? own : other, .b_transposed = i == 0,
+                                              .c = c->grad[i] + r * hw * own, .c_stride = own }) == KD_OK;
+}
+
 static bool row(const kd__core *c, size_t r, void *scratch, double *value)
 {
     const kd_loss_feature *loss = c->user;
-    const size_t a = c->in[0]->shape[3], b = c->in[1]->shape[3], hw = c->in[0]->shape[1] * c->in[0]->shape[2];
+    const size_t cells = c->in[0]->shape[3] * c->in[1]->shape[3];
+    const double n = (double)c->in[0]->shape[0], factor = 1 / (loss->desc.form == KD_FORM_PAPER ? n : n * (double)cells);
+    const double student = 1 / (double)(c->in[0]->shape[1] * c->in[0]->shape[2]), teacher = 1 / (double)(c->in[2]->shape[1] * c->in[2]->shape[2]);
     const kd__kernels *k = c->kernels;
-    float *d = scratch, *t = d + a * b;
+    float *d = scratch, *t = d + cells;
     if (!flow(c, 0, r, d) || !flow(c, 2, r, t)) return false;
-    k->unary_f32(KD_UNARY_SCALE_ADD, d, d, a * b, (float)(1 / (double)hw), 0);
-    k->axpy_f32(d, t, a * b, (float)(-1 / (double)(c->in[2]->shape[1] * c->in[2]->shape[2])));
-    const double n = (double)c->in[0]->shape[0], factor = 1 / (loss->desc.form == KD_FORM_PAPER ? n : n * (double)a * (double)b);
-    k->dot_f32(value, d, d, a * b);
+    k->unary_f32(KD_UNARY_SCALE_ADD, d, d, cells, (float)student, 0);
+    k->unary_f32(KD_UNARY_SCALE_ADD, t, t, cells, (float)teacher, 0);
+    k->axpy_f32(d, t, cells, -1);
+    k->dot_f32(value, d, d, cells);
     *value *= factor;
-    k->unary_f32(KD_UNARY_SCALE_ADD, d, d, a * b, (float)(2 * factor / (double)hw), 0);
-    const kd__gemm_args first = { .m = hw, .n = a, .k = b, .a = c->x[1] + r * hw * b, .a_stride = b, .b = d, .b_stride = b,
-                                  .b_transposed = true, .c = c->grad[0] + (c->grad[0] ? r * hw * a : 0), .c_stride = a };
-    const kd__gemm_args second = { .m = hw, .n = b, .k = a, .a = c->x[0] + r * hw * a, .a_stride = a, .b = d, .b_stride = b,
-                                   .c = c->grad[1] + (c->grad[1] ? r * hw * b : 0), .c_stride = b };
-    return (!c->grad[0] || kd__gemm(c->ctx, &first) == KD_OK) && (!c->grad[1] || kd__gemm(c->ctx, &second) == KD_OK);
+    k->unary_f32(KD_UNARY_SCALE_ADD, d, d, cells, (float)(2 * factor * student), 0);
+    return back(c, 0, r, d) && back(c, 1, r, d);
 }
 
 static kd_status core(const kd__core *c, double *value)

@@ -13,8 +13,7 @@
  * Defaults: weight 50 (CIFAR-100, maps of the three stages).
  * Forms: one.
  * Traps: written as it stands, the kernel needs c_s c_t H W numbers a sample; the public code builds them.  Here it is a product of
- *     matrices of H W x H W or of channels x channels, whichever is smaller, and the value is a sum of squares, or close to one: nothing is
- *     left of the large terms that cancel.  The teacher's own term is a constant, kept so that equal maps give 0 (some ports leave it
+ *     matrices of H W x H W or of channels x channels, whichever is smaller.  The teacher's own term is a constant, kept so that equal maps give 0 (some ports leave it
  *     out: their values are lower, gradients equal).  A channel that is 0 throughout stays 0 and has no gradient.
  * Published: CIFAR-100 WRN-40-2 -> 16-2 73.68 (student 73.26), ResNet32x4 -> 8x4 73.30.
  * Cost: min(H W, c_s + c_t)^2 + 2 H W (c_s + c_t) floats of scratch a thread. */

@@ -39,8 +39,7 @@ static kd_status check(kd_loss_feature_desc *d)
 
 static void adapters(const kd_loss_feature_desc *d, kd_layer *root)
 {
-    char name[24];
-    for (size_t i = 0; i < d->student_count; i++) kd__conv1x1_bn(root, kd__pair_name(name, i), d->student[i].size[2], d->teacher[i].size[2]);
+    for (size_t i = 0; i < d->student_count; i++) kd__conv1x1_bn(root, i, d->student[i].size[2], d->teacher[i].size[2]);
 }
 
 static size_t margins_before(const kd_loss_feature_desc *d, size_t pair)
@@ -70,7 +69,7 @@ static kd_status begin(kd_loss_feature *loss)
         for (size_t k = 0; k < d->teacher[i].size[2]; k++) {
             const double m = (double)d->teacher_bn_bias[i][k], s = fabs((double)d->teacher_bn_weight[i][k]);
             const double share = s > 0 ? mills(m / s) : 0;
-            *margin++ = (float)(s > 0 ? share > 0 || m < 0 ? m - s * share : -3 * s : KD_MIN(m, 0.0));
+            *margin++ = (float)(s > 0 ? share > 0 ? m - s * share : -3 * s : KD_MIN(m, 0.0));
         }
     return KD_OK;
 }
@@ -78,28 +77,19 @@ static kd_status begin(kd_loss_feature *loss)
 static bool row(const kd__core *c, size_t r, void *scratch, double *value)
 {
     const kd__pair *pair = c->user;
-    const kd_loss_feature_desc *desc = &pair->loss->desc;
     const size_t n = c->in[0]->count / c->in[0]->shape[0], channels = c->in[0]->shape[3];
-    const float *x = c->x[0] + r * n, *t = c->x[1] + r * n, *margin = pair->loss->state + margins_before(desc, pair->i);
+    const float *x = c->x[0] + r * n, *t = c->x[1] + r * n, *margin = pair->loss->state + margins_before(&pair->loss->desc, pair->i);
     float *d = c->grad[0] ? c->grad[0] + r * n : scratch;
     for (size_t p = 0; p < n; p += channels)
         for (size_t k = 0; k < channels; k++) {
             const float to = t[p + k] > margin[k] ? t[p + k] : margin[k], at = x[p + k] - to;
             d[p + k] = at > 0 || t[p + k] > 0 ? at : 0;
         }
-    double factor = 1 / (double)c->in[0]->shape[0];
-    for (size_t i = pair->i + 1; i < desc->student_count; i++) factor /= 2;
-    c->kernels->dot_f32(value, d, d, n);
-    *value *= factor;
-    if (c->grad[0]) c->kernels->unary_f32(KD_UNARY_SCALE_ADD, d, d, n, (float)(2 * factor), 0);
+    *value = kd__row_squares(c, d, n, 1);
     return true;
 }
 
-static kd_status core(const kd__core *c, double *value)
-{
-    const size_t rows = c->in[0]->shape[0];
-    return kd__core_rows(c, rows, c->grad[0] ? 0 : c->in[0]->count / rows * sizeof(float), row, value);
-}
+static kd_status core(const kd__core *c, double *value) { return kd__core_squares(c, row, value); }
 
 static void connect(const kd_loss_feature *loss, kd_tape *tape, size_t i, kd_tensor **s, kd_tensor **t)
 {
