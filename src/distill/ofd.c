@@ -13,6 +13,7 @@
  *     size is average-pooled to the student's.  The descriptor's teacher_bn_weight and teacher_bn_bias are those of the batch norm that
  *     made each teacher tap.
  * Adapters: s0, s1, ..: 0, a 1x1 convolution without bias to the teacher's channels; 1, batch norm.
+ * State: the margins.
  * Defaults: weight 0.001 (CIFAR-100; ImageNet: 0.0001).
  * Forms: one.
  * Traps: the public code computes the margins with scipy and keeps them outside the model's state; here they come from the descriptor when
