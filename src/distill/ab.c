@@ -67,7 +67,7 @@ static void connect(const kd_loss_feature *loss, kd_tape *tape, size_t i, kd_ten
 
 static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in)
 {
-    return kd__core_pairs(loss, tape, in, connect, core);
+    return kd__each_pair(loss, tape, in, connect, core);
 }
 
 const kd__feature_method kd__feature_AB = {

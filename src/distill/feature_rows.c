@@ -2,12 +2,12 @@
  * SPDX-License-Identifier: MIT */
 #include "distill/feature.h"
 
-kd_tensor *kd__core_pairs(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, kd__pair_fn prepare, kd__core_fn core)
+kd_tensor *kd__each_pair(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, kd__pair_fn prepare, kd__core_fn core)
 {
     kd_tensor *sum = NULL;
     for (size_t i = 0; i < loss->desc.student_count; i++) {
         kd_tensor *pair[2] = { in->student[i], in->teacher[i] };
-        if (prepare && kd__tape_ok(tape)) prepare(loss, tape, i, &pair[0], &pair[1]);
+        if (kd__tape_ok(tape)) prepare(loss, tape, i, &pair[0], &pair[1]);
         sum = kd__feature_add(tape, sum, kd__core_run(tape, loss->name, pair, 2, core, &(kd__pair){ loss, i }));
     }
     return sum;

@@ -75,7 +75,7 @@ static kd_status core(const kd__core *c, double *value)
 
 static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in)
 {
-    return kd__core_pairs(loss, tape, in, kd__adapt_channels, core);
+    return kd__each_pair(loss, tape, in, kd__adapt_channels, core);
 }
 
 const kd__feature_method kd__feature_ICKD = {

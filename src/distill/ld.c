@@ -61,11 +61,7 @@ static kd_status core(const kd__core *c, double *value)
 
 static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in)
 {
-    kd_tensor *sum = NULL;
-    for (size_t i = 0; i < loss->desc.student_count; i++)
-        sum = kd__feature_add(tape, sum, kd__core_run(tape, loss->name, (kd_tensor *[]){ in->student[i], in->teacher[i], in->mask }, 3,
-                                                      core, &loss->desc));
-    return sum;
+    return kd__core_pairs(loss, tape, in, core);
 }
 
 const kd__feature_method kd__feature_LD = {

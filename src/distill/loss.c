@@ -168,6 +168,8 @@ kd_status kd_loss_distill_create(kd_loss_distill **out, kd_context *ctx, const k
         own.teacher_weights = memcpy(arrays + own.class_weight_count, own.teacher_weights, own.teacher_weight_count * sizeof *arrays);
     *loss = (kd_loss_distill){ .ctx = ctx, .desc = own, .arrays = arrays, .method = method, .state = state };
     kd_status status = method->begin ? method->begin(loss) : KD_OK;
+    if (status == KD_OK && loss->adapters && own.reduction == KD_REDUCE_NONE)
+        status = kd__fail(KD_ERR_ARG, "%s: reduction NONE has no single gradient for what the method trains itself", __func__);
     if (status != KD_OK) kd_loss_distill_free(loss);
     else *out = loss;
     return status;

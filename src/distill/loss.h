@@ -71,7 +71,8 @@ typedef struct kd__method {
     /* State and adapters (loss->adapters: a finished kd_model, one number in all, or none) of a new loss. */
     kd_status (*begin)(kd_loss_distill *loss);
     void      (*advance)(kd_loss_distill *loss);                     /* loss->advances has grown by one */
-    void      (*observe)(kd_loss_distill *loss, double soft);       /* after a training batch: its soft term, scale included */
+    void      (*observe)(const kd_loss_distill *loss, double soft);   /* after a training batch: its soft term, scale included; may
+                                                                          write loss->state[] */
 } kd__method;
 #define DISTILL(id, name, source) extern const kd__method kd__method_##id;
 #define FEATURE(id, name, source)

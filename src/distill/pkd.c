@@ -155,7 +155,7 @@ static kd_status core(const kd__core *c, double *value)
 
 static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in)
 {
-    return kd__core_pairs(loss, tape, in, NULL, core);
+    return kd__core_pairs(loss, tape, in, core);
 }
 
 const kd__feature_method kd__feature_PKD = {

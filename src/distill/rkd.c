@@ -3,8 +3,8 @@
  *
  * Formula:
  *     loss = sum over pairs of taps of alpha / B^2 sum_ij h(D_ij - D'_ij) + beta / B^3 sum_ijk h(A_ijk - A'_ijk)
- *     D_ij = d_ij / mean of d_kl over k != l,  d_ij = |s_i - s_j|, at least 1e-6 where i != j;  A_ijk = cos of the angle at s_i between
- *     s_j and s_k, 0 where one of them is s_i;  h(x) = x^2 / 2, |x| - 1/2 from 1 on (smooth L1); D', A' of the teacher
+ *     D_ij = d_ij / mean of d_kl over k != l,  d_ij = |s_i - s_j|, at least 1e-6 where i != j;  A_ijk = cos of the angle at s_i
+ *     between s_j and s_k, 0 where one of them is s_i;  h(x) = x^2 / 2, |x| - 1/2 from 1 on (smooth L1); D', A' of the teacher
  * Gradient: the mean distance is not detached; duplicates of a sample have no direction and give none.
  * Divides by: pairs (B^2) and triples (B^3), those counted whose distance or angle is 0 by definition.
  * Detached: the teacher.
@@ -12,8 +12,9 @@
  * Defaults: weight 1, alpha 25 (distances), beta 50 (angles) (CIFAR-100, the pooled vector); 1 and 2 for metric learning.
  * Forms: one.
  * Traps: public code keeps B^3 cosines and B^2 D differences; here everything comes from the B^2 products of centred features,
- *     in double, where |a|^2 + |b|^2 - 2ab does not cancel.  Duplicate samples: there the root of a clamp has a slope of 5e5 and a
- *     normalised zero one of 1e12; here they add nothing.  One port normalises features first: another loss.
+ *     in double, where |a|^2 + |b|^2 - 2ab does not cancel.  Duplicate samples: there the root of a clamp has a slope of 5e5 and
+ *     a normalised zero one of 1e12; here samples nearer than 1e-12 add nothing.  One port normalises features first: another
+ *     loss.
  * Published: CIFAR-100 ResNet32x4 -> 8x4 71.90, WRN-40-2 -> 16-2 73.35.
  * Cost: 7 B^2 doubles and B D floats of scratch; B^3 time. */
 #include "distill/feature.h"
@@ -28,7 +29,8 @@ static kd_status check(kd_loss_feature_desc *d)
     return kd__feature_pairs(d, 1, ~0u);
 }
 
-/* One side of a batch, [n, stride], zeros behind n: products of its centred samples, and 1 / distance, 0 for duplicates. */
+/* One side of a batch, [n, stride], zeros behind n: products of its centred samples, and 1 / distance, 0 for duplicates: nearer
+ * than 1e-12. */
 typedef struct rkd_side { double *gram, *inverse, mean; } rkd_side;
 
 typedef struct rkd_job {
@@ -50,7 +52,7 @@ static void rkd_measure(rkd_side *side, size_t n, size_t stride)
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++) {
             double d = i == j ? 0 : kd__gram_distance(side->gram, stride, i, j), *inverse = &side->inverse[i * stride + j];
-            *inverse = d > 0 ? 1 / sqrt(d) : 0;
+            *inverse = d > 1e-24 ? 1 / sqrt(d) : 0;
             if (i != j) sum += rkd_distance(*inverse);
         }
     side->mean = n > 1 ? sum / ((double)n * (double)(n - 1)) : 1;
@@ -84,10 +86,10 @@ static double rkd_distances(const rkd_job *job)
     return value * job->alpha;
 }
 
-/* Four angles at once, in what registers there are; the lanes are added at the end, so the bits are the same. */
-typedef double rkd_f64x4 __attribute__((vector_size(32)));
-typedef long long rkd_i64x4 __attribute__((vector_size(32)));
-typedef double rkd_loose __attribute__((vector_size(32), aligned(8), may_alias));
+/* Two angles at once, in registers that every machine has: the same bits everywhere. */
+typedef double rkd_f64x2 __attribute__((vector_size(16)));
+typedef long long rkd_i64x2 __attribute__((vector_size(16)));
+typedef double rkd_loose __attribute__((vector_size(16), aligned(8), may_alias));
 
 /* The angles with s_j on the first side: at all i, with all k on the second. */
 static void rkd_angles(size_t j, void *arg)
@@ -96,31 +98,31 @@ static void rkd_angles(size_t j, void *arg)
     const size_t n = job->n, stride = job->stride;
     const double *gs = job->s.gram + j * stride, *gt = job->t.gram + j * stride;
     double *grad = job->grad ? job->grad + j * stride : NULL;
-    rkd_f64x4 value = { 0 };
-    const rkd_f64x4 one = { 1, 1, 1, 1 }, beta = { job->beta, job->beta, job->beta, job->beta };
+    rkd_f64x2 value = { 0 };
+    const rkd_f64x2 one = { 1, 1 }, beta = { job->beta, job->beta };
     for (size_t i = 0; i < n; i++) {
         const double *as = job->s.gram + i * stride, *at = job->t.gram + i * stride;
         const double *rs = job->s.inverse + i * stride, *rt = job->t.inverse + i * stride;
         const double us = as[i] - as[j], ut = at[i] - at[j];   /* (s_j - s_i)(s_k - s_i) = G_jk - G_ik + (G_ii - G_ij) */
-        rkd_f64x4 q_sum = { 0 }, a_sum = { 0 };
-        for (size_t k = 0; k < stride; k += 4) {
-            rkd_f64x4 r = *(const rkd_loose *)(rs + k) * rs[j], r_t = *(const rkd_loose *)(rt + k) * rt[j];
-            rkd_f64x4 a = (*(const rkd_loose *)(gs + k) - *(const rkd_loose *)(as + k) + us) * r;
-            rkd_f64x4 x = a - (*(const rkd_loose *)(gt + k) - *(const rkd_loose *)(at + k) + ut) * r_t;
-            rkd_i64x4 over = x > one, under = x < -one;
-            rkd_f64x4 g = (rkd_f64x4)(((rkd_i64x4)x & ~(over | under)) | ((rkd_i64x4)one & over) | ((rkd_i64x4)-one & under));
+        rkd_f64x2 q_sum = { 0 }, a_sum = { 0 };
+        for (size_t k = 0; k < stride; k += 2) {
+            rkd_f64x2 r = *(const rkd_loose *)(rs + k) * rs[j], r_t = *(const rkd_loose *)(rt + k) * rt[j];
+            rkd_f64x2 a = (*(const rkd_loose *)(gs + k) - *(const rkd_loose *)(as + k) + us) * r;
+            rkd_f64x2 x = a - (*(const rkd_loose *)(gt + k) - *(const rkd_loose *)(at + k) + ut) * r_t;
+            rkd_i64x2 over = x > one, under = x < -one;
+            rkd_f64x2 g = (rkd_f64x2)(((rkd_i64x2)x & ~(over | under)) | ((rkd_i64x2)one & over) | ((rkd_i64x2)-one & under));
             value += g * (x - 0.5 * g);
             if (!grad) continue;
-            rkd_f64x4 q = g * r;
+            rkd_f64x2 q = g * r;
             *(rkd_loose *)(grad + k) += beta * q;
             q_sum += q;
             a_sum += g * a;
         }
         if (!grad) continue;
-        job->apex[j * stride + i] = job->beta * ((q_sum[0] + q_sum[1]) + (q_sum[2] + q_sum[3]));
-        job->side[j * stride + i] = -job->beta * rs[j] * rs[j] * ((a_sum[0] + a_sum[1]) + (a_sum[2] + a_sum[3]));
+        job->apex[j * stride + i] = job->beta * (q_sum[0] + q_sum[1]);
+        job->side[j * stride + i] = -job->beta * rs[j] * rs[j] * (a_sum[0] + a_sum[1]);
     }
-    job->value[j] = job->beta * ((value[0] + value[1]) + (value[2] + value[3]));
+    job->value[j] = job->beta * (value[0] + value[1]);
 }
 
 /* What the angles' other products, those with their apex, and lengths add to the gradient. */
@@ -169,7 +171,8 @@ static kd_status core(const kd__core *c, double *value)
     const kd_loss_feature_desc *d = c->user;
     const size_t n = c->in[0]->shape[0], widest = KD_MAX(c->in[0]->count, c->in[1]->count) / n;
     const double pairs = (double)n * (double)n;
-    rkd_job job = { .n = n, .stride = (n + 3) & ~(size_t)3, .alpha = (double)d->alpha / pairs, .beta = (double)d->beta / pairs / (double)n };
+    rkd_job job = { .n = n, .stride = (n + 1) & ~(size_t)1, .alpha = (double)d->alpha / pairs,
+                    .beta = (double)d->beta / (pairs * (double)n) };
     double *memory = kd__scratch_get(c->ctx, (7 * n * job.stride + n) * sizeof *memory);
     float *centred = kd__scratch_get(c->ctx, (n + 1) * widest * sizeof *centred);
     kd_status status = memory && centred ? run(c, &job, memory, centred, value) : kd__fail(KD_ERR_NOMEM, "rkd: out of memory");
@@ -180,14 +183,10 @@ static kd_status core(const kd__core *c, double *value)
 
 static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in)
 {
-    kd_tensor *sum = NULL;
-    for (size_t i = 0; i < loss->desc.student_count; i++)
-        sum = kd__feature_add(tape, sum, kd__core_run(tape, "rkd", (kd_tensor *[]){ in->student[i], in->teacher[i] }, 2, core,
-                                                      &loss->desc));
-    return sum;
+    return kd__core_pairs(loss, tape, in, core);
 }
 
 const kd__feature_method kd__feature_RKD = {
-    .formula = "alpha mean_ij h(D - D') + beta mean_ijk h(A - A'), D: distances over their mean, A: cosines of angles, h: smooth L1",
+    .formula = "alpha mean_ij h(D - D') + beta mean_ijk h(A - A'), D: distances, A: cosines of angles, h: smooth L1",
     .defaults = defaults, .check = check, .apply = apply
 };

@@ -5,6 +5,7 @@
 #include "distill/prepare.h"
 #include "kd/kernels.h"
 #include "kernels/distill_run.h"
+#include "nn/nn.h"
 
 enum { MAX_MORE = 63 };   /* teachers beside the first */
 
@@ -713,7 +714,11 @@ kd_status kd_loss_distill_eval(const kd_loss_distill *loss, const kd_distill_bat
     KD_NEED(terms);
     KD_TRY(kd__info_check(terms, sizeof *terms, "kd_loss_distill_eval: terms"));
     KD_TRY(kd__desc_read(&b, sizeof b, batch, __func__));
-    KD_TRY(kd__loss_run(loss, loss->ctx, __func__, &b, &t, NULL));
+    double own = 0;
+    KD_TRY(kd__loss_run(loss, loss->ctx, __func__, &b, &t, &own));
+    const kd_model *adapters = loss->adapters;
+    if (b.grad && adapters && !adapters->frozen) adapters->grads[adapters->entries[0]->offset] += (float)own;
+    if (b.grad && loss->method->observe) loss->method->observe(loss, t.soft);
     kd__info_write(terms, &t, sizeof t);
     return KD_OK;
 }

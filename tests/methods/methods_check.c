@@ -214,7 +214,8 @@ size_t mc_contexts(kd_context *out[MC_CONTEXTS])
     uint32_t isas[5];
     if (!context_count)
         for (size_t i = 0, n = kdtest_isas(isas); i < n; i++)
-            for (size_t t = 0; t < 4; t++) contexts[context_count++] = kdtest_context(threads[t], isas[i]);
+            for (size_t t = 0; t < 4; t++)
+                if (t == 0 || i + 1 == n || kdtest_full()) contexts[context_count++] = kdtest_context(threads[t], isas[i]);
     memcpy(out, contexts, sizeof contexts);
     return context_count;
 }

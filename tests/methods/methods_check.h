@@ -41,7 +41,7 @@ double mc_tolerance(mc_point *p, double *grad);
 /* Compare; returns the tolerance of the value. */
 double mc_compare(mc_point *p, double value);
 
-/* The contexts to try: every instruction set with 1, 2, 3, 7 threads. */
+/* The contexts to try: every instruction set, and the best with 2, 3, 7 threads too; with KD_TEST_FULL=1 every one with all. */
 enum { MC_CONTEXTS = 24 };
 size_t mc_contexts(kd_context *out[MC_CONTEXTS]);
 void   mc_contexts_free(void);

@@ -508,7 +508,7 @@ static void same_bits(const method *m, const method_feature_option *option)
     for (size_t s = 0; s < 2; s++) {
         kdtest_rand r = { 3 + m->number };
         problem p;
-        problem_make(&p, m, option, 2, s ? 37 : least(m) + 5, s ? 9 : 4, 0, 1, &r);
+        problem_make(&p, m, option, 2, s ? 37 : least(m) + 5, s ? 6 : 4, 0, 1, &r);
         uint64_t want = 0;
         for (size_t i = 0; i < contexts; i++) {
             result o;

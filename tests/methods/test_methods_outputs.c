@@ -421,7 +421,9 @@ static void hard_place(const method *m, const method_output_option *option, floa
         result_free(&o);
     } else {
         if (place == 9 || place == 10) values = 1;
-        compare(&p, (int)values && !(but & METHOD_KINKS));
+        double v = place == 1 && !(but & METHOD_RANDOM) ? reference(&p) : 0;
+        mr_release();
+        if (isfinite(v)) compare(&p, (int)values && !(but & METHOD_KINKS));   /* KL(q || p) with p = 0 is infinite */
     }
     if (place == 12 && m->ref->holds & METHOD_ZERO_AT_TEACHER && logits) {
         result o;
