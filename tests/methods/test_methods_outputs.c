@@ -168,6 +168,7 @@ static int has_labels(const problem *p) { return p->m->ref->needs & METHOD_LABEL
 
 static void run_pointers(const problem *p, const kd_loss_distill *loss, result *o)
 {
+    const float *const more[] = { p->f[MORE0], p->f[MORE1] };
     kd_distill_batch b;
     memset(&b, 0, sizeof b);
     b.struct_size = sizeof b, b.rows = p->rows, b.classes = p->classes;
@@ -175,7 +176,7 @@ static void run_pointers(const problem *p, const kd_loss_distill *loss, result *
     if (used(p, TEACHER)) b.teacher = p->f[TEACHER];
     if (used(p, SECOND)) b.student_second = p->f[SECOND], b.grad_second = o->second;
     if (used(p, TEACHER_SECOND)) b.teacher_second = p->f[TEACHER_SECOND];
-    if (used(p, MORE0)) b.more_teachers = (const float *const[]){ p->f[MORE0], p->f[MORE1] }, b.more_teacher_count = 2;
+    if (used(p, MORE0)) b.more_teachers = more, b.more_teacher_count = 2;
     if (p->width != p->classes) b.teacher_width = p->width;
     if (p->m->ref->needs & METHOD_SPARSE) b.teacher_classes = p->picked, b.teacher_width = p->width;
     if (has_labels(p)) b.labels = p->labels;
@@ -308,14 +309,14 @@ static void point(problem *p, const result *o, mc_point *at)
     at->grad_size = at->size / (double)(p->x.rows ? p->x.rows : 1) * step / T;   /* in units of step */
     for (int k = 0; k < MATRICES; k++)
         if (used(p, k)) at->array[at->arrays++] = (mc_array){ matrix_names[k], *mr_matrix(&p->x, k), p->x.rows * width_of(p, k),
-                                                             !o ? NULL : k == STUDENT ? o->grad : k == SECOND ? o->second : NULL, 1, step };
+                                                             !o ? NULL : k == STUDENT ? o->grad : k == SECOND ? o->second : NULL, 1, step, 0 };
     if (p->desc.teacher_form == KD_TEACHER_PROBS)   /* steps and roundings of a probability are another size */
         for (size_t k = 0; k < at->arrays; k++)
             if (!strcmp(at->array[k].name, "teacher") || !strncmp(at->array[k].name, "more", 4)) at->array[k].step = 1e-6;
     size_t own = 0;
     for (size_t i = 0; o && i < p->x.params && o->own_count; i++) {
         at->array[at->arrays++] = (mc_array){ "its own parameter", p->x.param[i].data, p->x.param[i].count, o->own + own,
-                                              p->m->ref->own ? p->m->ref->own(&p->x) : 1, 1 };
+                                              p->m->ref->own ? p->m->ref->own(&p->x) : 1, 1, at->size };
         own += p->x.param[i].count;
     }
     mr_release();
@@ -325,16 +326,17 @@ static void point(problem *p, const result *o, mc_point *at)
 static double compare(problem *p, int values)
 {
     result a, b;
-    mc_point at;
+    static mc_point at;   /* large */
     double tol = 0;
     result_make(&a, p), result_make(&b, p);
     run_once(p, NULL, 0, &a);
     run_once(p, NULL, 1, &b);
     MC_CHECK(a.status == KD_OK && b.status == KD_OK, "%s: %s, on a tape %s (%s)", p->what, kd_status_name(a.status), kd_status_name(b.status),
              kd_last_error());
-    MC_CHECK(bits(p, &a) == bits(p, &b), "%s: pointers give %.9g, a tape %.9g, or their gradients differ", p->what, a.value, b.value);
+    size_t n = p->rows * p->classes;
+    MC_CHECK((float)a.value == (float)b.value && mc_equal(a.grad, b.grad, n) && mc_equal(a.second, b.second, n), "%s: pointers give %.9g, a tape %.9g, or their gradients differ", p->what, a.value, b.value);
     MC_CHECK(isfinite(a.value), "%s: value %g", p->what, a.value);
-    MC_CHECK(mc_finite(a.grad, p->rows * p->classes) && mc_finite(a.second, p->rows * p->classes) && mc_finite(b.own, b.own_count),
+    MC_CHECK(mc_finite(a.grad, n) && mc_finite(a.second, n) && mc_finite(b.own, b.own_count),
              "%s: a gradient is not finite", p->what);
     for (size_t i = p->x.rows * p->classes; i < p->rows * p->classes; i++)
         MC_CHECK(a.grad[i] == 0.0f, "%s: a row that is ignored has a gradient, %g", p->what, (double)a.grad[i]);
@@ -427,7 +429,7 @@ static void hard_place(const method *m, const method_output_option *option, floa
     }
     if (place == 12 && m->ref->holds & METHOD_ZERO_AT_TEACHER && logits) {
         result o;
-        mc_point at;
+        static mc_point at;   /* large */
         result_make(&o, &p);
         run_once(&p, NULL, 0, &o);
         point(&p, NULL, &at);
@@ -461,7 +463,7 @@ static void invariances(const method *m, const method_output_option *option)
             problem_free(&p);
             continue;
         }
-        mc_point at;
+        static mc_point at;   /* large */
         double before = value_of(&p);
         for (int t = 0; t < MATRICES; t++) {
             size_t w = width_of(&p, t);

@@ -137,6 +137,7 @@ typedef struct method_feature {
     size_t   taps_low, taps_high;         /* of each side; 0: 1 */
     size_t   teacher_taps;                /* 0: as many as the student's */
     size_t   rows_low;                    /* 0: 1 */
+    size_t   width_low;                   /* the least width or channels; 0: 1 */
     size_t   memory;                      /* MiB beyond the inputs at 128 rows; 0: 4 */
     /* Shapes by hand instead of the above: fill student and teacher (rank, size), return the number of taps of both; `draw` gives a
      * number in [low, high]. */
