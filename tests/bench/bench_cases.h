@@ -8,6 +8,7 @@
 
 typedef enum bench_kind {
     BENCH_LOSS,                         /* logits and gradient on plain pointers: n = rows, classes           */
+    BENCH_METHOD,                       /* the same by a method of kd_loss_distill, everything it can take given */
     BENCH_GEMM,                         /* n = m, n, k, BENCH_NN ..                                           */
     BENCH_CONV_FORWARD,                 /* n = images, side, channels in, out, stride, kernel, groups         */
     BENCH_CONV_DATA,
@@ -27,6 +28,7 @@ typedef struct bench_case {
     const char *student, *teacher;      /* "mlp 784 256 10", "cnn 28", "resnet 20 1" (depth, width), "lstm 64 256 2" */
     float       temperature;            /* 0: from the labels alone                               */
     uint32_t    method;                 /* KD_OPT_*                                               */
+    uint32_t    distill;                /* BENCH_METHOD: KD_DISTILL_*                             */
 } bench_case;
 
 extern const bench_case bench_cases[];
@@ -45,6 +47,7 @@ typedef struct bench {
     kd_tensor       *a, *b, *c, *d;     /* loss: student, teacher, gradient; product: a, b, c;
                                            convolution: x, weight, output or its gradient, gradient of x or y */
     kd_tensor       *dw, *bias;
+    kd_tensor       *second, *teacher_second, *grad_second, *classes, *more[2];   /* method: what it takes beside a, b, c, y */
     kd__conv_shape   conv;
 } bench;
 

@@ -231,6 +231,45 @@ class Loss(Case):
             yield "compiled", lambda: self.run(compiled)
 
 
+class Method(Loss):
+    """A method on outputs: its text in methods_torch_outputs.py, in single precision, as a user would write it."""
+
+    def open(self):
+        import methods_torch_outputs as text
+        text.kl = lambda lp, lq: F.kl_div(lq, lp, reduction="none", log_target=True).sum(1)
+        self.text, self.method = text, self.name[len("method_"):].rpartition("_")[0]
+        temperature, self.hard, self.soft, alpha, beta, gamma, _ = text.DEFAULTS[self.method]
+        if self.method == "mlkd":
+            self.hard = 0
+        self.how = {"T": temperature or 1, "alpha": alpha, "beta": beta, "gamma": gamma, "form": 0, "teachers": "mean_probs", "teacher_count": 3}
+        names = {"a": "s", "second": "w", "b": "t", "teacher_second": "v", "more0": "t1", "more1": "t2"}
+        self.i = {names[k]: v for k, v in self.d.items() if k in names}
+        self.i["y"] = self.d["y"].long()
+        if "classes" in self.d:
+            self.i["classes"] = self.d["classes"].long()
+        if self.method == "ctkd":
+            self.i["theta"] = torch.ones(1)
+        self.wanted = [self.i[k].requires_grad_(True) for k in ("s", "w", "theta") if k in self.i]
+        self.run(self.loss)
+        agree(self.name, "loss", self.d["loss"], self.value.detach().double(), 1e-4)
+        for k, v in ("c", "s"), ("grad_second", "w"):
+            if v in self.i:
+                self.agree("gradient of " + v, self.d[k], self.i[v].grad)
+
+    def loss(self):
+        hard = self.hard * F.cross_entropy(self.i["s"], self.i["y"]) if self.hard else 0
+        return hard + self.soft * self.text.soft(self.method, self.i, self.how)
+
+    def run(self, function):
+        for v in self.wanted:
+            v.grad = None
+        self.value = function()
+        self.value.backward()
+
+    def sides(self, threads):
+        yield "torch", lambda: self.run(self.loss)
+
+
 class Gemm(Case):
     def open(self):
         self.a, self.b, self.out = self.d["a"], self.d["b"], torch.zeros_like(self.d["c"])
@@ -362,7 +401,7 @@ class Infer(Case):
             yield "onnxruntime", lambda: session.run(None, inputs)
 
 
-CASES = {"loss": Loss, "gemm": Gemm, "step": Step, "infer": Infer}
+CASES = {"loss": Loss, "method": Method, "gemm": Gemm, "step": Step, "infer": Infer}
 
 
 # ---- measuring -----------------------------------------------------------------------------------------------------------------
