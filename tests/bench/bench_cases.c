@@ -9,9 +9,16 @@
 #define LOSS(r, c) { .name = "kd_loss_" #r "x" #c, .kind = BENCH_LOSS, .n = { r, c }, .classes = c, .temperature = 4 }
 #define METHOD(id, name_, r, c)                                                                      \
     { .name = "method_" name_ "_" #r "x" #c, .kind = BENCH_METHOD, .n = { r, c }, .classes = c, .distill = KD_DISTILL_##id }
+<<<<<<< HEAD
 #define DISTILL(id, name, source) \
     METHOD(id, name, 64, 100), METHOD(id, name, 64, 1000), METHOD(id, name, 256, 100), METHOD(id, name, 256, 1000),
 #define FEATURE(id, name, source)
+=======
+#define DISTILL(id, name, source) METHOD(id, name, 64, 100), METHOD(id, name, 64, 1000), METHOD(id, name, 256, 100), METHOD(id, name, 256, 1000),
+#define FEATURE(id, name_, source)                                                                  \
+    { .name = "method_" name_ "_b64", .kind = BENCH_FEATURE, .n = { 64 }, .distill = KD_FEATURE_##id },  \
+    { .name = "method_" name_ "_b256", .kind = BENCH_FEATURE, .n = { 256 }, .distill = KD_FEATURE_##id },
+>>>>>>> wt-f2
 #define GEMM(m, n_, k) { .name = "sgemm_" #m "x" #n_ "x" #k, .kind = BENCH_GEMM, .n = { m, n_, k } }
 #define CONV(in, out, side, stride, end, how, kind_)                                                \
     { .name = "conv_" #in "_" #out "_at" #side end "_" how, .kind = kind_, .n = { 64, side, in, out, stride, 3, 1 } }
@@ -265,6 +272,7 @@ void bench_open(bench *b, const bench_case *what, uint32_t threads)
         make_loss(b);
         return;
     case BENCH_METHOD: open_method(b, &rng); return;
+    case BENCH_FEATURE: bench_feature_open(b, &rng); return;
     case BENCH_GEMM: open_product(b, &rng); return;
     case BENCH_CONV_FORWARD:
     case BENCH_CONV_DATA:
@@ -278,6 +286,7 @@ void bench_open(bench *b, const bench_case *what, uint32_t threads)
 void bench_close(bench *b)
 {
     kd_tape_free(b->learn), kd_tape_free(b->look);
+    bench_feature_close(b);
     kd_optimizer_free(b->opt);
     kd_loss_distill_free(b->loss);
     kd_model_free(b->student), kd_model_free(b->teacher);
@@ -363,6 +372,7 @@ void bench_run(void *arg)
     switch (b->what->kind) {
     case BENCH_LOSS:
     case BENCH_METHOD: bench_loss(b); return;
+    case BENCH_FEATURE: bench_feature(b); return;
     case BENCH_GEMM: run_product(b); return;
     case BENCH_CONV_FORWARD:
     case BENCH_CONV_DATA:
@@ -382,6 +392,7 @@ double bench_work(const bench_case *what)
     switch (what->kind) {
     case BENCH_LOSS:
     case BENCH_METHOD: return (double)(n[0] * n[1]);
+    case BENCH_FEATURE: return bench_feature_work(what);
     case BENCH_GEMM: return 2.0 * (double)(n[0] * n[1] * n[2]);
     case BENCH_CONV_FORWARD:
     case BENCH_CONV_DATA:
