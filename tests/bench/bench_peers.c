@@ -16,13 +16,8 @@
 #include <string.h>
 
 static const char *const kinds[] = {
-<<<<<<< HEAD
-    [BENCH_LOSS] = "loss", [BENCH_METHOD] = "method", [BENCH_GEMM] = "gemm",
-    [BENCH_CONV_FORWARD] = "conv_forward", [BENCH_CONV_DATA] = "conv_data",
-=======
     [BENCH_LOSS] = "loss", [BENCH_METHOD] = "method", [BENCH_FEATURE] = "feature",
     [BENCH_GEMM] = "gemm", [BENCH_CONV_FORWARD] = "conv_forward", [BENCH_CONV_DATA] = "conv_data",
->>>>>>> wt-f2
     [BENCH_CONV_WEIGHT] = "conv_weight", [BENCH_CONV_BACKWARD] = "conv_backward", [BENCH_STEP] = "step", [BENCH_INFER] = "infer",
 };
 
