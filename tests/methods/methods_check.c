@@ -145,8 +145,8 @@ static double tolerances(mc_point *p, sample *s, size_t count, double *grad)
             if (p->fix) p->fix(p->user);
         }
         /* the quotient itself: 2 10^-16 of the value over the step, and h^4 / 30 of the fifth derivative */
-        *grad = 32 * bent / 64 + (16 + (double)p->longest / 16) * U * (largest + p->grad_size) + 4e-16 * (fabs(v) + p->size) / STEP +
-                1e-11 * (largest + p->grad_size);
+        double rounding = (16 + (double)p->longest / 16) * U + 1e-11;
+        *grad = 32 * bent / 64 + rounding * (largest + p->grad_size) + 4e-16 * (fabs(v) + p->size) / STEP;
     }
     drop(p, &at);
     return 16 * moved / 64 + (16 + (double)p->longest / 16) * U * (fabs(v) + p->size);
@@ -169,8 +169,8 @@ double mc_compare(mc_point *p, double got)
     for (size_t i = 0; i < count; i++) {
         const mc_array *a = s[i].d.a;
         /* in units of step on both sides */
-        double g = s[i].got * a->step, want = s[i].slope * a->factor, room = grad_tol + (16 + (double)p->longest / 16) * U * a->more;
-        room = room * fabs(a->factor) + 1e-37;
+        double g = s[i].got * a->step, want = s[i].slope * a->factor;
+        double room = (grad_tol + (16 + (double)p->longest / 16) * U * a->more) * fabs(a->factor) + 1e-37;
         /* Where the function bends within a step, a narrower one; one that never settles straddles a kink. */
         double before = want, apart = INFINITY;
         int settles = 1;
@@ -186,8 +186,8 @@ double mc_compare(mc_point *p, double got)
             rough++;
             continue;
         }
-        MC_CHECK(fabs(g - want) <= room, "%s: gradient of %s[%zu] %.9g, the reference %.9g, within %.2g", p->what, a->name, s[i].d.i,
-                 g / a->step, want / a->step, room / a->step);
+        MC_CHECK(fabs(g - want) <= room, "%s: gradient of %s[%zu] %.9g, the reference %.9g, within %.2g", p->what, a->name,
+                 s[i].d.i, g / a->step, want / a->step, room / a->step);
     }
     MC_CHECK(rough * 2 <= count, "%s: %zu of %zu elements have no derivative", p->what, rough, count);
     /* Along random directions every element counts. */
@@ -213,8 +213,8 @@ double mc_compare(mc_point *p, double got)
             want = slope(p, &d, &at, STEP / sqrt((double)all) / 64);
             bound += 1e-15 * (fabs(v) + p->size) / STEP * sqrt((double)all) * 64;
         }
-        MC_CHECK(fabs(sum - want) <= bound, "%s: slope along direction %d %.9g, the reference %.9g, within %.2g", p->what, (int)t, sum,
-                 want, bound);
+        MC_CHECK(fabs(sum - want) <= bound, "%s: slope along direction %d %.9g, the reference %.9g, within %.2g", p->what,
+                 (int)t, sum, want, bound);
     }
     drop(p, &at);
     return tol;

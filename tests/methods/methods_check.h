@@ -1,5 +1,5 @@
-/* methods_check.h - what the checks of outputs and of features share: a function of some arrays, its value and gradient by the library
- * against the reference in double.
+/* methods_check.h - what the checks of outputs and of features share: a function of some arrays, its value and gradient by the
+ * library against the reference in double.
  * SPDX-License-Identifier: MIT */
 #ifndef METHODS_CHECK_H
 #define METHODS_CHECK_H
@@ -33,12 +33,12 @@ typedef struct mc_point {
 
 /* How far rounding may move the value of `p`; *grad (may be NULL) the same for an element of the gradient.
  *
- * A float computation whose every step rounds by at most u = 2^-24 gives the exact result of inputs moved by some u (|x| + step): softmax,
- * norms and products all take their inputs in proportion.  So the inputs are moved by 64 u of that, with random signs, four times
- * for the value and twice for the gradient; a 64th of the largest change is the condition, and 16 of it (32 for a gradient, which is
- * computed forth and back) what a chain of so
- * many roundings may do.  To that comes the rounding of the result and of its sums (lanes of 16: longest / 16 additions one after the
- * other), and, as the condition vanishes where the value is stationary, 16 u of the numbers it is made of. */
+ * A float computation whose every step rounds by at most u = 2^-24 gives the exact result of inputs moved by some u (|x| +
+ * step): softmax, norms and products all take their inputs in proportion.  So the inputs are moved by 64 u of that, with
+ * random signs, four times for the value and twice for the gradient; a 64th of the largest change is the condition, and 16 of
+ * it (32 for a gradient, which is computed forth and back) what a chain of so many roundings may do.  To that comes the
+ * rounding of the result and of its sums (lanes of 16: longest / 16 additions one after the other), and, as the condition
+ * vanishes where the value is stationary, 16 u of the numbers it is made of. */
 double mc_tolerance(mc_point *p, double *grad);
 /* Compare; returns the tolerance of the value. */
 double mc_compare(mc_point *p, double value);
