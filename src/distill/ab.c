@@ -9,15 +9,17 @@
  * Divides by: samples (B), times 1000 / 3.
  * Detached: the teacher.
  * Taps: one or more pairs of maps {height, width, channels}, shallow to deep, taken before the ReLU of each stage.
- * Adapters: s0, s1, ..: the connector of each pair whose shapes differ: conv and bn as in FitNet's regressor, without its ReLU; none
- *     where the shapes agree.
+ * Adapters: s0, s1, ..: the connector of each pair whose shapes differ: conv and bn as in FitNet's regressor, without its ReLU;
+ *     none where the shapes agree.
  * Defaults: weight 1, margin (alpha) 1.
  * Stages: this is an initialisation.  First train the student's stages (not its classifier) and the connectors with this loss
- *     alone, 30 epochs in the public code; then throw the loss away and train the whole student with cross-entropy (kd_loss_distill with
- *     soft_weight 0) from there.  Nothing prevents adding the two, but no published number belongs to that.
+ *     alone, 30 epochs in the public code; then throw the loss away and train the whole student with cross-entropy
+ *     (kd_loss_distill with soft_weight 0) from there.  Nothing prevents adding the two, but no published number belongs to
+ *     that.
  * Forms: one.
  * Traps: taps behind the ReLU carry no boundary (t <= 0 would be t = 0, and s > -m always).  The public code reads a weight for
- *     the second stage and multiplies 0 with it.  The factor 3 / 1000 is the code's, kept because its learning rates belong to it.
+ *     the second stage and multiplies 0 with it.  The factor 3 / 1000 is the code's, kept because its learning rates belong to
+ *     it.
  * Published: CIFAR-100 ResNet32x4 -> 8x4 73.17, WRN-40-2 -> 16-2 72.50 (student 73.26).
  * Cost: the connectors' convolutions; no scratch beside the gradient. */
 #include "distill/feature.h"

@@ -7,13 +7,15 @@
  * Gradient: through A's length and the squares; to the student's map.
  * Divides by: samples times positions (B H W); PAPER: samples (B).
  * Detached: the teacher.
- * Taps: one or more pairs of maps {height, width, channels}; channels may differ.  Where heights or widths differ the larger map is
- *     average-pooled to the smaller one (PyTorch's adaptive windows) before it is squared.  Behind the ReLU of a stage.
+ * Taps: one or more pairs of maps {height, width, channels}; channels may differ.  Where heights or widths differ the larger
+ *     map is average-pooled to the smaller one (PyTorch's adaptive windows) before it is squared.  Behind the ReLU of a stage.
  * Defaults: weight 1000 (CIFAR-100, maps of the three stages).
- * Forms: CODE: above.  PAPER: 1 / B sum_b |A_b(s) - A_b(t)|, the length and not its square; the paper's weight is then beta / 2 = 500.
+ * Forms: CODE: above.  PAPER: 1 / B sum_b |A_b(s) - A_b(t)|, the length and not its square; the paper's weight is then beta / 2
+ *     = 500.
  * Traps: the two forms have other gradients, not only another scale, and the weight of one is wrong for the other by orders of
  *     magnitude; the division by H W is why CODE's weight is so large.  Summing channels instead of averaging them changes
- *     nothing but the 1e-12.  A map that is 0 throughout has A = 0 and no gradient; PAPER has none either where both maps agree.
+ *     nothing but the 1e-12.  A map that is 0 throughout has A = 0 and no gradient; PAPER has none either where both maps
+ *     agree.
  * Published: CIFAR-100 WRN-40-2 -> 16-2 74.08 (student 73.26), ResNet32x4 -> 8x4 73.44; ImageNet ResNet34 -> 18 70.70.
  * Cost: 2 H W doubles of scratch a thread. */
 #include "distill/feature.h"

@@ -7,14 +7,15 @@
  * Gradient: T / (B C) (q - p).
  * Divides by: samples times channels (B C), not positions.
  * Detached: the teacher.
- * Taps: one or more pairs of maps {height, width, channels} of equal height and width: a segmentation network's logits, or features.
+ * Taps: one or more pairs of maps {height, width, channels} of equal height and width: a segmentation network's logits, or
+ *     features.
  * Adapters: s0, s1, ..: a 1x1 convolution with bias to the teacher's channels, for each pair whose channels differ.
  * Defaults: weight 3, temperature 4 (logits).
  * Forms: one.
- * Traps: three settings go by this name: logits with T 4 and weight 3 (the paper), logits with T 1 and weight 5, features with weight 50.
- *     One port takes the logarithm of a softmax, -inf where a position underflows; here all is in log space, and a position that
- *     is -inf on both sides counts nothing.  Maps of other sizes are KD_ERR_SHAPE: interpolate the student's yourself, as
- *     its paper does before the logits, so that you know how.
+ * Traps: three settings go by this name: logits with T 4 and weight 3 (the paper), logits with T 1 and weight 5, features with
+ *     weight 50. One port takes the logarithm of a softmax, -inf where a position underflows; here all is in log space, and a
+ *     position that is -inf on both sides counts nothing.  Maps of other sizes are KD_ERR_SHAPE: interpolate the student's
+ *     yourself, as its paper does before the logits, so that you know how.
  * Published: Cityscapes PSPNet-R18 74.87 -> 75.54; COCO GFL R101 -> R50 40.2 -> 41.9.
  * Cost: 48 H W floats of scratch a thread, and the adapters. */
 #include "distill/feature.h"
@@ -29,7 +30,8 @@ static void adapters(const kd_loss_feature_desc *d, kd_layer *root)
 {
     char name[24];
     for (size_t i = 0; i < d->student_count; i++)
-        if (kd__pair_adapted(d, i)) kd_layer_conv2d(root, kd__pair_name(name, i), d->student[i].size[2], d->teacher[i].size[2], 1, 1, 1, NULL);
+        if (kd__pair_adapted(d, i))
+            kd_layer_conv2d(root, kd__pair_name(name, i), d->student[i].size[2], d->teacher[i].size[2], 1, 1, 1, NULL);
 }
 
 static bool row(const kd__core *c, size_t task, void *scratch, double *value)
@@ -49,7 +51,8 @@ static bool row(const kd__core *c, size_t task, void *scratch, double *value)
     c->kernels->distill_f32(&(kd__distill_args){
         .rows = n, .classes = hw, .student = s, .student_stride = hw, .teacher = t, .teacher_stride = hw, .hard_coef = none,
         .soft_coef = coefs, .grad = c->grad[0] ? g : NULL, .grad_stride = hw, .hard = hard, .soft = soft, .scratch = room,
-        .masked = &masked, .temperature = (float)T, .js_beta = 0.5f, .direction = KD_DIRECTION_FORWARD, .teacher_form = KD_TEACHER_LOGITS });
+        .masked = &masked, .temperature = (float)T, .js_beta = 0.5f, .direction = KD_DIRECTION_FORWARD,
+        .teacher_form = KD_TEACHER_LOGITS });
     for (size_t k = 0; k < n; k++) *value += (double)coef * (double)soft[k];
     if (c->grad[0]) c->kernels->copy2d_f32(c->grad[0] + at, (ptrdiff_t)channels, 1, g, 1, (ptrdiff_t)hw, hw, n, 0);
     return true;

@@ -119,11 +119,12 @@ typedef struct kd__pair { const kd_loss_feature *loss; size_t i; } kd__pair;   /
 /* Adapters and pooling of pair i, before its core. */
 typedef void (*kd__pair_fn)(const kd_loss_feature *loss, kd_tape *tape, size_t i, kd_tensor **s, kd_tensor **t);
 /* The sum over pairs of `core` on what `prepare` makes of student[i], teacher[i]. */
-kd_tensor *kd__each_pair(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, kd__pair_fn prepare, kd__core_fn core);
+kd_tensor *kd__each_pair(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, kd__pair_fn prepare,
+                         kd__core_fn core);
 /* A kd__pair_fn: the larger map pooled to the smaller, height and width each on its own. */
 void       kd__match_maps(const kd_loss_feature *loss, kd_tape *tape, size_t i, kd_tensor **s, kd_tensor **t);
-/* Pairs of maps of equal height and width; does a pair's student have other channels, so that it needs an adapter; a kd__pair_fn: the
- * student's map through it. */
+/* Pairs of maps of equal height and width; does a pair's student have other channels, so that it needs an adapter; a kd__pair_fn:
+ * the student's map through it. */
 kd_status  kd__same_size_pairs(const kd_loss_feature_desc *desc);
 bool       kd__pair_adapted(const kd_loss_feature_desc *desc, size_t i);
 void       kd__adapt_channels(const kd_loss_feature *loss, kd_tape *tape, size_t i, kd_tensor **s, kd_tensor **t);
@@ -131,12 +132,12 @@ void       kd__adapt_channels(const kd_loss_feature *loss, kd_tape *tape, size_t
 const char *kd__pair_name(char name[24], size_t i);
 /* There: "0", a 1x1 convolution without bias, "1", batch norm. */
 void       kd__conv1x1_bn(kd_layer *root, size_t i, size_t in, size_t out);
-/* row(core, r, scratch, value) for each r < rows as tasks, with `bytes` of scratch each; *value = the sum of the values in order.  A row
- * returns false when out of memory, the one error it can have. */
+/* row(core, r, scratch, value) for each r < rows as tasks, with `bytes` of scratch each; *value = the sum of the values in order.
+ * A row returns false when out of memory, the one error it can have. */
 typedef bool (*kd__core_row_fn)(const kd__core *c, size_t r, void *scratch, double *value);
 kd_status  kd__core_rows(const kd__core *c, size_t rows, size_t bytes, kd__core_row_fn row, double *value);
-/* Sums of squares d^2 over pairs l, by factor 2^(l - L + 1) / B: a row puts its differences d where its gradient goes (`scratch` without one)
- * and then takes its value from _row_squares, which makes the gradient of them. */
+/* Sums of squares d^2 over pairs l, by factor 2^(l - L + 1) / B: a row puts its differences d where its gradient goes (`scratch`
+ * without one) and then takes its value from _row_squares, which makes the gradient of them. */
 kd_status  kd__core_squares(const kd__core *c, kd__core_row_fn row, double *value);
 double     kd__row_squares(const kd__core *c, float *d, size_t n, double factor);
 

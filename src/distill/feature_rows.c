@@ -2,7 +2,8 @@
  * SPDX-License-Identifier: MIT */
 #include "distill/feature.h"
 
-kd_tensor *kd__each_pair(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, kd__pair_fn prepare, kd__core_fn core)
+kd_tensor *kd__each_pair(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, kd__pair_fn prepare,
+                         kd__core_fn core)
 {
     kd_tensor *sum = NULL;
     for (size_t i = 0; i < loss->desc.student_count; i++) {

@@ -7,16 +7,16 @@
  * Gradient: by the difference of the two, a product with the other map.
  * Divides by: samples times entries of the matrix (B c c'); PAPER: samples (B).
  * Detached: the teacher.
- * Taps: two or more maps {height, width, channels} on each side, in the network's order; tap i has as many channels on both sides.  The
- *     larger of two neighbours is average-pooled to the smaller one, on each side for itself: student and teacher need
- *     not be of one size.
+ * Taps: two or more maps {height, width, channels} on each side, in the network's order; tap i has as many channels on both
+ *     sides.  The larger of two neighbours is average-pooled to the smaller one, on each side for itself: student and teacher
+ *     need not be of one size.
  * Defaults: weight 1.
- * Stages: this is an initialisation.  First train the student's stages with this loss alone (30 epochs in the public code), then
- *     throw the loss away and train the whole student with cross-entropy (kd_loss_distill with soft_weight 0) from there.  The
- *     weight 50 that the public code names is never used: its second stage does not have the term.
+ * Stages: this is an initialisation.  First train the student's stages with this loss alone (30 epochs in the public code),
+ *     then throw the loss away and train the whole student with cross-entropy (kd_loss_distill with soft_weight 0) from there.
+ *     The weight 50 that the public code names is never used: its second stage does not have the term.
  * Forms: CODE: above.  PAPER: divided by B alone.
- * Traps: taps with other channels are KD_ERR_SHAPE, not an adapter: the method has none.  One toolkit divides each column by its
- *     length and pools by maxima, another works on tokens: other losses, whose weights do not carry over.
+ * Traps: taps with other channels are KD_ERR_SHAPE, not an adapter: the method has none.  One toolkit divides each column by
+ *     its length and pools by maxima, another works on tokens: other losses, whose weights do not carry over.
  * Published: CIFAR-100 ResNet32x4 -> 8x4 72.62 (student 72.50), WRN-40-2 -> 16-2 72.91 (student 73.26).
  * Cost: 2 c c' floats of scratch a thread. */
 #include "distill/feature.h"
@@ -33,8 +33,9 @@ static kd_status check(kd_loss_feature_desc *d)
 static bool flow(const kd__core *c, size_t i, size_t r, float *g)
 {
     const size_t hw = c->in[i]->shape[1] * c->in[i]->shape[2], a = c->in[i]->shape[3], b = c->in[i + 1]->shape[3];
-    return kd__gemm(c->ctx, &(kd__gemm_args){ .m = a, .n = b, .k = hw, .a = c->x[i] + r * hw * a, .a_stride = a, .a_transposed = true,
-                                              .b = c->x[i + 1] + r * hw * b, .b_stride = b, .c = g, .c_stride = b }) == KD_OK;
+    return kd__gemm(c->ctx, &(kd__gemm_args){ .m = a, .n = b, .k = hw, .a = c->x[i] + r * hw * a, .a_stride = a,
+                                              .a_transposed = true, .b = c->x[i + 1] + r * hw * b, .b_stride = b, .c = g,
+                                              .c_stride = b }) == KD_OK;
 }
 
 /* The gradient of input i, 0 or 1, by d [c, c']: a product of d with the other one. */
@@ -52,7 +53,8 @@ static bool row(const kd__core *c, size_t r, void *scratch, double *value)
     const kd_loss_feature *loss = c->user;
     const size_t cells = c->in[0]->shape[3] * c->in[1]->shape[3];
     const double n = (double)c->in[0]->shape[0], factor = 1 / (loss->desc.form == KD_FORM_PAPER ? n : n * (double)cells);
-    const double student = 1 / (double)(c->in[0]->shape[1] * c->in[0]->shape[2]), teacher = 1 / (double)(c->in[2]->shape[1] * c->in[2]->shape[2]);
+    const double student = 1 / (double)(c->in[0]->shape[1] * c->in[0]->shape[2]);
+    const double teacher = 1 / (double)(c->in[2]->shape[1] * c->in[2]->shape[2]);
     const kd__kernels *k = c->kernels;
     float *d = scratch, *t = d + cells;
     if (!flow(c, 0, r, d) || !flow(c, 2, r, t)) return false;

@@ -8,12 +8,13 @@
  * Divides by: samples times channels (B C); THIRD: B^2 C.
  * Detached: the teacher.
  * Taps: one or more pairs of maps {height, width, channels} of equal height and width, behind the last ReLU.
- * Adapters: s0, s1, ..: 0, a 1x1 convolution without bias to the teacher's channels; 1, batch norm; for each pair whose channels differ.
+ * Adapters: s0, s1, ..: 0, a 1x1 convolution without bias to the teacher's channels; 1, batch norm; for each pair whose
+ *     channels differ.
  * Defaults: weight 2.5.
  * Forms: CODE: above.  THIRD: divided by B^2 C, as one toolkit's benchmark has it.  There is no PAPER form.
- * Traps: THIRD's weight depends on the batch.  The sums are over positions, so equal maps of any scale give the same matrix.  A channel
- *     that is 0 throughout has a row of zeros and no gradient through it.  This method is a known case of a published number that others
- *     could not reach.
+ * Traps: THIRD's weight depends on the batch.  The sums are over positions, so equal maps of any scale give the same matrix.  A
+ *     channel that is 0 throughout has a row of zeros and no gradient through it.  This method is a known case of a published
+ *     number that others could not reach.
  * Published: ImageNet ResNet34 -> 18 72.19; a re-run elsewhere 68.34.
  * Cost: 3 C^2 floats of scratch a thread, and the adapters. */
 #include "distill/feature.h"
@@ -37,8 +38,8 @@ static bool correlations(const kd__core *c, size_t i, size_t r, float *gram, flo
 {
     const size_t n = c->in[i]->shape[3], hw = c->in[i]->shape[1] * c->in[i]->shape[2];
     const float *x = c->x[i] + r * hw * n;
-    const kd__gemm_args g = { .m = n, .n = n, .k = hw, .a = x, .a_stride = n, .a_transposed = true, .b = x, .b_stride = n, .c = gram,
-                              .c_stride = n };
+    const kd__gemm_args g = { .m = n, .n = n, .k = hw, .a = x, .a_stride = n, .a_transposed = true, .b = x, .b_stride = n,
+                              .c = gram, .c_stride = n };
     if (kd__gemm(c->ctx, &g) != KD_OK) return false;
     c->kernels->l2_normalize_rows_f32(n, n, gram, 1e-12f, out, length);
     return true;
@@ -63,8 +64,8 @@ static bool row(const kd__core *c, size_t r, void *scratch, double *value)
     k->l2_normalize_backward_rows_f32(n, n, t, s, length, 1e-12f, g, 0);
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j <= i; j++) g[i * n + j] = g[j * n + i] = g[i * n + j] + g[j * n + i];
-    return kd__gemm(c->ctx, &(kd__gemm_args){ .m = hw, .n = n, .k = n, .a = c->x[0] + r * hw * n, .a_stride = n, .b = g, .b_stride = n,
-                                              .c = c->grad[0] + r * hw * n, .c_stride = n }) == KD_OK;
+    return kd__gemm(c->ctx, &(kd__gemm_args){ .m = hw, .n = n, .k = n, .a = c->x[0] + r * hw * n, .a_stride = n, .b = g,
+                                              .b_stride = n, .c = c->grad[0] + r * hw * n, .c_stride = n }) == KD_OK;
 }
 
 static kd_status core(const kd__core *c, double *value)
@@ -79,6 +80,6 @@ static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__fe
 }
 
 const kd__feature_method kd__feature_ICKD = {
-    .formula = "1/(B C) sum |N(S^T S) - N(T^T T)|^2, N: rows of length 1", .defaults = defaults, .check = check, .adapters = adapters,
-    .apply = apply, .forms = 3
+    .formula = "1/(B C) sum |N(S^T S) - N(T^T T)|^2, N: rows of length 1", .defaults = defaults, .check = check,
+    .adapters = adapters, .apply = apply, .forms = 3
 };

@@ -2,19 +2,20 @@
  * SPDX-License-Identifier: MIT
  *
  * Formula:
- *     loss = sum over pairs of 1 / B sum_b [ mean k(t_i, t_j) + mean k(s_i, s_j) - 2 mean k(s_i, t_j) ], means over all pairs of channels
+ *     loss = sum over pairs of 1 / B sum_b [ mean k(t_i, t_j) + mean k(s_i, s_j) - 2 mean k(s_i, t_j) ], means over all channels i, j
  *     k(a, b) = (a . b)^2; s_i, t_j: a channel's map over positions, over max(its length, 1e-12)
  *     that is 1 / B sum_b |S S^T / c_s - T T^T / c_t|^2, S [H W, c_s], T [H W, c_t]: the squared maximum mean discrepancy
  * Gradient: 4 / (B c_s) (S S^T / c_s - T T^T / c_t) S, through the channels' lengths.
  * Divides by: samples (B), and the channels in each mean.
  * Detached: the teacher.
- * Taps: one or more pairs of maps {height, width, channels}; channels may differ.  Where heights or widths differ the larger map is
- *     average-pooled to the smaller one.
+ * Taps: one or more pairs of maps {height, width, channels}; channels may differ.  Where heights or widths differ the larger
+ *     map is average-pooled to the smaller one.
  * Defaults: weight 50 (CIFAR-100, maps of the three stages).
  * Forms: one.
- * Traps: written as it stands, the kernel needs c_s c_t H W numbers a sample; the public code builds them.  Here it is a product of
- *     matrices of H W x H W or of channels x channels, whichever is smaller.  The teacher's own term is a constant, kept so that equal maps give 0 (some ports leave it
- *     out: their values are lower, gradients equal).  A channel that is 0 throughout stays 0 and has no gradient.
+ * Traps: written as it stands, the kernel needs c_s c_t H W numbers a sample; the public code builds them.  Here it is a
+ *     product of matrices of H W x H W or of channels x channels, whichever is smaller.  The teacher's own term is a constant,
+ *     kept so that equal maps give 0 (some ports leave it out: their values are lower, gradients equal).  A channel that is 0
+ *     throughout stays 0 and has no gradient.
  * Published: CIFAR-100 WRN-40-2 -> 16-2 73.68 (student 73.26), ResNet32x4 -> 8x4 73.30.
  * Cost: min(H W, c_s + c_t)^2 + 2 H W (c_s + c_t) floats of scratch a thread. */
 #include "distill/feature.h"
@@ -33,7 +34,7 @@ static nst_size size_of(const kd__core *c)
     return z;
 }
 
-/* Channels of row r over their length and sqrt(their number) into columns at x, `stride` apart; lengths are squared sums before. */
+/* Channels over their length and sqrt(their number): columns of x, whose rows are `stride` apart; length: becomes that factor. */
 static void unit_channels(const float *from, size_t hw, size_t channels, float *x, size_t stride, double *length)
 {
     memset(length, 0, channels * sizeof *length);
@@ -78,8 +79,8 @@ static bool row(const kd__core *c, size_t r, void *scratch, double *value)
     float *x = (float *)(along + z.s), *m = x + z.hw * z.all, *dx = m + side * side;   /* dx [hw, s]; before that [hw, all] */
     unit_channels(s, z.hw, z.s, x, z.all, share);
     unit_channels(c->x[1] + r * z.hw * z.t, z.hw, z.t, x + z.s, z.all, share + z.s);
-    kd__gemm_args g = { .m = side, .n = side, .k = z.by_channels ? z.hw : z.all, .a = x, .a_stride = z.all, .a_transposed = z.by_channels,
-                        .b = x, .b_stride = z.all, .b_transposed = !z.by_channels, .c = m, .c_stride = side };
+    kd__gemm_args g = { .m = side, .n = side, .k = z.by_channels ? z.hw : z.all, .a = x, .a_stride = z.all, .b = x, .b_stride = z.all,
+                        .a_transposed = z.by_channels, .b_transposed = !z.by_channels, .c = m, .c_stride = side };
     if (!z.by_channels) {   /* the teacher's columns with a minus */
         for (size_t p = 0; p < z.hw; p++) {
             memcpy(dx + p * z.all, x + p * z.all, z.s * sizeof *dx);

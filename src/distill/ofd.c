@@ -9,18 +9,18 @@
  * Gradient: 2 (x - t') where counted, through batch norm and convolution.
  * Divides by: samples (B).
  * Detached: the teacher.
- * Taps: one or more pairs of maps {height, width, channels}, shallow to deep, before the ReLU of each stage.  A teacher's map of another
- *     size is average-pooled to the student's.  The descriptor's teacher_bn_weight and teacher_bn_bias are those of the batch norm that
- *     made each teacher tap.
+ * Taps: one or more pairs of maps {height, width, channels}, shallow to deep, before the ReLU of each stage.  A teacher's map
+ *     of another size is average-pooled to the student's.  The descriptor's teacher_bn_weight and teacher_bn_bias are those of
+ *     the batch norm that made each teacher tap.
  * Adapters: s0, s1, ..: 0, a 1x1 convolution without bias to the teacher's channels; 1, batch norm.
  * State: the margins.
  * Defaults: weight 0.001 (CIFAR-100; ImageNet: 0.0001).
  * Forms: one.
- * Traps: the public code computes the margins with scipy and keeps them outside the model's state; here they come from the descriptor when
- *     the loss is made, with the same bits on every machine, and are part of a checkpoint.  A batch norm of weight 0 gives a constant channel:
- *     margin min(m, 0), not 0 / 0.  The published runs keep the teacher's batch norm in training mode on purpose: run the teacher's
- *     forward on a TRAIN tape, detached, if you want to follow them; an evaluated teacher is the default everywhere else.  The
- *     published weight belongs to sums over the map: it is not one of a mean.
+ * Traps: the public code computes the margins with scipy and keeps them outside the model's state; here they come from the
+ *     descriptor when the loss is made, with the same bits on every machine, and are part of a checkpoint.  A batch norm of
+ *     weight 0 gives a constant channel: margin min(m, 0), not 0 / 0.  The published runs keep the teacher's batch norm in
+ *     training mode on purpose: run the teacher's forward on a TRAIN tape, detached, if you want to follow them; an evaluated
+ *     teacher is the default everywhere else.  The published weight belongs to sums over the map: it is not one of a mean.
  * Published: CIFAR-100 with a WRN-28-4 teacher, errors of six students: 20.89, 21.98, 24.08, 24.44, 17.80, 18.89.
  * Cost: the adapters' convolutions; a float a teacher channel; no scratch beside the gradient. */
 #include "distill/feature.h"
@@ -33,8 +33,7 @@ static kd_status check(kd_loss_feature_desc *d)
     KD_TRY(kd__feature_pairs(d, 1, 1u << 3));
     for (size_t i = 0; i < d->teacher_count; i++)
         if (!d->teacher_bn_weight || !d->teacher_bn_weight[i] || !d->teacher_bn_bias || !d->teacher_bn_bias[i])
-            return kd__fail(KD_ERR_ARG, "teacher_bn_weight and teacher_bn_bias are needed for each teacher tap, and one of tap %zu is NULL",
-                            i);
+            return kd__fail(KD_ERR_ARG, "teacher tap %zu: teacher_bn_weight or teacher_bn_bias is NULL, and both are needed", i);
     return KD_OK;
 }
 
@@ -79,7 +78,8 @@ static bool row(const kd__core *c, size_t r, void *scratch, double *value)
 {
     const kd__pair *pair = c->user;
     const size_t n = c->in[0]->count / c->in[0]->shape[0], channels = c->in[0]->shape[3];
-    const float *x = c->x[0] + r * n, *t = c->x[1] + r * n, *margin = pair->loss->state + margins_before(&pair->loss->desc, pair->i);
+    const float *x = c->x[0] + r * n, *t = c->x[1] + r * n;
+    const float *margin = pair->loss->state + margins_before(&pair->loss->desc, pair->i);
     float *d = c->grad[0] ? c->grad[0] + r * n : scratch;
     for (size_t p = 0; p < n; p += channels)
         for (size_t k = 0; k < channels; k++) {

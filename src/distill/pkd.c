@@ -11,9 +11,10 @@
  * Taps: one or more pairs of maps {height, width, channels} of equal shapes: levels of a feature pyramid.
  * Defaults: weight 6 (Faster R-CNN's pyramid).
  * Forms: one.
- * Traps: the statistics are of the whole batch: the rows are coupled, and one row alone gives another value.  The deviation is the unbiased one.
- *     A constant channel is 0 after N and pulls by 1 / 1e-6; with a single element (M = 1) the deviation does not exist: value 0,
- *     no gradient.  The public code interpolates maps of other sizes bilinearly without a word; here they are KD_ERR_SHAPE.
+ * Traps: the statistics are of the whole batch: the rows are coupled, and one row alone gives another value.  The deviation is
+ *     the unbiased one. A constant channel is 0 after N and pulls by 1 / 1e-6; with a single element (M = 1) the deviation does
+ *     not exist: value 0, no gradient.  The public code interpolates maps of other sizes bilinearly without a word; here they
+ *     are KD_ERR_SHAPE.
  * Published: COCO FCOS-X101 -> RetinaNet-R50 36.5 -> 40.3, Faster R-CNN 38.4 -> 40.3, RepPoints 38.6 -> 42.3.
  * Cost: 512 C floats of scratch a thread, 5 C for each 256 positions. */
 #include "distill/feature.h"
@@ -92,8 +93,8 @@ static void pkd_value(size_t block, void *arg)
     if (!room) return;
     pkd_difference(j, block, room);
     j->c->kernels->dot_f32(&j->value[block], room, room, rows * j->channels);
-    j->c->kernels->norm_columns_dots_f32(rows, j->channels, room, j->c->x[0] + block * PKD_ROWS * j->channels, j->side[0].mean, at,
-                                         at + j->channels, NULL);
+    j->c->kernels->norm_columns_dots_f32(rows, j->channels, room, j->c->x[0] + block * PKD_ROWS * j->channels, j->side[0].mean,
+                                         at, at + j->channels, NULL);
     kd__scratch_put(j->c->ctx, room);
 }
 
@@ -104,8 +105,8 @@ static void pkd_gradient(size_t block, void *arg)
     float *room = pkd_room(j);
     if (!room) return;
     pkd_difference(j, block, room);
-    j->c->kernels->norm_columns_backward_f32(pkd_rows(j, block), j->channels, room, j->c->x[0] + at, j->side[0].mean, j->pull, j->k,
-                                             j->zero, NULL, j->c->grad[0] + at, 0);
+    j->c->kernels->norm_columns_backward_f32(pkd_rows(j, block), j->channels, room, j->c->x[0] + at, j->side[0].mean, j->pull,
+                                             j->k, j->zero, NULL, j->c->grad[0] + at, 0);
     kd__scratch_put(j->c->ctx, room);
 }
 
@@ -159,6 +160,6 @@ static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__fe
 }
 
 const kd__feature_method kd__feature_PKD = {
-    .formula = "mean (N(s) - N(t))^2 / 2, N: each channel standardised over batch and positions", .defaults = defaults, .check = check,
-    .apply = apply
+    .formula = "mean (N(s) - N(t))^2 / 2, N: each channel standardised over batch and positions", .defaults = defaults,
+    .check = check, .apply = apply
 };

@@ -27,7 +27,8 @@ static void shapes(method_in *x, size_t (*draw)(void *rand, size_t low, size_t h
 {
     x->taps = x->teacher_taps = draw(rand, 1, 3);
     for (size_t k = 0; k < x->taps; k++) {
-        size_t t = draw(rand, 1, 3), kind = draw(rand, 0, 4), s = kind == 0 ? 2 * t : kind == 1 || kind == 4 ? t : t + kind - 1, c = draw(rand, 1, 5);
+        size_t t = draw(rand, 1, 3), kind = draw(rand, 0, 4), c = draw(rand, 1, 5);
+        size_t s = kind == 0 ? 2 * t : kind == 1 || kind == 4 ? t : t + kind - 1;
         if (kind == 1) t *= 2;
         x->s[k] = (method_tap){ .rank = 3, .size = { s, s, c } };
         x->t[k] = (method_tap){ .rank = 3, .size = { t, t, kind == 4 ? c : draw(rand, 1, 6) } };

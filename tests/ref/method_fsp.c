@@ -7,7 +7,8 @@ static double *flow(const method_tap *f, const method_tap *g, size_t rows)
 {
     size_t h = f->size[0] < g->size[0] ? f->size[0] : g->size[0], w = f->size[1] < g->size[1] ? f->size[1] : g->size[1];
     size_t a = f->size[2], b = g->size[2];
-    double *x = mr_adaptive_pool(f->data, rows, f->size[0], f->size[1], a, h, w), *y = mr_adaptive_pool(g->data, rows, g->size[0], g->size[1], b, h, w);
+    double *x = mr_adaptive_pool(f->data, rows, f->size[0], f->size[1], a, h, w);
+    double *y = mr_adaptive_pool(g->data, rows, g->size[0], g->size[1], b, h, w);
     double *out = mr_new(rows * a * b);
     for (size_t r = 0; r < rows; r++)
         for (size_t p = r * h * w; p < (r + 1) * h * w; p++)

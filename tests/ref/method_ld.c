@@ -27,8 +27,9 @@ static void shapes(method_in *x, size_t (*draw)(void *rand, size_t low, size_t h
     size_t rank = draw(rand, 1, 3), boxes = draw(rand, 1, 3);
     for (size_t k = 0; k < x->taps; k++) {
         size_t bins = draw(rand, 1, 19);
-        x->s[k] = (method_tap){ .rank = rank, .size = { rank == 1 ? bins : rank == 2 ? 4 * boxes : boxes, rank == 2 ? bins : 4, bins } };
-        for (size_t a = rank; a < 3; a++) x->s[k].size[a] = 0;
+        x->s[k] = (method_tap){ .rank = rank, .size = { rank == 2 ? 4 * boxes : boxes, 4 } };
+        x->s[k].size[rank - 1] = bins;
+        if (rank == 1) x->s[k].size[1] = 0;
         x->t[k] = x->s[k];
     }
 }

@@ -30,7 +30,8 @@ static double terms(const method_in *x, double cross)
     double total = 0;
     for (size_t k = 0; k < x->taps; k++) {
         const method_tap *s = &x->s[k], *t = &x->t[k];
-        size_t h = s->size[0] < t->size[0] ? s->size[0] : t->size[0], w = s->size[1] < t->size[1] ? s->size[1] : t->size[1], p = h * w;
+        size_t h = s->size[0] < t->size[0] ? s->size[0] : t->size[0], w = s->size[1] < t->size[1] ? s->size[1] : t->size[1];
+        size_t p = h * w;
         double *a = channels(s, x->rows, h, w), *b = channels(t, x->rows, h, w);
         for (size_t r = 0; r < x->rows; r++) {
             const double *u = a + r * s->size[2] * p, *v = b + r * t->size[2] * p;
