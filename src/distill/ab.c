@@ -50,8 +50,9 @@ static bool row(const kd__core *c, size_t r, void *scratch, double *value)
     const float *s = c->x[0] + r * n, *t = c->x[1] + r * n, m = pair->loss->desc.alpha;
     float *d = c->grad[0] ? c->grad[0] + r * n : scratch;
     for (size_t i = 0; i < n; i++) {
-        const float at = t[i] > 0 ? s[i] - m : s[i] + m;
-        d[i] = t[i] > 0 ? (s[i] <= m ? at : 0) : s[i] > -m ? at : 0;
+        const bool active = t[i] > 0;
+        const float below = s[i] - m, above = s[i] + m;
+        d[i] = kd__keep(below, active & (below < 0)) + kd__keep(above, !active & (above > 0));
     }
     *value = kd__row_squares(c, d, n, 0.003);
     return true;

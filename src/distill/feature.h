@@ -138,6 +138,14 @@ typedef bool (*kd__core_row_fn)(const kd__core *c, size_t r, void *scratch, doub
 kd_status  kd__core_rows(const kd__core *c, size_t rows, size_t bytes, kd__core_row_fn row, double *value);
 /* Sums of squares d^2 over pairs l, by factor 2^(l - L + 1) / B: a row puts its differences d where its gradient goes (`scratch`
  * without one) and then takes its value from _row_squares, which makes the gradient of them. */
+static inline float kd__keep(float x, bool keep)   /* x or 0, without a branch: where signs are a coin's toss */
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits &= 0u - (uint32_t)keep;
+    memcpy(&x, &bits, sizeof bits);
+    return x;
+}
 kd_status  kd__core_squares(const kd__core *c, kd__core_row_fn row, double *value);
 double     kd__row_squares(const kd__core *c, float *d, size_t n, double factor);
 

@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: MIT
  *
  * Formula:
- *     loss = sum over pairs of 1 / B sum_b [ mean k(t_i, t_j) + mean k(s_i, s_j) - 2 mean k(s_i, t_j) ], means over all channels i, j
+ *     loss = sum over pairs of 1 / B sum_b [ mean k(t_i, t_j) + mean k(s_i, s_j) - 2 mean k(s_i, t_j) ], means over all i, j
  *     k(a, b) = (a . b)^2; s_i, t_j: a channel's map over positions, over max(its length, 1e-12)
  *     that is 1 / B sum_b |S S^T / c_s - T T^T / c_t|^2, S [H W, c_s], T [H W, c_t]: the squared maximum mean discrepancy
  * Gradient: 4 / (B c_s) (S S^T / c_s - T T^T / c_t) S, through the channels' lengths.
@@ -17,53 +17,92 @@
  *     kept so that equal maps give 0 (some ports leave it out: their values are lower, gradients equal).  A channel that is 0
  *     throughout stays 0 and has no gradient.
  * Published: CIFAR-100 WRN-40-2 -> 16-2 73.68 (student 73.26), ResNet32x4 -> 8x4 73.30.
- * Cost: min(H W, c_s + c_t)^2 + 2 H W (c_s + c_t) floats of scratch a thread. */
+ * Cost: min(H W, max(c_s, c_t))^2 + H W (c_s + c_t + max(c_s, c_t)) floats of scratch a thread. */
 #include "distill/feature.h"
 #include <math.h>
 
 static void defaults(kd_loss_feature_desc *d) { d->weight = 50; }
 static kd_status check(kd_loss_feature_desc *d) { return kd__feature_pairs(d, 1, 1u << 3); }
 
-typedef struct nst_size { size_t hw, s, t, all; bool by_channels; } nst_size;
+typedef struct nst_size { size_t hw, s, t, side; bool by_channels; } nst_size;   /* side: of the largest matrix of products */
 
 static nst_size size_of(const kd__core *c)
 {
     nst_size z = { c->in[0]->shape[1] * c->in[0]->shape[2], c->in[0]->shape[3], c->in[1]->shape[3], 0, false };
-    z.all = z.s + z.t;
-    z.by_channels = z.all <= z.hw;
+    z.by_channels = z.s + z.t <= z.hw;
+    z.side = z.by_channels ? KD_MAX(z.s, z.t) : z.hw;
     return z;
 }
 
-/* Channels over their length and sqrt(their number): columns of x, whose rows are `stride` apart; length: becomes that factor. */
-static void unit_channels(const float *from, size_t hw, size_t channels, float *x, size_t stride, double *length)
+/* out [channels] = sum over positions of a b; room, zero: floats for each channel, 2 and 1. */
+static void column_dots(const kd__kernels *k, size_t hw, size_t channels, const float *a, const float *b, float *room,
+                        const float *zero, double *out)
 {
-    memset(length, 0, channels * sizeof *length);
-    for (size_t p = 0; p < hw; p++)
-        for (size_t k = 0; k < channels; k++) length[k] += (double)from[p * channels + k] * (double)from[p * channels + k];
-    for (size_t k = 0; k < channels; k++) length[k] = 1 / (KD_MAX(sqrt(length[k]), 1e-12) * sqrt((double)channels));
-    for (size_t p = 0; p < hw; p++)
-        for (size_t k = 0; k < channels; k++) x[p * stride + k] = (float)((double)from[p * channels + k] * length[k]);
+    memset(out, 0, channels * sizeof *out);
+    for (size_t p = 0; p < hw; p += 256) {   /* more would cost the kernel's sums precision */
+        const size_t rows = KD_MIN(hw - p, 256u), at = p * channels;
+        k->norm_columns_dots_f32(rows, channels, a + at, b + at, zero, room, room + channels, NULL);
+        for (size_t i = 0; i < channels; i++) out[i] += (double)room[channels + i];
+    }
 }
 
-/* dx [hw, s]: by the columns of x; share: 1 / (length sqrt(s)).  out: by the student's map. */
-static void through_lengths(const nst_size *z, const float *x, const float *dx, const double *share, double *along, float *out)
+/* x = the channels over max(length, 1e-12) and sqrt(their number); share: that factor; length: of each. */
+static void unit_channels(const kd__kernels *k, size_t hw, size_t channels, const float *from, float *room, const float *zero,
+                          double *length, float *share, float *x)
 {
-    const double longest = 1 / (1e-12 * sqrt((double)z->s));   /* the share of what is shorter: a constant */
-    memset(along, 0, z->s * sizeof *along);
-    for (size_t p = 0; p < z->hw; p++)
-        for (size_t k = 0; k < z->s; k++) along[k] += (double)x[p * z->all + k] * (double)dx[p * z->s + k];
-    for (size_t k = 0; k < z->s; k++) along[k] *= share[k] < longest ? (double)z->s : 0;   /* x . x = 1 / s */
-    for (size_t p = 0; p < z->hw; p++)
-        for (size_t k = 0; k < z->s; k++)
-            out[p * z->s + k] = (float)(((double)dx[p * z->s + k] - (double)x[p * z->all + k] * along[k]) * share[k]);
+    column_dots(k, hw, channels, from, from, room, zero, length);
+    for (size_t i = 0; i < channels; i++) {
+        length[i] = sqrt(length[i]);
+        share[i] = (float)(1 / (KD_MAX(length[i], 1e-12) * sqrt((double)channels)));
+    }
+    k->norm_columns_apply_f32(hw, channels, from, NULL, share, zero, NULL, 0, x);
+}
+
+/* c [m, n] (= or, with `add`, +=) op(a) op(b): a is [m, k] or, transposed, [k, m], and so b. */
+static bool product(const kd__core *c, size_t m, size_t n, size_t k, const float *a, bool ta, const float *b, bool tb, float *to,
+                    bool add)
+{
+    return kd__gemm(c->ctx, &(kd__gemm_args){ .m = m, .n = n, .k = k, .a = a, .a_stride = ta ? m : k, .a_transposed = ta, .b = b,
+                                              .b_stride = tb ? k : n, .b_transposed = tb, .c = to, .c_stride = n,
+                                              .accumulate = add }) == KD_OK;
+}
+
+static double square(const kd__core *c, const float *m, size_t n)
+{
+    double sum;
+    c->kernels->dot_f32(&sum, m, m, n);
+    return sum;
+}
+
+/* *value = |X X^T - Y Y^T|^2 of x [hw, s] and y [hw, t], dx a quarter of its gradient (NULL: not wanted); m: side^2, room: hw t. */
+static bool discrepancy(const kd__core *c, const nst_size *z, const float *x, const float *y, float *m, float *room, double *value,
+                        float *dx)
+{
+    if (!z->by_channels) {
+        c->kernels->unary_f32(KD_UNARY_NEG, room, y, z->hw * z->t, 0, 0);
+        if (!product(c, z->hw, z->hw, z->s, x, false, x, true, m, false) ||
+            !product(c, z->hw, z->hw, z->t, room, false, y, true, m, true))
+            return false;
+        *value = square(c, m, z->hw * z->hw);
+        return !dx || product(c, z->hw, z->s, z->hw, m, false, x, false, dx, false);
+    }
+    if (!product(c, z->t, z->t, z->hw, y, true, y, false, m, false)) return false;
+    *value = square(c, m, z->t * z->t);
+    if (!product(c, z->s, z->s, z->hw, x, true, x, false, m, false)) return false;
+    *value += square(c, m, z->s * z->s);
+    if (dx && !product(c, z->hw, z->s, z->s, x, false, m, false, dx, false)) return false;
+    if (!product(c, z->t, z->s, z->hw, y, true, x, false, m, false)) return false;
+    *value -= 2 * square(c, m, z->t * z->s);
+    if (!dx) return true;
+    c->kernels->unary_f32(KD_UNARY_NEG, m, m, z->t * z->s, 0, 0);
+    return product(c, z->hw, z->s, z->t, y, false, m, false, dx, true);
 }
 
 /* A channel that is 0 has no gradient. */
-static void silence(const nst_size *z, const float *from, const double *share, float *out)
+static void silence(const nst_size *z, const float *from, const double *length, float *out)
 {
-    const double longest = 1 / (1e-12 * sqrt((double)z->s));
     for (size_t k = 0; k < z->s; k++) {
-        bool zero = share[k] >= longest;
+        bool zero = length[k] < 1e-12;
         for (size_t p = 0; zero && p < z->hw; p++) zero = from[p * z->s + k] == 0;
         for (size_t p = 0; zero && p < z->hw; p++) out[p * z->s + k] = 0;
     }
@@ -72,50 +111,36 @@ static void silence(const nst_size *z, const float *from, const double *share, f
 static bool row(const kd__core *c, size_t r, void *scratch, double *value)
 {
     const nst_size z = size_of(c);
-    const kd__kernels *kernels = c->kernels;
+    const kd__kernels *k = c->kernels;
+    const size_t most = KD_MAX(z.s, z.t);
     const float *s = c->x[0] + r * z.hw * z.s;
-    const size_t side = z.by_channels ? z.all : z.hw;
-    double *share = scratch, *along = share + z.all;
-    float *x = (float *)(along + z.s), *m = x + z.hw * z.all, *dx = m + side * side;   /* dx [hw, s]; before that [hw, all] */
-    unit_channels(s, z.hw, z.s, x, z.all, share);
-    unit_channels(c->x[1] + r * z.hw * z.t, z.hw, z.t, x + z.s, z.all, share + z.s);
-    kd__gemm_args g = { .m = side, .n = side, .k = z.by_channels ? z.hw : z.all, .a = x, .a_stride = z.all, .b = x, .b_stride = z.all,
-                        .a_transposed = z.by_channels, .b_transposed = !z.by_channels, .c = m, .c_stride = side };
-    if (!z.by_channels) {   /* the teacher's columns with a minus */
-        for (size_t p = 0; p < z.hw; p++) {
-            memcpy(dx + p * z.all, x + p * z.all, z.s * sizeof *dx);
-            kernels->unary_f32(KD_UNARY_NEG, dx + p * z.all + z.s, x + p * z.all + z.s, z.t, 0, 0);
-        }
-        g.a = dx;
-    }
-    if (kd__gemm(c->ctx, &g) != KD_OK) return false;
     const double n = (double)c->in[0]->shape[0];
-    for (size_t i = 0; i < side; i++) {
-        double plus = 0, minus = 0;
-        float *at = m + i * side;
-        const bool teacher = z.by_channels && i >= z.s;
-        if (z.by_channels) kernels->dot_f32(&minus, at + z.s, at + z.s, z.t);
-        kernels->dot_f32(&plus, at, at, z.by_channels ? z.s : side);
-        *value += (teacher ? minus - plus : plus - minus) / n;
-        if (teacher) kernels->unary_f32(KD_UNARY_NEG, at, at, z.s, 0, 0);
+    double *length = scratch, *along = length + most;
+    float *zero = (float *)(along + most), *share = zero + most, *pull = share + most, *two = pull + most;
+    float *x = two + 2 * most, *y = x + z.hw * z.s, *room = y + z.hw * z.t, *m = room + z.hw * most;
+    memset(zero, 0, most * sizeof *zero);
+    unit_channels(k, z.hw, z.t, c->x[1] + r * z.hw * z.t, two, zero, length, share, y);
+    unit_channels(k, z.hw, z.s, s, two, zero, length, share, x);
+    float *dx = c->grad[0] ? c->grad[0] + r * z.hw * z.s : NULL;
+    if (!discrepancy(c, &z, x, y, m, room, value, dx)) return false;
+    *value /= n;
+    if (!dx) return true;
+    column_dots(k, z.hw, z.s, dx, x, two, zero, along);
+    for (size_t i = 0; i < z.s; i++) {   /* x . x = 1 / s */
+        share[i] = (float)(4 / n * (double)share[i]);
+        pull[i] = length[i] < 1e-12 ? 0 : (float)(along[i] * (double)z.s * (double)share[i]);
     }
-    if (!c->grad[0]) return true;
-    kd__gemm_args back = { .m = z.hw, .n = z.s, .c = dx, .c_stride = z.s };
-    if (z.by_channels) back.k = z.all, back.a = x, back.a_stride = z.all, back.b = m, back.b_stride = side;
-    else back.k = z.hw, back.a = m, back.a_stride = side, back.b = x, back.b_stride = z.all;
-    if (kd__gemm(c->ctx, &back) != KD_OK) return false;
-    float *out = c->grad[0] + r * z.hw * z.s;
-    through_lengths(&z, x, dx, share, along, out);
-    kernels->unary_f32(KD_UNARY_SCALE_ADD, out, out, z.hw * z.s, (float)(4 / n), 0);
-    silence(&z, s, share, out);
+    memcpy(room, dx, z.hw * z.s * sizeof *room);
+    k->norm_columns_backward_f32(z.hw, z.s, room, x, zero, share, pull, zero, NULL, dx, 0);
+    silence(&z, s, length, dx);
     return true;
 }
 
 static kd_status core(const kd__core *c, double *value)
 {
     const nst_size z = size_of(c);
-    const size_t side = z.by_channels ? z.all : z.hw, floats = 2 * z.hw * z.all + side * side;
-    return kd__core_rows(c, c->in[0]->shape[0], (z.all + z.s) * sizeof(double) + floats * sizeof(float), row, value);
+    const size_t most = KD_MAX(z.s, z.t), floats = 6 * most + z.hw * (z.s + z.t + most) + z.side * z.side;
+    return kd__core_rows(c, c->in[0]->shape[0], 2 * most * sizeof(double) + floats * sizeof(float), row, value);
 }
 
 static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in)

@@ -84,7 +84,7 @@ static bool row(const kd__core *c, size_t r, void *scratch, double *value)
     for (size_t p = 0; p < n; p += channels)
         for (size_t k = 0; k < channels; k++) {
             const float to = t[p + k] > margin[k] ? t[p + k] : margin[k], at = x[p + k] - to;
-            d[p + k] = at > 0 || t[p + k] > 0 ? at : 0;
+            d[p + k] = kd__keep(at, (at > 0) | (t[p + k] > 0));
         }
     *value = kd__row_squares(c, d, n, 1);
     return true;

@@ -2,8 +2,9 @@
  * SPDX-License-Identifier: MIT */
 #include "method_ref.h"
 
-/* sum over pairs of 2^(l - L + 1) 3 / (1000 B) [ (s + m)^2 where s > -m, t <= 0; (s - m)^2 where s <= m, t > 0 ] */
-static double loss(const method_in *x)
+/* sum over pairs of 2^(l - L + 1) 3 / (1000 B) [ (s + m)^2 where s > -m, t <= 0; (s - m)^2 where s <= m, t > 0 ]; or, for how large
+ * the numbers are that this is made of, of all (|s| + m)^2 */
+static double squares(const method_in *x, int all)
 {
     double total = 0, m = x->alpha;
     for (size_t k = 0; k < x->taps; k++) {
@@ -14,13 +15,17 @@ static double loss(const method_in *x)
         const double *y = same ? s->data : mr_conv_reg(x, name, s, t, x->rows);
         double sum = 0;
         for (size_t i = 0; i < x->rows * t->each; i++) {
-            if (t->data[i] <= 0 && y[i] > -m) sum += (y[i] + m) * (y[i] + m);
-            if (t->data[i] > 0 && y[i] <= m) sum += (y[i] - m) * (y[i] - m);
+            if (all) sum += (fabs(y[i]) + m) * (fabs(y[i]) + m);
+            else if (t->data[i] <= 0 && y[i] > -m) sum += (y[i] + m) * (y[i] + m);
+            else if (t->data[i] > 0 && y[i] <= m) sum += (y[i] - m) * (y[i] - m);
         }
         total += sum * 3 / 1000 / (double)x->rows * ldexp(1, (int)k - (int)x->taps + 1);
     }
     return total;
 }
+
+static double loss(const method_in *x) { return squares(x, 0); }
+static double size(const method_in *x) { return squares(x, 1); }
 
 /* Maps of all connectors, and of none. */
 static void shapes(method_in *x, size_t (*draw)(void *rand, size_t low, size_t high), void *rand)
@@ -38,7 +43,7 @@ static void shapes(method_in *x, size_t (*draw)(void *rand, size_t low, size_t h
 static void wide(kd_loss_feature_desc *d) { d->alpha = .25f; }
 
 const method_feature method_feature_AB = {
-    .loss = loss, .shapes = shapes,
+    .loss = loss, .size = size, .shapes = shapes,
     .holds = METHOD_ROW_ORDER,
     .but = METHOD_KINKS | METHOD_NO_TEMPERATURE,
     .options = { { "default", NULL }, { "margin .25", wide } },
