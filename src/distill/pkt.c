@@ -55,24 +55,26 @@ static kd_status run(const kd__core *c, size_t n, size_t widest, float *scratch,
 {
     const kd__kernels *k = c->kernels;
     const size_t d = c->in[0]->count / n;
-    float *p = scratch, *q = p + n * n, *u = q + n * n, *x = u + n * n, *length = x + n * widest, *sum = length + n;
+    float *p = scratch, *q = p + n * n, *u = q + n * n, *x = u + n * n, *length = x + n * widest, *sum = length + n, *w = sum + n;
     const double pairs = (double)n * (double)n;
     KD_TRY(probabilities(c, 1, n, x, length, p, sum));
     KD_TRY(probabilities(c, 0, n, x, length, q, sum));
     *value = 0;
     for (size_t r = 0; r < n; r++) {   /* log((p + e) / (q + e)) as log(1 + (p - q) / (q + e)) */
-        const float *pr = p + r * n, *qr = q + r * n;
-        float *ur = u + r * n;
-        for (size_t j = 0; j < n; j++) ur[j] = (pr[j] - qr[j]) / (qr[j] + pkt_e);
-        k->unary_f32(KD_UNARY_LOG1P, ur, ur, n, 0, 0);
+        const kd__operand pr = { p + r * n, n, 1 }, qr = { q + r * n, n, 1 }, ur = { u + r * n, n, 1 }, wr = { w, n, 1 };
+        float *out = u + r * n;
         double dot;
-        k->dot_f32(&dot, pr, ur, n);
+        k->unary_f32(KD_UNARY_SCALE_ADD, w, qr.data, n, 1, pkt_e);
+        k->binary_f32(KD_BINARY_SUB, out, n, pr, qr, 1, n);
+        k->binary_f32(KD_BINARY_DIV, out, n, ur, wr, 1, n);
+        k->unary_f32(KD_UNARY_LOG1P, out, out, n, 0, 0);
+        k->dot_f32(&dot, pr.data, out, n);
         *value += dot / pairs;
         if (!c->grad[0]) continue;
-        for (size_t j = 0; j < n; j++) ur[j] = pr[j] / (qr[j] + pkt_e);   /* -d/dq, without 1 / B^2 */
-        k->dot_f32(&dot, ur, qr, n);
-        const float by = (float)(-0.5 / pairs / (double)sum[r]);
-        for (size_t j = 0; j < n; j++) ur[j] = (ur[j] - (float)dot) * by;
+        k->binary_f32(KD_BINARY_DIV, out, n, pr, wr, 1, n);   /* -d/dq, without 1 / B^2 */
+        k->dot_f32(&dot, out, qr.data, n);
+        const double by = -0.5 / pairs / (double)sum[r];
+        k->unary_f32(KD_UNARY_SCALE_ADD, out, out, n, (float)by, (float)(-by * dot));
     }
     if (!c->grad[0]) return KD_OK;
     KD_TRY(kd__gram_backward(c->ctx, u, x, n, d, c->grad[0]));
@@ -89,7 +91,7 @@ static kd_status run(const kd__core *c, size_t n, size_t widest, float *scratch,
 static kd_status core(const kd__core *c, double *value)
 {
     const size_t n = c->in[0]->shape[0], widest = KD_MAX(c->in[0]->count, c->in[1]->count) / n;
-    float *scratch = kd__scratch_get(c->ctx, (3 * n * n + n * widest + 2 * n) * sizeof *scratch);
+    float *scratch = kd__scratch_get(c->ctx, (3 * n * n + n * widest + 3 * n) * sizeof *scratch);
     kd_status status = scratch ? run(c, n, widest, scratch, value) : kd__fail(KD_ERR_NOMEM, "pkt: out of memory");
     kd__scratch_put(c->ctx, scratch);
     return status;

@@ -87,9 +87,9 @@ static double rkd_distances(const rkd_job *job)
 }
 
 /* Two angles at once, in registers that every machine has: the same bits everywhere. */
-typedef double rkd_f64x2 __attribute__((vector_size(16)));
-typedef long long rkd_i64x2 __attribute__((vector_size(16)));
-typedef double rkd_loose __attribute__((vector_size(16), aligned(8), may_alias));
+typedef __attribute__((vector_size(16))) double rkd_f64x2;
+typedef __attribute__((vector_size(16))) long long rkd_i64x2;
+typedef __attribute__((vector_size(16), aligned(8), may_alias)) double rkd_loose;
 
 /* The angles with s_j on the first side: at all i, with all k on the second. */
 static void rkd_angles(size_t j, void *arg)
