@@ -371,8 +371,8 @@ static void point(problem *p, const result *o, mc_point *at)
     at->what = p->what, at->value = reference, at->fix = fix, at->user = p;
     double v = reference(p);
     at->size = f->size ? f->size(x) : fabs(v) + 1e-12;
+    at->grad_size = f->grad_size ? f->grad_size(x) : at->size / (double)(x->rows ? x->rows : 1);
     mr_release();
-    at->grad_size = at->size / (double)(x->rows ? x->rows : 1);
     at->kinks = (f->but & METHOD_KINKS) != 0;
     at->seed = x->rows * 1000 + x->s[0].each;
     for (size_t k = 0; k < x->taps; k++) {
