@@ -28,6 +28,7 @@ static void defaults(kd_loss_feature_desc *d) { d->alpha = 1; }
 
 static kd_status check(kd_loss_feature_desc *d)
 {
+    if (!(d->alpha >= 0)) return kd__fail(KD_ERR_ARG, "alpha %g, the margin, is negative", (double)d->alpha);
     KD_TRY(kd__feature_pairs(d, 1, 1u << 3));
     for (size_t i = 0; i < d->student_count; i++)
         if (!kd__feature_shape_same(&d->student[i], &d->teacher[i]) && !kd__conv_reg_fits(&d->student[i], &d->teacher[i]))
