@@ -53,7 +53,7 @@ static bool row(const kd__core *c, size_t r, void *scratch, double *value)
     for (size_t i = 0; i < n; i++) {
         const bool active = t[i] > 0;
         const float below = s[i] - m, above = s[i] + m;
-        d[i] = kd__keep(below, active & (below < 0)) + kd__keep(above, !active & (above > 0));
+        d[i] = kd__keep(below, active & !(below >= 0)) + kd__keep(above, !active & !(above <= 0));   /* NaN passes */
     }
     *value = kd__row_squares(c, d, n, 0.003);
     return true;

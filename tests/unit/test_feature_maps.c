@@ -5,8 +5,8 @@
 
 #define SHAPE(...) { sizeof((size_t[]){ __VA_ARGS__ }) / sizeof(size_t), { __VA_ARGS__ } }
 
-static kd_status create(kd_loss_feature **loss, uint32_t method, const kd_feature_shape *s, const kd_feature_shape *t, size_t count,
-                        uint32_t form)
+static kd_status create(kd_loss_feature **loss, uint32_t method, const kd_feature_shape *s, const kd_feature_shape *t,
+                        size_t count, uint32_t form)
 {
     kd_loss_feature_desc d;
     CHECK_OK(kd_loss_feature_desc_for(&d, sizeof d, method));
@@ -14,8 +14,8 @@ static kd_status create(kd_loss_feature **loss, uint32_t method, const kd_featur
     return kd_loss_feature_create(loss, NULL, &d);
 }
 
-static void refused(uint32_t method, const kd_feature_shape *s, const kd_feature_shape *t, size_t count, uint32_t form, kd_status status,
-                    const char *text)
+static void refused(uint32_t method, const kd_feature_shape *s, const kd_feature_shape *t, size_t count, uint32_t form,
+                    kd_status status, const char *text)
 {
     kd_loss_feature *loss = NULL;
     kd_status got = create(&loss, method, s, t, count, form);
@@ -52,7 +52,8 @@ TEST(edges_of_boxes)
     float *grads[2] = { grad[0], grad[1] };
     for (size_t i = 0; i < 24; i++) t[0][i] = (float)(i % 3 * (i % 3));
     for (size_t i = 0; i < 8; i++) mask[i] = i == 5 ? 2 : 0;
-    kd_feature_batch b = { .struct_size = sizeof b, .rows = 1, .student = students, .teacher = teachers, .grad = grads, .mask = mask };
+    kd_feature_batch b = { .struct_size = sizeof b, .rows = 1, .student = students, .teacher = teachers, .grad = grads };
+    b.mask = mask;
     kd_loss_feature *loss = NULL;
     double value = 0, all = 0;
     CHECK_OK(create(&loss, KD_FEATURE_LD, two, two, 1, 0));
@@ -69,6 +70,26 @@ TEST(edges_of_boxes)
     kd_loss_feature_free(loss);
 }
 
+/* NaN is not a place outside the boundary. */
+TEST(nan_passes)
+{
+    const kd_feature_shape one[1] = { SHAPE(2, 2, 3) };
+    const uint32_t methods[] = { KD_FEATURE_AT, KD_FEATURE_AB, KD_FEATURE_NST, KD_FEATURE_CWD, KD_FEATURE_PKD, KD_FEATURE_ICKD };
+    for (size_t m = 0; m < sizeof methods / sizeof *methods; m++) {
+        float s[24], t[24];
+        for (size_t i = 0; i < 24; i++) s[i] = (float)(i % 5) - 2, t[i] = (float)(i % 7) - 3;
+        s[17] = NAN;
+        const float *students[1] = { s }, *teachers[1] = { t };
+        kd_feature_batch b = { .struct_size = sizeof b, .rows = 2, .student = students, .teacher = teachers };
+        kd_loss_feature *loss = NULL;
+        double value = 0;
+        CHECK_OK(create(&loss, methods[m], one, one, 1, 0));
+        CHECK_OK(kd_loss_feature_eval(loss, &b, &value));
+        CHECK_MSG(isnan(value), "method %u: NaN in a tap, and the value is %g", (unsigned)methods[m], value);
+        kd_loss_feature_free(loss);
+    }
+}
+
 /* OFD's margins: the mean of what a channel is where it is negative; -3 |g| far from there; of a constant channel itself. */
 TEST(margins)
 {
@@ -79,7 +100,8 @@ TEST(margins)
     kd_loss_feature_desc d;
     kd_loss_feature *loss = NULL;
     CHECK_OK(kd_loss_feature_desc_for(&d, sizeof d, KD_FEATURE_OFD));
-    d.student = d.teacher = one, d.student_count = d.teacher_count = 1, d.teacher_bn_weight = gs, d.teacher_bn_bias = ms, d.weight = 1;
+    d.student = d.teacher = one, d.student_count = d.teacher_count = 1, d.weight = 1;
+    d.teacher_bn_weight = gs, d.teacher_bn_bias = ms;
     CHECK_OK(kd_loss_feature_create(&loss, NULL, &d));
     /* In EVAL the norm has mean 0, variance 1: x = (a bias of the norm), here 2; t far below: t' is the margin. */
     kd_model *adapters = kd_loss_feature_adapters(loss);
