@@ -193,7 +193,8 @@ static void problem_make(problem *p, const method *m, const method_feature_optio
         p->desc.teacher_bn_weight = p->bn_weight, p->desc.teacher_bn_bias = p->bn_bias;
     }
     if (p->masked) {
-        p->tokens = x->s[0].rank == 3 ? x->s[0].size[1] : x->s[0].size[0];
+        const kd__feature_method *own = kd__feature_find(m->number, NULL);
+        p->tokens = own->mask_width ? own->mask_width(&p->desc) : x->s[0].rank == 3 ? x->s[0].size[1] : x->s[0].size[0];
         p->mask = malloc((rows * p->tokens + 1) * sizeof(float)), x->mask = calloc(rows * p->tokens + 1, sizeof(double));
         for (size_t i = 0; i < rows * p->tokens; i++) p->mask[i] = i % p->tokens == 0 || i % 5 != 3 ? 1 : 0;
     }
@@ -370,8 +371,8 @@ static void point(problem *p, const result *o, mc_point *at)
     at->what = p->what, at->value = reference, at->fix = fix, at->user = p;
     double v = reference(p);
     at->size = f->size ? f->size(x) : fabs(v) + 1e-12;
+    at->grad_size = f->grad_size ? f->grad_size(x) : at->size / (double)(x->rows ? x->rows : 1);
     mr_release();
-    at->grad_size = at->size / (double)(x->rows ? x->rows : 1);
     at->kinks = (f->but & METHOD_KINKS) != 0;
     at->seed = x->rows * 1000 + x->s[0].each;
     for (size_t k = 0; k < x->taps; k++) {
