@@ -9,7 +9,8 @@
 #define LOSS(r, c) { .name = "kd_loss_" #r "x" #c, .kind = BENCH_LOSS, .n = { r, c }, .classes = c, .temperature = 4 }
 #define METHOD(id, name_, r, c)                                                                      \
     { .name = "method_" name_ "_" #r "x" #c, .kind = BENCH_METHOD, .n = { r, c }, .classes = c, .distill = KD_DISTILL_##id }
-#define DISTILL(id, name, source) METHOD(id, name, 64, 100), METHOD(id, name, 64, 1000), METHOD(id, name, 256, 100), METHOD(id, name, 256, 1000),
+#define DISTILL(id, name, source) \
+    METHOD(id, name, 64, 100), METHOD(id, name, 64, 1000), METHOD(id, name, 256, 100), METHOD(id, name, 256, 1000),
 #define FEATURE(id, name_, source)                                                                  \
     { .name = "method_" name_ "_b64", .kind = BENCH_FEATURE, .n = { 64 }, .distill = KD_FEATURE_##id },  \
     { .name = "method_" name_ "_b256", .kind = BENCH_FEATURE, .n = { 256 }, .distill = KD_FEATURE_##id },

@@ -98,8 +98,8 @@ static inline int golden_compare(const golden_line *l, const char *what, const c
     const double want = strtod(*t, &end), moved = *end == '~' ? strtod(end + 1, &end) : 0;
     *t = *end == ',' ? end + 1 : end;
     const double tolerance = GOLDEN_ROUNDINGS * moved + 4 * GOLDEN_U * (size > fabs(want) ? size : fabs(want)) + 1e-37;
-    return CHECK_MSG(fabs(got - want) <= tolerance, "line %zu, %s: %s is %.9g, want %.9g within %.2g", l->number, l->words[0], what, got, want,
-                     tolerance);
+    return CHECK_MSG(fabs(got - want) <= tolerance, "line %zu, %s: %s is %.9g, want %.9g within %.2g", l->number, l->words[0],
+                     what, got, want, tolerance);
 }
 static inline int golden_value(const golden_line *l, double got)
 {

@@ -34,8 +34,10 @@ static uint32_t named(const golden_line *l, const char *key, const word *words, 
     CHECK_MSG(!t, "line %zu: %s=%s is not known", l->number, key, t);
     return otherwise;
 }
-static const word directions[] = { { "forward", KD_DIRECTION_FORWARD }, { "reverse", KD_DIRECTION_REVERSE }, { "js", KD_DIRECTION_JS }, { 0 } };
-static const word forms[] = { { "logits", KD_TEACHER_LOGITS }, { "log_probs", KD_TEACHER_LOG_PROBS }, { "probs", KD_TEACHER_PROBS }, { 0 } };
+static const word directions[] = { { "forward", KD_DIRECTION_FORWARD }, { "reverse", KD_DIRECTION_REVERSE }, { "js", KD_DIRECTION_JS },
+                                   { 0 } };
+static const word forms[] = { { "logits", KD_TEACHER_LOGITS }, { "log_probs", KD_TEACHER_LOG_PROBS },
+                              { "probs", KD_TEACHER_PROBS }, { 0 } };
 static const word several[] = { { "mean_logits", KD_TEACHERS_MEAN_LOGITS }, { "mean_probs", KD_TEACHERS_MEAN_PROBS },
                                 { "best", KD_TEACHERS_BEST }, { 0 } };
 
@@ -95,7 +97,7 @@ static void describe(const golden_line *l, const batch *b, kd_loss_distill_desc 
     d->teacher_form = named(l, "teacher_form", forms, KD_TEACHER_LOGITS);
     d->teachers = named(l, "teachers", several, d->teachers);
     d->temperature_squared = (uint32_t)golden_size(l, "temperature_squared", 1);
-    d->standardize = (uint32_t)golden_size(l, "standardize", 0);
+    d->standardize = (uint32_t)golden_size(l, "standardize", d->standardize);
     d->warmup = golden_size(l, "warmup", 0);
     char *t = (char *)(uintptr_t)golden_text(l, "weights");
     for (size_t j = 0; t && j <= b->more; j++, t += *t == ',') weights[j] = strtof(t, &t);
@@ -115,8 +117,8 @@ static void run_eval(const golden_line *l, const kd_loss_distill *loss, const ba
     };
     if (!CHECK_MSG(kd_loss_distill_eval(loss, &in, &terms) == KD_OK, "line %zu, %s: %s", l->number, l->words[0], kd_last_error())) return;
     golden_value(l, terms.soft);
-    CHECK_MSG(terms.loss == terms.soft && terms.soft_rows == b->rows, "line %zu, %s: loss %.9g, soft %.9g, %zu rows", l->number, l->words[0],
-              terms.loss, terms.soft, terms.soft_rows);
+    CHECK_MSG(terms.loss == terms.soft && terms.soft_rows == b->rows, "line %zu, %s: loss %.9g, soft %.9g, %zu rows", l->number,
+              l->words[0], terms.loss, terms.soft, terms.soft_rows);
     if (golden_text(l, "grad.s")) {
         golden_grad(l, "s", which++, b->gs, b->rows * b->classes);
     } else {   /* the term is not the student's */
@@ -167,7 +169,8 @@ static void run_line(const golden_line *l, uint32_t method)
                 kd_model_touch(own);
             }
             run_eval(l, loss, &b);
-            if (golden_text(l, "grad.theta") && CHECK_MSG(own != NULL, "%s has no parameter of its own", l->words[0])) run_theta(l, loss, own, &b);
+            if (golden_text(l, "grad.theta") && CHECK_MSG(own != NULL, "%s has no parameter of its own", l->words[0]))
+                run_theta(l, loss, own, &b);
         }
     }
     kd_loss_distill_free(loss);

@@ -9,10 +9,10 @@ What is agreed, method by method (form 0 CODE, 1 PAPER, 2 THIRD; "one": only 0),
 (T / hard_weight / soft_weight; alpha, beta, gamma; anything else).  Soft terms are means over rows unless said.
 
  KD              one.  sq KL(p||q), KL(q||p) or the generalised JS (js_beta) by `direction`.                      4 / .1 / .9
- HARD            one.  CE(s, argmax t), T 1, no sq; ties: first.                                                  1 / .5 / .5
+ HARD            one.  CE(s, argmax t), T 1, no sq; ties: first.                                                  - / .1 / .9 (as KD)
  DEIT_SOFT       0: sq sum KL(softmax(t/T) || softmax(w/T)) / (B K).  1: the same / B.  Hard term: CE(s, y).  The gradient of the soft
                  term is w's alone, s gets none.                                       0: 1 / .5 / .5 (the paper writes 3 / .9 / .1)
- DEIT_HARD       one.  CE(w, argmax t), T 1, no sq.  Hard term: CE(s, y).                                         1 / .5 / .5
+ DEIT_HARD       one.  CE(w, argmax t), T 1, no sq.  Hard term: CE(s, y).                                         - / .5 / .5
  DKD             one.  sq (alpha KL(b_t||b_s) + beta KL(p^||q^)), b = (p_y, 1 - p_y), hats: softmax over the classes but y.
                  K = 1: 0; K = 2: the second part is 0.                         4 / 1 / 1; alpha 1, beta 8; warmup 20
  DIST            0: sq (beta inter + gamma intra).  1: without T^2, whatever temperature_squared.  rho = a.b / (|a||b| + 1e-8) of
@@ -26,7 +26,7 @@ What is agreed, method by method (form 0 CODE, 1 PAPER, 2 THIRD; "one": only 0),
                  rank_k = 1, 2 .. K over all classes (y takes its place too) by the key, largest first, ties: the first class;
                  key 0: w_k / (1 - w_y + 1e-6) + log q_k / (1 - log q_y + 1e-6); key 1: the second term q_k / (1 - q_y + 1e-6);
                  W = - gamma sum_k (.9 [k = y] + .1 / K) log w_k, w = softmax(student_second).  alpha, beta do not scale W.
-                                                                                1 / 1 / 1; alpha 1, beta .1, gamma .005 (ImageNet)
+                                                                                - / 1 / 1; alpha 1, beta .1, gamma .005 (ImageNet)
  WSLD            one.  sq w_b (- sum p log q), w_b = 1 - exp(-CE_s / (CE_t + 1e-7)), CE with y at T 1, detached.
                                                                                 2 / 1 / 2.5 (ImageNet)
  MLKD            0 (the intended one, default) and 1, the same: sum over T' in {T, 2, 3, 5, 6} of I + C + R of both views (s with t, w with v), unmasked:
@@ -43,8 +43,8 @@ What is agreed, method by method (form 0 CODE, 1 PAPER, 2 THIRD; "one": only 0),
  TFKD            0: sum KL(softmax(u / T) || softmax(s)) / (B K), u = alpha at y, (1 - alpha) / (K - 1) elsewhere (K = 1: u = 1); student at
                  T 1, no sq.  1: KL(u^(1/T) / sum || softmax(s / T)), / B, no sq.  No teacher.     20 / .9 / .1; alpha .99
  PSKD            one.  - sum_k ((1 - a) [k = y] + a p1_k) log q1_k, T 1; a = alpha min((advances + 1) / warmup, 1), alpha where warmup
-                 is 0: warm-up acts on a, not on the term.                       1 / 0 / 1; alpha .8
- LABEL_SMOOTHING 0: - 1/K sum log q1_k.  1: KL(uniform || q1), that is less log K.  T 1; no teacher.            1 / .9 / .1
+                 is 0: warm-up acts on a, not on the term.                       - / 0 / 1; alpha .8
+ LABEL_SMOOTHING 0: - 1/K sum log q1_k.  1: KL(uniform || q1), that is less log K.  T 1; no teacher.            - / .9 / .1
  REVERSE_KL      one.  sq KL(q||p).                                                                             1 / 0 / 1
  JS              one.  sq (beta KL(p||m) + (1 - beta) KL(q||m)), m = beta p + (1 - beta) q, beta in (0, 1).     1 / 0 / 1; beta .5
  SKEW_KL         0: - sq sum p log(alpha p + (1 - alpha) q).  1: sq KL(p || the same).                          1 / 0 / 1; alpha .1
@@ -396,12 +396,12 @@ def soft(method, i, o):
 
 # kd_loss_distill_desc_for: temperature, hard_weight, soft_weight, alpha, beta, gamma, warmup.
 DEFAULTS = {
-    "kd": (4, 0.1, 0.9, 0, 0, 0, 0), "hard": (1, 0.5, 0.5, 0, 0, 0, 0),
-    "deit_soft": (1, 0.5, 0.5, 0, 0, 0, 0), "deit_hard": (1, 0.5, 0.5, 0, 0, 0, 0),
+    "kd": (4, 0.1, 0.9, 0, 0, 0, 0), "hard": (None, 0.1, 0.9, 0, 0, 0, 0),
+    "deit_soft": (1, 0.5, 0.5, 0, 0, 0, 0), "deit_hard": (None, 0.5, 0.5, 0, 0, 0, 0),
     "dkd": (4, 1, 1, 1, 8, 0, 20), "dist": (4, 1, 2, 0, 1, 1, 0), "nkd": (1, 1, 1, 0, 0, 1.5, 0),
-    "uskd": (1, 1, 1, 1, 0.1, 0.005, 0), "wsld": (2, 1, 2.5, 0, 0, 0, 0), "mlkd": (4, 0.1, 0.9, 0, 0, 0, 0),
-    "ctkd": (None, 0.1, 0.9, 1, 10, 20, 0), "tfkd": (20, 0.9, 0.1, 0.99, 0, 0, 0), "pskd": (1, 0, 1, 0.8, 0, 0, 0),
-    "label_smoothing": (1, 0.9, 0.1, 0, 0, 0, 0), "reverse_kl": (1, 0, 1, 0, 0, 0, 0), "js": (1, 0, 1, 0, 0.5, 0, 0),
+    "uskd": (None, 1, 1, 1, 0.1, 0.005, 0), "wsld": (2, 1, 2.5, 0, 0, 0, 0), "mlkd": (4, 0.1, 0.9, 0, 0, 0, 0),
+    "ctkd": (None, 0.1, 0.9, 1, 10, 20, 0), "tfkd": (20, 0.9, 0.1, 0.99, 0, 0, 0), "pskd": (None, 0, 1, 0.8, 0, 0, 0),
+    "label_smoothing": (None, 0.9, 0.1, 0, 0, 0, 0), "reverse_kl": (1, 0, 1, 0, 0, 0, 0), "js": (1, 0, 1, 0, 0.5, 0, 0),
     "skew_kl": (1, 0, 1, 0.1, 0, 0, 0), "skew_reverse_kl": (1, 0, 1, 0.1, 0, 0, 0),
     "taid": (1, 0, 1, 0.4, 0.99, 5e-4, 0), "tvd": (1, 0, 1, 0, 0, 0, 0), "akl": (1, 0, 1, 0.5, 0, 0, 0),
     "uld": (1, 0, 1, 0, 0, 0, 0), "binary": (1, 0, 1, 0, 0, 0, 0), "mse_logits": (None, 0.1, 0.9, 0, 0, 0, 0),
