@@ -149,6 +149,25 @@ static inline float kd__keep(float x, bool keep)   /* x or 0, without a branch: 
 kd_status  kd__core_squares(const kd__core *c, kd__core_row_fn row, double *value);
 double     kd__row_squares(const kd__core *c, float *d, size_t n, double factor);
 
+/* ---- feature_layers.c: adapters of several methods, and what they draw --------------------------------------------------------- */
+/* A block that holds parameters and layers, and is not run itself. */
+kd_layer  *kd__holder(kd_layer *parent, const char *name);
+/* A 1x1 convolution where `shape` is a map's, else a linear layer; a k x k one that keeps the size. */
+void       kd__point_layer(kd_layer *parent, const char *name, const kd_feature_shape *shape, size_t in, size_t out, bool bias);
+kd_layer  *kd__same_conv(kd_layer *parent, const char *name, size_t in, size_t out, size_t k, bool bias);
+/* "generation": 3x3, ReLU, 3x3. */
+void       kd__generator(kd_layer *parent, size_t channels);
+/* "0" to "8": 1x1, 3x3, 1x1 without bias, batch norm and ReLU behind each, behind the last one only if norm_last. */
+void       kd__projector(kd_layer *sequence, size_t in, size_t width, size_t out, bool norm_last);
+/* floor(share n), where a share of .7 is meant and not the float below it. */
+size_t     kd__share(float share, size_t n);
+/* Constants drawn from the tape's random stream, as kd_dropout does: 0 with probability p, else 1; [rows, tokens] with `masked` zeros
+ * in each row, each choice as likely as another. */
+kd_tensor *kd__draw_keep(kd_tape *tape, size_t rank, const size_t *shape, float p);
+kd_tensor *kd__draw_tokens(kd_tape *tape, size_t rows, size_t tokens, size_t masked);
+/* scale sqrt(sum w (a - b)^2), gradient 0 at 0; w a constant for each leading row of a, or NULL. */
+kd_tensor *kd__distance(kd_tape *tape, const char *name, kd_tensor *a, kd_tensor *b, kd_tensor *w, float scale);
+
 /* ---- feature_ops.c: pieces of several methods ------------------------------------------------------------------------ */
 /* RepDistiller's ConvReg below root, from a student map [s, s, c] to a teacher's [t, t, d]: 3x3 of stride 2 (s = 2t), transposed
  * 4x4 of stride 2 (2s = t), else k = 1 + s - t, without padding; + batch norm, + ReLU if wanted.  False: there is none for these
