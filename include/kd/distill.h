@@ -202,7 +202,8 @@ KD_API KD_MUST_USE kd_status kd_loss_distill_eval(const kd_loss_distill *loss, c
 
 /* ---- features and relations --------------------------------------------------------------------------------------------- */
 /* A loss between inner outputs (taps) of student and teacher, with the adapters it trains.  Its methods keep nothing between batches
- * unless their page says so. */
+ * unless their page says so.  Threads: as a kd_model: any number of EVAL and INFER tapes at once, or one TRAIN tape;
+ * kd_loss_feature_eval runs on a tape of the loss's own, one call at a time (others wait), and not beside another use of the loss. */
 typedef struct kd_loss_feature kd_loss_feature;
 
 /* Methods; a page each in docs/methods/. */
@@ -290,7 +291,7 @@ typedef struct kd_feature_inputs {
     kd_tensor *const *teacher;  size_t teacher_count;   /* the same; constants */
     kd_tensor *labels;          /* i32 or i64 [n]                                       */
     kd_tensor *indices;         /* CRD: i32 or i64 [n], which samples of the data set    */
-    kd_tensor *mask;            /* f32 [n, tokens]: 1 a token, 0 padding; NULL: no padding */
+    kd_tensor *mask;            /* f32 [n, tokens of the first student tap]: 1 a token, 0 padding; NULL: no padding */
     kd_tensor *student_logits, *teacher_logits;   /* f32 [n, classes]: gradients flow to the student's */
 } kd_feature_inputs;
 /* The weighted loss of a batch, a scalar recorded on `tape`; never NULL; poison on error: KD_ERR_ARG, KD_ERR_SHAPE, KD_ERR_DTYPE,
@@ -308,7 +309,8 @@ typedef struct kd_feature_batch {
     const float        *mask;             /* [n, tokens] */
     const float        *student_logits, *teacher_logits;   /* [n, classes] of the descriptor */
     float              *grad_logits;      /* d loss / d student_logits; may be NULL */
-    uint32_t            train;            /* 1: as on a TRAIN tape, gradients of adapters are added to their block; 0: as EVAL */
+    uint32_t            train;            /* 1: as on a TRAIN tape, gradients of adapters are added to their block; 0: as on an EVAL
+                                             tape with the adapters frozen */
     uint32_t            reserved;
 } kd_feature_batch;
 /* Value and gradients of a batch: the bits of _apply and kd_backward.  *value and the gradients are written on success only. */

@@ -10,8 +10,8 @@
  * Taps: one or more pairs of {width} or {tokens, width}, of equal shapes.
  * Defaults: weight 1 (with 5 for the soft labels at T = 2 and 2 for the masked-language loss).
  * Forms: one.
- * Traps: the public recipe has two sets of weights, 5 / 2 / 1 and three times 0.33.  Padding must be masked: a mean over it teaches
- *     nothing.  A mask of zeros throughout gives 0.  Student and teacher must have the same width.
+ * Traps: the public recipe has two sets of weights, 5 / 2 / 1 and three times 0.33.  Padding must be masked: a mean over it
+ *     teaches nothing.  A mask of zeros throughout gives 0.  Student and teacher must have the same width.
  * Published: none for this term alone.
  * Cost: one double a token. */
 #include "distill/feature.h"
@@ -61,11 +61,7 @@ static kd_status core(const kd__core *c, double *value)
 
 static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in)
 {
-    kd_tensor *sum = NULL;
-    for (size_t i = 0; i < loss->desc.student_count; i++)
-        sum = kd__feature_add(tape, sum, kd__core_run(tape, "cosine", (kd_tensor *[]){ in->student[i], in->teacher[i], in->mask }, 3,
-                                                      core, NULL));
-    return sum;
+    return kd__core_pairs(loss, tape, in, core);
 }
 
 const kd__feature_method kd__feature_COSINE = {

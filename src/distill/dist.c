@@ -18,14 +18,14 @@
 #include "distill/loss.h"
 
 enum { ROWS_AT_ONCE = 64 };   /* of a task, and of a sum in single precision */
-enum { SUM_Q, SUM_P, QQ, PP, QP, SPARE, PARTS };   /* columns, of each task: [PARTS][classes] */
+enum { SUM_Q, SUM_P, QQ, PP, QP, REST_Q, REST_P, SPARE, PARTS };   /* columns, of each task: [PARTS][classes] */
 
 typedef struct work {
     const kd__soft *s;
     size_t  count, tasks;       /* rows that count */
     int32_t *which;             /* they */
     float   *q, *p, *g;         /* [count, classes] */
-    float   *parts, *mean_q, *mean_p, *a, *minus_b, *m;   /* the columns' gradient: a p - ((q - mean) minus_b + m) */
+    float   *parts, *mean_q, *mean_p, *a, *minus_b, *m;   /* the columns' gradient: a g - ((q - mean) minus_b + m) */
     double   all;               /* sum of coef */
     double   columns;           /* the second part */
 } work;
@@ -91,9 +91,11 @@ static void squares_task(size_t i, void *arg)
     const kd__kernels *k = w->s->kernels;
     const float *q = w->q + first * n, *p = w->p + first * n;
     float *parts = w->parts + i * PARTS * n, *spare = parts + SPARE * n;
-    k->norm_columns_stats_f32(rows, n, q, w->mean_q, spare, parts + QQ * n);
-    k->norm_columns_stats_f32(rows, n, p, w->mean_p, spare, parts + PP * n);
-    k->norm_columns_dots_f32(rows, n, p, q, w->mean_q, spare, parts + QP * n, NULL);
+    k->norm_columns_stats_f32(rows, n, q, w->mean_q, parts + REST_Q * n, parts + QQ * n);
+    k->norm_columns_stats_f32(rows, n, p, w->mean_p, parts + REST_P * n, parts + PP * n);
+    float *g = w->g + first * n;   /* p less its mean, here and for the gradient */
+    k->binary_f32(KD_BINARY_SUB, g, n, (kd__operand){ p, n, 1 }, (kd__operand){ w->mean_p, 0, 1 }, rows, n);
+    k->norm_columns_dots_f32(rows, n, g, q, w->mean_q, spare, parts + QP * n, NULL);
 }
 
 static double total_of(const work *w, int part, size_t c)
@@ -112,7 +114,7 @@ static void gradient_task(size_t i, void *arg)
     const size_t n = s->classes, first = i * ROWS_AT_ONCE, end = KD_MIN(first + ROWS_AT_ONCE, w->count);
     const double beta = (double)s->desc->beta;
     if (s->grad)
-        k->norm_columns_backward_f32(end - first, n, w->p + first * n, w->q + first * n, w->mean_q, w->a, w->minus_b, w->m, NULL,
+        k->norm_columns_backward_f32(end - first, n, w->g + first * n, w->q + first * n, w->mean_q, w->a, w->minus_b, w->m, NULL,
                                      w->g + first * n, 0);
     for (size_t r = first; r < end; r++) {
         size_t row = (size_t)w->which[r];
@@ -146,13 +148,16 @@ static kd_status batch(const kd__soft *s)
         w.mean_p[c] = (float)(total_of(&w, SUM_P, c) / (double)w.count);
     }
     kd__parallel(s->ctx, w.tasks, squares_task, &w);
-    double sum = 0, unit = w.all * gamma / (double)n;
+    double sum = 0, unit = w.all * gamma / (double)n, count = (double)w.count;
     for (size_t c = 0; c < n; c++) {
         double on_p = 0, on_q = 0, alone = w.count > 1 ? 1 : 0;
-        sum += alone * correlation(total_of(&w, QQ, c), total_of(&w, PP, c), total_of(&w, QP, c), &on_p, &on_q);
+        double rest_q = total_of(&w, REST_Q, c), rest_p = total_of(&w, REST_P, c);   /* what rounding the means left */
+        double qq = total_of(&w, QQ, c) - rest_q * rest_q / count, pp = total_of(&w, PP, c) - rest_p * rest_p / count;
+        double qp = total_of(&w, QP, c) - rest_q * rest_p / count;
+        sum += alone * correlation(qq, pp, qp, &on_p, &on_q);
         w.a[c] = (float)(-unit * on_p * alone);
         w.minus_b[c] = (float)(-unit * on_q * alone);
-        w.m[c] = w.a[c] * w.mean_p[c];
+        w.m[c] = (float)(((double)w.a[c] * rest_p - (double)w.minus_b[c] * rest_q) / count);
     }
     w.columns = gamma * (1 - sum / (double)n);
     kd__parallel(s->ctx, w.tasks, gradient_task, &w);

@@ -37,11 +37,11 @@ static kd_status check(const kd_loss_distill_desc *d)
 
 static size_t scratch(const kd__soft *s) { return kd__times(3, s->classes); }   /* one row at a time */
 
-/* One side of a row.  p: probabilities of the classes other than y.  Their logarithms are (z - top) / T + log_top; odds: the
- * logit of y against all of them. */
-typedef struct side { double top, log_top, odds; bool others; } side;
+/* One side of a row.  p: probabilities of the classes other than y; their logarithms are (z - top) / T + log_top.  y itself against
+ * all of them: chance[0], that of the others chance[1], and their logarithms. */
+typedef struct side { double top, log_top, chance[2], log_chance[2]; bool others; } side;
 
-#define LOWEST (-0x1.fffffep127f)   /* no class; but times 0 it is 0 */
+static const float lowest = -0x1.fffffep127f;   /* no class; but times 0 it is 0 */
 
 /* z and p become the row without class y, and its probabilities. */
 static side without(const kd__soft *s, const float *row, size_t y, float *z, float *p)
@@ -49,24 +49,26 @@ static side without(const kd__soft *s, const float *row, size_t y, float *z, flo
     const size_t n = s->classes;
     float top;
     int32_t at;
-    s->kernels->unary_f32(KD_UNARY_CLAMP, z, row, n, LOWEST, -LOWEST);
-    z[y] = LOWEST;
+    s->kernels->unary_f32(KD_UNARY_CLAMP, z, row, n, lowest, -lowest);
+    z[y] = lowest;
     s->kernels->row_max_f32(&top, &at, z, 1, n, n);
     s->kernels->softmax_f32(p, n, z, n, 1, n, s->desc->temperature, 0);
     double log_top = p[at] > 0.0f ? kd__fixed_log((double)p[at]) : (double)p[at];
-    double odds = top == LOWEST ? __builtin_inf() : ((double)row[y] - (double)top) / (double)s->desc->temperature + log_top;
-    return (side){ .top = (double)top, .log_top = log_top, .odds = odds, .others = top != LOWEST };
-}
-
-/* log sigmoid(x) */
-static double log_sigmoid(double x)
-{
-    if (x != x) return x;
-    return x < 0 ? (x < -700 ? x : x - kd__fixed_log(1 + kd__fixed_exp(x))) : -kd__fixed_log(1 + kd__fixed_exp(-x));
+    side x = { .top = (double)top, .log_top = log_top, .chance = { 1, 0 }, .log_chance = { 0, -__builtin_inf() }, .others = top != lowest };
+    if (!x.others) return x;
+    double odds = ((double)row[y] - x.top) / (double)s->desc->temperature + log_top, far = odds < 0 ? odds : -odds;
+    double small = far < -700 ? 0 : kd__fixed_exp(far), rest = odds == odds ? kd__fixed_log(1 + small) : odds;
+    int more = odds < 0;   /* which of the two is the likelier */
+    x.chance[more] = 1 / (1 + small), x.chance[!more] = small / (1 + small);
+    x.log_chance[more] = -rest, x.log_chance[!more] = far - rest;
+    return x;
 }
 
 /* p (log p - log q); p = 0 gives 0. */
-static double part(double log_p, double log_q) { return log_p < -700 ? 0 : kd__fixed_exp(log_p) * (log_p - log_q); }
+static double part(const side *b, const side *a, int i)
+{
+    return b->chance[i] == 0 ? 0 : b->chance[i] * (b->log_chance[i] - a->log_chance[i]);
+}
 
 static void rows(const kd__soft *s)
 {
@@ -89,12 +91,12 @@ static void rows(const kd__soft *s)
             if (others > 1e30) others = __builtin_inf();   /* mass where the student is masked */
             if (others < 0) others = 0;
         }
-        double target = part(log_sigmoid(b.odds), log_sigmoid(a.odds));
-        if (both) target += part(log_sigmoid(-b.odds), log_sigmoid(-a.odds));
+        double target = part(&b, &a, 0);
+        if (both) target += part(&b, &a, 1);
         s->soft[r] = (float)((alpha > 0 ? alpha * target : 0) + (beta > 0 ? beta * others : 0));
         if (!s->grad || !both) continue;
         float *g = s->grad + r * s->grad_stride;
-        double off = kd__fixed_exp(log_sigmoid(a.odds)) - kd__fixed_exp(log_sigmoid(b.odds));
+        double off = a.chance[0] - b.chance[0];
         k->axpy_f32(g, q, n, (float)(coef / t * (beta - alpha * off)));
         k->axpy_f32(g, p, n, (float)(-coef / t * beta));
         g[y] += (float)(coef / t * alpha * off);

@@ -84,7 +84,8 @@ static kd_status check_shapes(const char *side, const kd_feature_shape *shapes, 
         size_t n = sizeof(float);
         for (size_t a = 0; a < s->rank; a++)
             if (!s->size[a] || !kd__mul(n, s->size[a], &n))
-                return kd__fail(KD_ERR_SHAPE, "%s tap %zu %S: sizes must be at least 1 and fit in memory", side, i, s->rank, s->size);
+                return kd__fail(KD_ERR_SHAPE, "%s tap %zu %S: sizes must be at least 1 and fit in memory", side, i,
+                                s->rank, s->size);
     }
     return KD_OK;
 }
@@ -237,7 +238,7 @@ double kd__feature_factor(const kd_loss_feature *loss)
     return passed < warmup ? weight * (passed / warmup) : weight;
 }
 
-/* ---- state: u64 method, advances, counter[4]; f32 the method's own; f32 weights and buffers, in the model's layout ------------- */
+/* ---- state: u64 method, advances, counter[4]; f32 the method's own; f32 weights and buffers, as the model has them ---- */
 
 size_t kd__feature_state_size(const kd_loss_feature *loss)
 {

@@ -42,8 +42,15 @@ static void fill_spread(float *m, size_t out, size_t in)
     for (size_t i = 0; i < in; i++) m[i * step * in + i] = 1;
 }
 
-kd_tensor *kd__adaptive_avg_pool(kd_tape *tape, kd_tensor *x, size_t oh, size_t ow) { return resample(tape, x, oh, ow, fill_mean); }
-kd_tensor *kd__upsample_nearest(kd_tape *tape, kd_tensor *x, size_t oh, size_t ow) { return resample(tape, x, oh, ow, fill_nearest); }
+kd_tensor *kd__adaptive_avg_pool(kd_tape *tape, kd_tensor *x, size_t oh, size_t ow)
+{
+    return resample(tape, x, oh, ow, fill_mean);
+}
+
+kd_tensor *kd__upsample_nearest(kd_tape *tape, kd_tensor *x, size_t oh, size_t ow)
+{
+    return resample(tape, x, oh, ow, fill_nearest);
+}
 
 kd_tensor *kd__spread(kd_tape *tape, kd_tensor *x, size_t step)
 {
@@ -105,7 +112,7 @@ kd_tensor *kd__conv_reg_forward(const kd_loss_feature *loss, kd_tape *tape, cons
     return kd__adapter_forward(loss, tape, name, x);
 }
 
-/* ---- Gram matrices ---------------------------------------------------------------------------------------------------------- */
+/* ---- Gram matrices -------------------------------------------------------------------------------------------------------- */
 
 kd_status kd__gram(kd_context *ctx, const float *x, size_t n, size_t d, float *out)
 {

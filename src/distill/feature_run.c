@@ -30,6 +30,16 @@ kd_tensor *kd__core_run(kd_tape *tape, const char *name, kd_tensor *const *in, s
     return kd__op_end(&op);
 }
 
+kd_tensor *kd__core_pairs(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, kd__core_fn core)
+{
+    kd_tensor *sum = NULL;
+    for (size_t i = 0; i < loss->desc.student_count; i++) {
+        kd_tensor *const inputs[] = { in->student[i], in->teacher[i], in->mask };
+        sum = kd__feature_add(tape, sum, kd__core_run(tape, loss->name, inputs, 3, core, &loss->desc));
+    }
+    return sum;
+}
+
 kd_tensor *kd__feature_add(kd_tape *tape, kd_tensor *a, kd_tensor *b) { return a ? kd_add(tape, a, b) : b; }
 
 /* ---- a batch is checked ---------------------------------------------------------------------------------------------- */
@@ -84,7 +94,8 @@ static kd_status check_logits(const kd_loss_feature *loss, const kd_tensor *x, c
 }
 
 /* Class or sample numbers as i64 on the tape, in [0, limit) where there is a limit. */
-static kd_status check_numbers(kd_tape *tape, const kd_tensor *x, const char *what, size_t rows, size_t limit, const int64_t **out)
+static kd_status check_numbers(kd_tape *tape, const kd_tensor *x, const char *what, size_t rows, size_t limit,
+                               const int64_t **out)
 {
     if (!x) return kd__fail(KD_ERR_ARG, "%s: the method needs them, and they are NULL", what);
     KD_TRY(kd__tensor_check(x, "kd_loss_feature_apply", what));
@@ -105,10 +116,12 @@ static kd_status check_numbers(kd_tape *tape, const kd_tensor *x, const char *wh
     return KD_OK;
 }
 
-/* Tokens of the first student tap: {tokens, width}, {heads, tokens, tokens}; 1 for {width}. */
-static size_t tokens_of(const kd_loss_feature_desc *d)
+/* Tokens of the first student tap: {tokens, width}, {heads, tokens, tokens}; 1 for {width}; or what the method says. */
+static size_t tokens_of(const kd_loss_feature *loss)
 {
+    const kd_loss_feature_desc *d = &loss->desc;
     const kd_feature_shape *s = d->student;
+    if (loss->method->mask_width) return loss->method->mask_width(d);
     return !d->student_count || s->rank == 1 ? 1 : s->size[s->rank - 2];
 }
 
@@ -129,11 +142,12 @@ static kd_status check_rest(const kd_loss_feature *loss, kd_tape *tape, const kd
     if (needs & KD__NEEDS_LABELS) KD_TRY(check_numbers(tape, b->labels, "labels", in->rows, classes, &in->labels));
     if (needs & KD__NEEDS_INDICES) KD_TRY(check_numbers(tape, b->indices, "indices", in->rows, d->samples, &in->indices));
     if (b->mask) {
-        const kd_feature_shape want = { 1, { tokens_of(d) } };
+        const size_t tokens = tokens_of(loss);
         KD_TRY(kd__tensor_check(b->mask, "kd_loss_feature_apply", "mask"));
         if (b->mask->dtype != KD_F32) return kd__fail(KD_ERR_DTYPE, "mask is %s, not f32", kd_dtype_name(b->mask->dtype));
-        if (b->mask->rank != 2 || b->mask->shape[0] != in->rows || b->mask->shape[1] != want.size[0])
-            return kd__fail(KD_ERR_SHAPE, "mask is %S, not [%zu, %zu]", (size_t)b->mask->rank, b->mask->shape, in->rows, want.size[0]);
+        if (b->mask->rank != 2 || b->mask->shape[0] != in->rows || b->mask->shape[1] != tokens)
+            return kd__fail(KD_ERR_SHAPE, "mask is %S, not [%zu, %zu]", (size_t)b->mask->rank, b->mask->shape, in->rows,
+                            tokens);
         in->mask = constant(tape, b->mask);
     }
     return kd__tape_ok(tape) ? KD_OK : KD_ERR_NOMEM;
@@ -143,9 +157,10 @@ static kd_status check_rest(const kd_loss_feature *loss, kd_tape *tape, const kd
 static kd_status check_held(const kd_loss_feature *loss, const kd_tape *tape)
 {
     const kd_model *m = loss->adapters;
-    if (tape->mode != KD_TAPE_TRAIN || !m || !m->parameter_count || m->frozen || m->held || loss->desc.adapters_external) return KD_OK;
-    return kd__fail(KD_ERR_STATE, "its adapters would never be trained: kd_optimizer_add(opt, kd_loss_feature_adapters(loss)), or "
-                    "kd_model_freeze them, or set adapters_external");
+    if (tape->mode != KD_TAPE_TRAIN || !m || !m->parameter_count || m->frozen || m->held || loss->desc.adapters_external)
+        return KD_OK;
+    return kd__fail(KD_ERR_STATE, "its adapters would never be trained: kd_optimizer_add(opt, kd_loss_feature_adapters(loss)), "
+                    "or kd_model_freeze them, or set adapters_external");
 }
 
 static kd_status nothing(const kd__core *c, double *value)
@@ -166,7 +181,8 @@ static kd_tensor *run(const kd_loss_feature *loss, kd_tape *tape, const kd_featu
         kd__fail_prefix(status, "%s: ", loss->name);
         return kd__tape_fail_in(tape, "kd_loss_feature_apply", status);
     }
-    if (!in.rows || in.rows == SIZE_MAX) return kd__core_run(tape, loss->name, b->student, KD_MIN(b->student_count, 16u), nothing, NULL);
+    if (!in.rows || in.rows == SIZE_MAX)
+        return kd__core_run(tape, loss->name, b->student, KD_MIN(b->student_count, 16u), nothing, NULL);
     kd_tensor *y = loss->method->apply(loss, tape, &in);
     double factor = kd__feature_factor(loss);
     return factor == 1 ? y : kd_scale(tape, y, (float)factor, 0);
@@ -233,7 +249,7 @@ static kd_status eval(kd_loss_feature *loss, const kd_feature_batch *b, double *
     kd_tape *tape = loss->tape;
     bool backward = b->grad_logits || (b->train && m && m->parameter_count && !m->frozen);
     for (size_t i = 0; b->grad && i < d->student_count; i++) backward |= b->grad[i] != NULL;
-    const size_t n = b->rows, logits[2] = { n, d->classes }, mask[2] = { n, tokens_of(d) };
+    const size_t n = b->rows, logits[2] = { n, d->classes }, mask[2] = { n, tokens_of(loss) };
     kd_feature_inputs in = { .struct_size = sizeof in, .student_count = d->student_count, .teacher_count = d->teacher_count };
     in.student = taps(tape, n, d->student, d->student_count, b->student, b->grad);
     in.teacher = taps(tape, n, d->teacher, d->teacher_count, b->teacher, NULL);

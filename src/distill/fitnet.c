@@ -3,8 +3,8 @@
  *
  * Formula:
  *     loss = sum over pairs of taps of mean (R(S) - T)^2, over all elements
- *     R: convolution, batch norm, ReLU.  From [s, s, c] to [t, t, d]: 3x3 of stride 2 where s = 2t, transposed 4x4 of stride 2 where 2s = t,
- *     else 1 + s - t without padding.  Of {width} and {tokens, width} taps: a linear layer, batch norm, ReLU.
+ *     R: convolution, batch norm, ReLU.  From [s, s, c] to [t, t, d]: 3x3 of stride 2 where s = 2t, transposed 4x4 of stride 2
+ *     where 2s = t, else 1 + s - t without padding.  Of {width} and {tokens, width} taps: a linear layer, batch norm, ReLU.
  * Gradient: 2 (R(S) - T) / elements through R; R is trained too.
  * Divides by: elements of the teacher's tap, its batch included.
  * Detached: the teacher.
@@ -12,8 +12,8 @@
  * Adapters: "reg0", "reg1", .. one for each pair.
  * Defaults: weight 100 (CIFAR-100, the second stage's map).
  * Forms: CODE with the ReLU at the end of R; PAPER without it.
- * Traps: a ReLU at the end of R forbids it to match a negative feature: with taps in front of a ReLU take the PAPER form.  The paper trains
- *     in two stages, hint first; the public code in one.
+ * Traps: a ReLU at the end of R forbids it to match a negative feature: with taps in front of a ReLU take the PAPER form.  The
+ *     paper trains in two stages, hint first; the public code in one.
  * Published: CIFAR-100 ResNet32x4 -> 8x4 73.50, WRN-40-2 -> 16-2 73.58.
  * Cost: the regressors. */
 #include "distill/feature.h"

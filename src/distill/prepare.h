@@ -11,7 +11,7 @@ void kd__standardize_row(const kd__kernels *kernels, float *out, const float *in
 void kd__standardize_row_back(const kd__kernels *kernels, float *grad, const float *g, const float *z, size_t n, const float keep[2]);
 
 /* `count` rows of teachers in the loss's teacher_form, as one row of logits at its temperature (from probabilities T log p);
- * standardised before they are combined.  label: of KD_TEACHERS_BEST.  work: 3 * n floats. */
+ * standardised before they are combined.  label: of KD_TEACHERS_BEST.  work: 2 * n floats. */
 void kd__teacher_row(const kd_loss_distill *loss, const kd__kernels *kernels, float *out, const float *const *teachers, size_t count,
                      size_t n, int32_t label, float *work);
 #endif

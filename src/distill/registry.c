@@ -32,7 +32,8 @@ kd_status kd_method_at(size_t i, kd_method_info *out)
 {
     KD_NEED(out);
     KD_TRY(kd__info_check(out, sizeof *out, "kd_method_at: out"));
-    if (i >= KD_COUNT(list)) return kd__fail(KD_ERR_ARG, "%s: i %zu is not below %zu, the number of methods", __func__, i, KD_COUNT(list));
+    if (i >= KD_COUNT(list)) return kd__fail(KD_ERR_ARG, "%s: i %zu is not below %zu, the number of methods", __func__, i,
+                                             KD_COUNT(list));
     describe(&list[i], out);
     return KD_OK;
 }

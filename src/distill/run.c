@@ -497,7 +497,7 @@ static void run_block(job *j, size_t i, float *lane)
     size_t first = i * j->block, rows = KD_MIN(j->block, j->b.rows - first);
     float *kernel = lane, *none = kernel + (kd__distill_scratch(j->b.classes) + 15) / 16 * 16;
     float *work = none + (2 * j->block + 15) / 16 * 16;
-    float *rest = work + (3 * j->b.teacher_width + 15) / 16 * 16;
+    float *rest = work + (2 * j->b.teacher_width + 15) / 16 * 16;
     uint32_t ignored = 0;
     kd__soft s = view(j, first, rows);
     if (j->needs & KD__LABELS && s.soft_labels)
@@ -584,7 +584,7 @@ static kd_status run_blocks(job *j, size_t *masked, double *own)
     ready x;
     size_t prepared = carve(j, &x, NULL, m->batch ? b->rows : j->block), scratch = m->scratch ? m->scratch(&sizes) : 0, floats, bytes;
     size_t results = (j->blocks * sizeof *j->results / sizeof(float) + 15) / 16 * 16;
-    size_t lane = (kd__distill_scratch(b->classes) + 15) / 16 * 16 + (2 * j->block + 15) / 16 * 16 + (3 * b->teacher_width + 15) / 16 * 16;
+    size_t lane = (kd__distill_scratch(b->classes) + 15) / 16 * 16 + (2 * j->block + 15) / 16 * 16 + (2 * b->teacher_width + 15) / 16 * 16;
     bool fits_in = kd__add(prepared, scratch, &floats) && kd__add(floats, 31, &floats);
     if (fits_in && !m->batch) fits_in = kd__add(lane, floats, &lane), floats = 0;
     lane = (lane + 15) / 16 * 16;

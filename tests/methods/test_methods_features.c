@@ -1,6 +1,6 @@
-/* test_methods_features.c - every method of kd_loss_feature, from methods.def: value and gradients of taps, logits and adapters against
- * its reference, hard places, invariances, bits, memory.  tests/ref/method_ref.h says what is checked; `test_methods_features NAME` runs
- * one method.
+/* test_methods_features.c - every method of kd_loss_feature, from methods.def: value and gradients of taps, logits and adapters
+ * against its reference, hard places, invariances, bits, memory.  tests/ref/method_ref.h says what is checked;
+ * `test_methods_features NAME` runs one method.
  * SPDX-License-Identifier: MIT */
 #include "distill/feature.h"
 #include "methods_check.h"
@@ -47,7 +47,8 @@ static void problem_free(problem *p)
 static void fix(void *user)
 {
     problem *p = user;
-    for (size_t k = 0; k < p->x.taps; k++) memcpy(p->x.s_fixed[k].data, p->x.s[k].data, p->x.rows * p->x.s[k].each * sizeof(double));
+    for (size_t k = 0; k < p->x.taps; k++)
+        memcpy(p->x.s_fixed[k].data, p->x.s[k].data, p->x.rows * p->x.s[k].each * sizeof(double));
 }
 
 static void widen(double *to, const float *from, size_t n)
@@ -60,7 +61,8 @@ static void to_double(problem *p)
     method_in *x = &p->x;
     for (size_t k = 0; k < x->taps; k++) widen(x->s[k].data, p->s[k], x->rows * x->s[k].each);
     for (size_t k = 0; k < x->teacher_taps; k++) widen(x->t[k].data, p->t[k], x->rows * x->t[k].each);
-    if (p->logits[0]) widen(x->student_logits, p->logits[0], x->rows * x->classes), widen(x->teacher_logits, p->logits[1], x->rows * x->classes);
+    if (p->logits[0]) widen(x->student_logits, p->logits[0], x->rows * x->classes);
+    if (p->logits[1]) widen(x->teacher_logits, p->logits[1], x->rows * x->classes);
     if (x->mask) widen(x->mask, p->mask, x->rows * p->tokens);
     fix(p);
 }
@@ -77,11 +79,17 @@ static void draw_shapes(method_in *x, const method_feature *f, size_t small, kdt
     size_t low = f->taps_low ? f->taps_low : 1, high = f->taps_high ? f->taps_high : low;
     x->taps = kdtest_size(r, low, high);
     x->teacher_taps = f->teacher_taps ? f->teacher_taps : x->taps;
-    size_t h = kdtest_size(r, 1, small), w = f->kind == METHOD_MAPS ? h : kdtest_size(r, 1, small), th, tw;
-    th = f->same & METHOD_SAME_SIZE ? h : kdtest_size(r, 1, small), tw = f->same & METHOD_SAME_SIZE ? w : f->kind == METHOD_MAPS ? th : kdtest_size(r, 1, small);
-    size_t c = kdtest_size(r, 1, 2 * small + 3), tc = f->same & METHOD_SAME_WIDTH ? c : kdtest_size(r, f->same & METHOD_TEACHER_WIDER ? c : 1, 3 * small + 3);
+    size_t h = kdtest_size(r, 1, small), w = f->kind == METHOD_MAPS ? h : kdtest_size(r, 1, small), th = h, tw = w;
+    if (!(f->same & METHOD_SAME_SIZE)) th = kdtest_size(r, 1, small), tw = f->kind == METHOD_MAPS ? th : kdtest_size(r, 1, small);
+    size_t c = 1, tc = 1;
     size_t most = x->taps > x->teacher_taps ? x->taps : x->teacher_taps;
     for (size_t k = 0; k < most && k < METHOD_TAPS; k++) {
+        if (k == 0 || !(f->same & METHOD_ONE_SHAPE)) {
+            size_t least_width = f->width_low ? f->width_low : 1;
+            c = kdtest_size(r, least_width, least_width + 2 * small + 2);
+            tc = kdtest_size(r, f->same & METHOD_TEACHER_WIDER ? c : least_width, c + least_width + small);
+            if (f->same & METHOD_SAME_WIDTH) tc = c;
+        }
         size_t scale = f->same & METHOD_HALVING ? (size_t)1 << (most - 1 - k) : 1;
         method_tap s = f->kind == METHOD_VECTORS ? tap(1, c, 0, 0) : f->kind == METHOD_TOKENS ? tap(2, h, c, 0)
                      : f->kind == METHOD_ATTENTION ? tap(3, w, h, h) : tap(3, h * scale, w * scale, c);
@@ -89,10 +97,6 @@ static void draw_shapes(method_in *x, const method_feature *f, size_t small, kdt
                      : f->kind == METHOD_ATTENTION ? tap(3, tw, th, th) : tap(3, th * scale, tw * scale, tc);
         if (k < x->taps) x->s[k] = s;
         if (k < x->teacher_taps) x->t[k] = t;
-        if (!(f->same & METHOD_ONE_SHAPE)) {
-            c = kdtest_size(r, 1, 2 * small + 3);
-            tc = f->same & METHOD_SAME_WIDTH ? c : kdtest_size(r, f->same & METHOD_TEACHER_WIDER ? c : 1, 3 * small + 3);
-        }
     }
 }
 
@@ -134,8 +138,8 @@ static float *numbers(kdtest_rand *r, size_t n, double scale)
     return x;
 }
 
-static void problem_make(problem *p, const method *m, const method_feature_option *option, float T, size_t rows, size_t small, int masked,
-                         double scale, kdtest_rand *r)
+static void problem_make(problem *p, const method *m, const method_feature_option *option, float T, size_t rows, size_t small,
+                         int masked, double scale, kdtest_rand *r)
 {
     const method_feature *f = m->ref;
     method_in *x = &p->x;
@@ -160,10 +164,12 @@ static void problem_make(problem *p, const method *m, const method_feature_optio
         p->t[k] = numbers(r, rows * x->t[k].each, scale);
         x->t[k].data = calloc(rows * x->t[k].each + 1, sizeof(double));
     }
-    p->desc.student = p->student, p->desc.student_count = x->taps, p->desc.teacher = p->teacher, p->desc.teacher_count = x->teacher_taps;
+    p->desc.student = p->student, p->desc.student_count = x->taps;
+    p->desc.teacher = p->teacher, p->desc.teacher_count = x->teacher_taps;
     x->classes = f->needs & (METHOD_LOGITS | METHOD_CLASSIFIER | METHOD_LABELS) ? kdtest_size(r, 2, 9) : 0;
     if (x->classes) p->desc.classes = x->classes;
     if (f->needs & METHOD_INDICES) p->desc.samples = rows + 40;
+    if (f->needs & METHOD_BATCH) p->desc.samples = rows ? rows : 1;
     x->labels = calloc(rows + 1, sizeof(int32_t)), x->indices = calloc(rows + 1, sizeof(int32_t));
     for (size_t i = 0; i < rows; i++) {
         x->labels[i] = x->classes ? (int32_t)kdtest_size(r, 0, x->classes - 1) : 0;
@@ -187,14 +193,17 @@ static void problem_make(problem *p, const method *m, const method_feature_optio
         p->desc.teacher_bn_weight = p->bn_weight, p->desc.teacher_bn_bias = p->bn_bias;
     }
     if (p->masked) {
-        p->tokens = x->s[0].rank == 3 ? x->s[0].size[1] : x->s[0].size[0];
+        const kd__feature_method *own = kd__feature_find(m->number, NULL);
+        p->tokens = own->mask_width ? own->mask_width(&p->desc) : x->s[0].rank == 3 ? x->s[0].size[1] : x->s[0].size[0];
         p->mask = malloc((rows * p->tokens + 1) * sizeof(float)), x->mask = calloc(rows * p->tokens + 1, sizeof(double));
         for (size_t i = 0; i < rows * p->tokens; i++) p->mask[i] = i % p->tokens == 0 || i % 5 != 3 ? 1 : 0;
     }
-    snprintf(p->what, sizeof p->what, "%s (%s), T %g, %zu rows, %zu taps [%zu, %zu, %zu] and [%zu, %zu, %zu]%s", m->name, option->name, x->T, rows,
-             x->taps, x->s[0].size[0], x->s[0].size[1], x->s[0].size[2], x->t[0].size[0], x->t[0].size[1], x->t[0].size[2], p->masked ? ", masked" : "");
+    snprintf(p->what, sizeof p->what, "%s (%s), T %g, %zu rows, %zu taps [%zu, %zu, %zu] and [%zu, %zu, %zu]%s", m->name,
+             option->name, x->T, rows, x->taps, x->s[0].size[0], x->s[0].size[1], x->s[0].size[2], x->t[0].size[0],
+             x->t[0].size[1], x->t[0].size[2], p->masked ? ", masked" : "");
     take_adapters(p);
-    if (p->names) p->x.alpha = (double)p->names->desc.alpha, p->x.beta = (double)p->names->desc.beta, p->x.gamma = (double)p->names->desc.gamma;
+    const kd_loss_feature_desc *d = p->names ? &p->names->desc : &p->desc;   /* what a method fills in */
+    x->alpha = (double)d->alpha, x->beta = (double)d->beta, x->gamma = (double)d->gamma;
     to_double(p);
 }
 
@@ -224,7 +233,8 @@ static void adapter_gradients(const problem *p, kd_loss_feature *loss, result *o
     kd_model *model = kd_loss_feature_adapters(loss);
     for (size_t i = 0; model && i < kd_model_parameter_count(model) && i < p->x.params; i++) {
         kd_param_info info = { .struct_size = sizeof info };
-        if (kd_model_parameter_at(model, i, &info) == KD_OK && info.grad) memcpy(o->param[i], info.grad, p->x.param[i].count * sizeof(float));
+        if (kd_model_parameter_at(model, i, &info) == KD_OK && info.grad)
+            memcpy(o->param[i], info.grad, p->x.param[i].count * sizeof(float));
     }
 }
 
@@ -254,11 +264,13 @@ static void run_tape(const problem *p, kd_loss_feature *loss, kd_context *ctx, k
         size_t i = k < x->taps ? k : k - x->taps;
         const method_tap *at = k < x->taps ? &x->s[i] : &x->t[i];
         memcpy(shape + 1, at->size, at->rank * sizeof *shape);
-        o->status = kd_tensor_wrap(k < x->taps ? &s[i] : &t[i], ctx, KD_F32, at->rank + 1, shape, NULL, k < x->taps ? p->s[i] : p->t[i]);
+        kd_tensor **to = k < x->taps ? &s[i] : &t[i];
+        o->status = kd_tensor_wrap(to, ctx, KD_F32, at->rank + 1, shape, NULL, k < x->taps ? p->s[i] : p->t[i]);
         if (o->status != KD_OK) goto done;
     }
     const struct { kd_dtype type; size_t width; void *data; } extra[5] = {
-        { KD_I32, 0, p->m->ref->needs & METHOD_LABELS ? x->labels : NULL }, { KD_I32, 0, p->m->ref->needs & METHOD_INDICES ? x->indices : NULL },
+        { KD_I32, 0, p->m->ref->needs & METHOD_LABELS ? x->labels : NULL },
+        { KD_I32, 0, p->m->ref->needs & METHOD_INDICES ? x->indices : NULL },
         { KD_F32, p->tokens, p->mask }, { KD_F32, x->classes, p->logits[0] }, { KD_F32, x->classes, p->logits[1] } };
     for (size_t k = 0; k < 5; k++) {
         if (!extra[k].data) continue;
@@ -268,8 +280,9 @@ static void run_tape(const problem *p, kd_loss_feature *loss, kd_context *ctx, k
     }
     for (size_t k = 0; k < x->taps; k++) kd_requires_grad(tape, s[k]);
     if (more[3]) kd_requires_grad(tape, more[3]);
-    kd_feature_inputs in = { .struct_size = sizeof in, .student = s, .student_count = x->taps, .teacher = t, .teacher_count = x->teacher_taps,
-                             .labels = more[0], .indices = more[1], .mask = more[2], .student_logits = more[3], .teacher_logits = more[4] };
+    kd_feature_inputs in = { .struct_size = sizeof in, .student = s, .student_count = x->taps, .teacher = t,
+                             .teacher_count = x->teacher_taps, .labels = more[0], .indices = more[1], .mask = more[2],
+                             .student_logits = more[3], .teacher_logits = more[4] };
     if (kd_loss_feature_adapters(loss)) kd_model_zero_grads(kd_loss_feature_adapters(loss));
     kd_tensor *y = kd_loss_feature_apply(loss, tape, &in);
     o->status = kd_backward(tape, y);
@@ -323,6 +336,16 @@ static uint64_t bits(const problem *p, const result *o)
     return h;
 }
 
+static int equal(const problem *p, const result *a, const result *b)
+{
+    int same = (float)a->value == (float)b->value && mc_equal(a->logits, b->logits, p->x.rows * p->x.classes);
+    for (size_t k = 0; k < p->x.taps; k++) same &= mc_equal(a->grad[k], b->grad[k], p->x.rows * p->x.s[k].each);
+    /* without `train` pointers leave the adapters alone */
+    for (size_t i = 0; p->mode == KD_TAPE_TRAIN && i < p->x.params; i++)
+        same &= mc_equal(a->param[i], b->param[i], p->x.param[i].count);
+    return same;
+}
+
 static int all_finite(const problem *p, const result *o)
 {
     int fine = isfinite(o->value) && mc_finite(o->logits, p->x.rows * p->x.classes);
@@ -347,43 +370,47 @@ static void point(problem *p, const result *o, mc_point *at)
     memset(at, 0, sizeof *at);
     at->what = p->what, at->value = reference, at->fix = fix, at->user = p;
     double v = reference(p);
-    at->size = f->size ? f->size(x) : fabs(v);
+    at->size = f->size ? f->size(x) : fabs(v) + 1e-12;
     mr_release();
-    at->grad_size = 0;
+    at->grad_size = at->size / (double)(x->rows ? x->rows : 1);
     at->kinks = (f->but & METHOD_KINKS) != 0;
     at->seed = x->rows * 1000 + x->s[0].each;
     for (size_t k = 0; k < x->taps; k++) {
         size_t n = x->rows * x->s[k].each;
         at->longest = n > at->longest ? n : at->longest;
-        at->array[at->arrays++] = (mc_array){ "a student tap", x->s[k].data, n, o ? o->grad[k] : NULL, 1, spread(x->s[k].data, n) };
+        double *data = x->s[k].data;
+        at->array[at->arrays++] = (mc_array){ "a student tap", data, n, o ? o->grad[k] : NULL, 1, spread(data, n), 0 };
     }
     for (size_t k = 0; k < x->teacher_taps; k++) {
         size_t n = x->rows * x->t[k].each;
         at->longest = n > at->longest ? n : at->longest;
-        at->array[at->arrays++] = (mc_array){ "a teacher tap", x->t[k].data, n, NULL, 1, spread(x->t[k].data, n) };
+        at->array[at->arrays++] = (mc_array){ "a teacher tap", x->t[k].data, n, NULL, 1, spread(x->t[k].data, n), 0 };
     }
-    if (x->student_logits) at->array[at->arrays++] = (mc_array){ "the student's logits", x->student_logits, x->rows * x->classes, o ? o->logits : NULL, 1, 1 };
+    if (x->student_logits)
+        at->array[at->arrays++] = (mc_array){ "the student's logits", x->student_logits, x->rows * x->classes,
+                                              o ? o->logits : NULL, 1, 1, 0 };
     for (size_t i = 0; i < x->params; i++) {
         double factor = f->adapter ? f->adapter(x, x->param[i].name) : 1;
         kd_param_info info = { .struct_size = sizeof info };
         kd_model *model = kd_loss_feature_adapters(p->names);
         int trained = model && kd_model_find(model, x->param[i].name, &info) == KD_OK && info.grad;
-        if (trained) at->array[at->arrays++] = (mc_array){ x->param[i].name, x->param[i].data, x->param[i].count, o ? o->param[i] : NULL, factor,
-                                                          spread(x->param[i].data, x->param[i].count) + .05 };
+        if (trained) at->array[at->arrays++] = (mc_array){ x->param[i].name, x->param[i].data, x->param[i].count, o
+                                                           ? o->param[i] : NULL, factor,
+                                                          spread(x->param[i].data, x->param[i].count) + .05, at->size };
     }
 }
 
 static double compare(problem *p, int values)
 {
     result a, b;
-    mc_point at;
+    static mc_point at;
     double tol = 0;
     result_make(&a, p), result_make(&b, p);
     run_once(p, NULL, 0, &a);
     MC_CHECK(a.status == KD_OK, "%s: %s: %s", p->what, kd_status_name(a.status), kd_last_error());
     run_once(p, NULL, 1, &b);
     MC_CHECK(b.status == KD_OK, "%s: on a tape %s: %s", p->what, kd_status_name(b.status), kd_last_error());
-    MC_CHECK(p->mode != KD_TAPE_TRAIN || bits(p, &a) == bits(p, &b), "%s: pointers give %.9g, a tape %.9g, or their gradients differ", p->what,
+    MC_CHECK(equal(p, &a, &b), "%s: pointers give %.9g, a tape %.9g, or their gradients differ", p->what,
              a.value, b.value);
     MC_CHECK(all_finite(p, &a) && all_finite(p, &b), "%s: value %g or a gradient is not finite", p->what, a.value);
     if (values && a.status == KD_OK && b.status == KD_OK && !(p->m->ref->but & METHOD_RANDOM)) {
@@ -414,8 +441,8 @@ static void values(const method *m, const method_feature_option *option)
 /* ---- hard places -------------------------------------------------------------------------------------------------------- */
 static void hard_place(const method *m, const method_feature_option *option, int place)
 {
-    static const char *const names[] = { "zeros", "rows twice", "all equal", "to 1e4", "one row", "tiny", "student is teacher", "a zero row",
-                                         "a constant channel", "nearly equal rows", "no rows" };
+    static const char *const names[] = { "zeros", "rows twice", "all equal", "to 1e4", "one row", "tiny", "student is teacher",
+                                         "a zero row", "a constant channel", "nearly equal rows", "no rows" };
     kdtest_rand r = { 131 + m->number };
     size_t low = least(m);
     if (place == 4 && low > 1) return;
@@ -426,7 +453,8 @@ static void hard_place(const method *m, const method_feature_option *option, int
         for (size_t k = 0; k < (side ? p.x.teacher_taps : p.x.taps); k++) {
             float *x = side ? p.t[k] : p.s[k];
             size_t each = side ? p.x.t[k].each : p.x.s[k].each;
-            if (place == 6) same &= k < p.x.taps && k < p.x.teacher_taps && !memcmp(&p.student[k], &p.teacher[k], sizeof p.student[k]);
+            int paired = k < p.x.taps && k < p.x.teacher_taps;
+            if (place == 6 && !(paired && !memcmp(&p.student[k], &p.teacher[k], sizeof p.student[k]))) same = 0;
             for (size_t i = 0; i < p.x.rows * each; i++) {
                 if (place == 0) x[i] = 0;
                 if (place == 1 && i >= each) x[i] = x[i % each];
@@ -453,7 +481,7 @@ static void hard_place(const method *m, const method_feature_option *option, int
     }
     if (place == 6 && same && m->ref->holds & METHOD_ZERO_AT_TEACHER) {
         result o;
-        mc_point at;
+        static mc_point at;
         result_make(&o, &p);
         run_once(&p, NULL, 1, &o);
         point(&p, NULL, &at);
@@ -470,7 +498,7 @@ static void row_order(const method *m, const method_feature_option *option)
     kdtest_rand r = { 7 + m->number };
     problem p;
     result o;
-    mc_point at;
+    static mc_point at;
     size_t rows = 6;
     problem_make(&p, m, option, 2, rows, 4, 0, 1, &r);
     result_make(&o, &p);
@@ -495,7 +523,8 @@ static void row_order(const method *m, const method_feature_option *option)
     run_once(&p, NULL, 1, &o);
     point(&p, NULL, &at);
     double tol = 2 * mc_tolerance(&at, NULL);
-    MC_CHECK(fabs(o.value - before) <= tol, "%s, rows permuted: %.9g became %.9g, more than %.2g apart", p.what, before, o.value, tol);
+    MC_CHECK(fabs(o.value - before) <= tol, "%s, rows permuted: %.9g became %.9g, more than %.2g apart", p.what, before,
+             o.value, tol);
     result_free(&o), problem_free(&p);
 }
 
@@ -536,11 +565,13 @@ static void memory(const method *m, const method_feature_option *option)
         uint64_t want = bits(&p, &first);
         size_t before = a.calls;
         run_once(&p, a.ctx, on_tape, &o);
-        size_t calls = a.calls - before, step = kdtest_full() ? 1 : 1 + calls / 60;   /* adapters of many layers allocate for each */
+        /* adapters of many layers allocate for each */
+        size_t calls = a.calls - before, step = kdtest_full() ? 1 : 1 + calls / 60;
         for (size_t i = 1; i <= calls; i += step) {
             a.fail_at = a.calls + i;
             run_once(&p, a.ctx, on_tape, &o);
-            MC_CHECK(o.status == KD_ERR_NOMEM || (o.status == KD_OK && bits(&p, &o) == want), "%s: allocation %zu of %zu fails: %s", p.what, i, calls,
+            MC_CHECK(o.status == KD_ERR_NOMEM || (o.status == KD_OK && bits(&p, &o) == want),
+                     "%s: allocation %zu of %zu fails: %s", p.what, i, calls,
                      kd_status_name(o.status));
             a.fail_at = 0;
         }
@@ -561,7 +592,8 @@ static void memory(const method *m, const method_feature_option *option)
         size_t before = a.live_bytes, third = 0, inputs = 0, wrapped = p.x.taps + p.x.teacher_taps;
         for (size_t k = 0; k < p.x.taps; k++) inputs += 128 * p.x.s[k].each * sizeof(float);
         for (size_t k = 0; k < p.x.teacher_taps; k++) inputs += 128 * p.x.t[k].each * sizeof(float);
-        wrapped += (p.m->ref->needs & METHOD_LABELS ? 1u : 0u) + (p.m->ref->needs & METHOD_INDICES ? 1u : 0u) + (p.logits[0] ? 2u : 0u);
+        wrapped += (p.m->ref->needs & METHOD_LABELS ? 1u : 0u) + (p.m->ref->needs & METHOD_INDICES ? 1u : 0u);
+        wrapped += p.logits[0] ? 2u : 0u;
         a.peak_bytes = a.live_bytes;
         for (int step = 0; step < 4; step++) {
             size_t calls = a.calls;
@@ -572,7 +604,8 @@ static void memory(const method *m, const method_feature_option *option)
         }
         MC_CHECK(third <= wrapped, "%s: the third step allocates %zu times", p.what, third - wrapped);
         size_t limit = ((m->ref->memory ? m->ref->memory : 4) << 20) + 4 * inputs;
-        MC_CHECK(a.peak_bytes - before <= limit, "%s: a step takes %zu bytes, more than %zu", p.what, a.peak_bytes - before, limit);
+        MC_CHECK(a.peak_bytes - before <= limit, "%s: a step takes %zu bytes, more than %zu", p.what, a.peak_bytes - before,
+                 limit);
     }
     kd_tape_free(tape);
     kd_optimizer_free(opt);
@@ -581,7 +614,7 @@ static void memory(const method *m, const method_feature_option *option)
     result_free(&o), problem_free(&p);
 }
 
-/* ---- a test a method ----------------------------------------------------------------------------------------------------------- */
+/* ---- a test a method ----------------------------------------------------------------------------------------------- */
 static void check_method(const method *m)
 {
     static const method_feature_option plain[] = { { "default", NULL }, { NULL, NULL } };
@@ -596,11 +629,17 @@ static void check_method(const method *m)
     }
     size_t checks = mc_checks();
     CHECK_MSG(checks > 100, "%s: only %zu checks", m->name, checks);
-    if (kdtest_full() || getenv("KD_TEST_VERBOSE")) printf("%-20s %8zu checks %6.2f s\n", m->name, checks, kdtest_seconds() - start);
+    if (kdtest_full() || getenv("KD_TEST_VERBOSE"))
+        printf("%-20s %8zu checks %6.2f s\n", m->name, checks, kdtest_seconds() - start);
 }
 
+static void check_number(uint32_t number)
+{
+    for (size_t i = 1; i < METHODS; i++)
+        if (methods[i].number == number) check_method(&methods[i]);
+}
 #define DISTILL(id, name, source)
-#define FEATURE(id, name, source) TEST(id) { for (size_t i = 1; i < METHODS; i++) if (methods[i].number == KD_FEATURE_##id) check_method(&methods[i]); }
+#define FEATURE(id, name, source) TEST(id) { check_number(KD_FEATURE_##id); }
 #include "distill/methods.def"
 #undef DISTILL
 #undef FEATURE

@@ -1,4 +1,4 @@
-/* test_methods_list.c - the list of methods against the header and methods.def, and its pages in docs/methods/ against the sources.
+/* test_methods_list.c - the list of methods against the header and methods.def, its pages in docs/methods/ against the sources.
  * SPDX-License-Identifier: MIT */
 #include "kdtest_tools.h"
 #include <ctype.h>
@@ -24,8 +24,8 @@ TEST(listed_in_the_order_of_methods_def)
         CHECK_STR(m.name, lines[i].name);
         CHECK_STR(m.source, lines[i].source);
         CHECK(m.kind == lines[i].kind && m.method == lines[i].number);
-        CHECK_MSG(m.formula && strlen(m.formula) > 5 && strlen(m.formula) < 200 && !strchr(m.formula, '\n'), "%s: formula \"%s\"", m.name,
-                  m.formula ? m.formula : "(null)");
+        CHECK_MSG(m.formula && strlen(m.formula) > 5 && strlen(m.formula) < 200 && !strchr(m.formula, '\n'),
+                  "%s: formula \"%s\"", m.name, m.formula ? m.formula : "(null)");
         CHECK(found.method == m.method && found.kind == m.kind && found.name == m.name);
         for (size_t j = 0; j < i; j++)
             CHECK_MSG(strcmp(lines[i].name, lines[j].name) != 0, "the name %s stands twice", lines[i].name);
@@ -63,7 +63,7 @@ TEST(shorter_struct)
     CHECK(m.source == before && m.struct_size == offsetof(kd_method_info, source));
 }
 
-/* Each KD_DISTILL_* and KD_FEATURE_* of the header has its line, its file and the same number; the compiler sees to the other way. */
+/* Each KD_DISTILL_* and KD_FEATURE_* of the header has its line, its files and the same number; the compiler sees to the rest. */
 TEST(header_and_methods_def_agree)
 {
     char *header = kdtest_read("include/kd/distill.h", NULL), *rest = header;
@@ -77,12 +77,15 @@ TEST(header_and_methods_def_agree)
         count++;
         size_t i = 0, length = strlen(id);
         for (size_t c = 0; c <= length; c++) name[c] = (char)tolower((unsigned char)id[c]);
-        while (i < LINES && (strcmp(lines[i].name, name) != 0 || lines[i].kind != (output ? KD_METHOD_DISTILL : KD_METHOD_FEATURE))) i++;
+        uint32_t wanted = output ? KD_METHOD_DISTILL : KD_METHOD_FEATURE;
+        while (i < LINES && (strcmp(lines[i].name, name) != 0 || lines[i].kind != wanted)) i++;
         if (!CHECK_MSG(i < LINES, "KD_%s_%s of kd/distill.h has no line in methods.def", kind, id)) continue;
-        CHECK_MSG(lines[i].number == number, "%s is %u in the header, %u in methods.def", name, number, (unsigned)lines[i].number);
+        CHECK_MSG(lines[i].number == number, "%s is %u in the header, %u in methods.def", name, number,
+                  (unsigned)lines[i].number);
         for (size_t k = 0; k < 3; k++) {
             char path[1200], full[2400];
-            snprintf(path, sizeof path, k == 0 ? "src/distill/%s.c" : k == 1 ? "tests/ref/method_%s.c" : "docs/methods/%s.md", name);
+            const char *where = k == 0 ? "src/distill/" : k == 1 ? "tests/ref/method_" : "docs/methods/";
+            snprintf(path, sizeof path, "%s%s.%s", where, name, k < 2 ? "c" : "md");
             snprintf(full, sizeof full, "%s/%s", kdtest_root(), path);
             CHECK_MSG(access(full, R_OK) == 0, "there is no %s", path);
         }
@@ -105,11 +108,14 @@ TEST(pages_are_made_from_these_sources)
 /* A page that lacks a section is refused, by name. */
 TEST(sections_are_wanted)
 {
-    static const char *const words[] = { "Formula", "Gradient", "Divides by", "Detached", "Defaults", "Forms", "Traps", "Published", "Cost" };
+    static const char *const words[] = { "Formula", "Gradient", "Divides by", "Detached", "Defaults", "Forms", "Traps",
+                                         "Published", "Cost" };
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         int status;
-        char *output = kdtest_run(&status, "t='%s/bare' && rm -rf $t && mkdir -p $t/tests $t/src && cp -r tests/tools $t/tests/ && "
-                                  "cp -r src/distill $t/src/ && sed 's/^ \\* %s:/ * Other:/' src/distill/kd.c > $t/src/distill/kd.c && "
+        char *output = kdtest_run(&status,
+                                  "t='%s/bare' && rm -rf $t && mkdir -p $t/tests $t/src && cp -r tests/tools $t/tests/ && "
+                                  "cp -r src/distill $t/src/ && "
+                                  "sed 's/^ \\* %s:/ * Other:/' src/distill/kd.c > $t/src/distill/kd.c && "
                                   "sh $t/tests/tools/gen_methods.sh $t/out", kdtest_tmp(), words[i]);
         CHECK_MSG(status != 0 && strstr(output, "kd.c") && strstr(output, words[i]), "accepted without %s: %s", words[i], output);
         free(output);

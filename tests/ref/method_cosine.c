@@ -25,7 +25,7 @@ static double size(const method_in *x) { return (double)x->taps; }
 const method_feature method_feature_COSINE = {
     .loss = loss, .size = size,
     .kind = METHOD_TOKENS, .same = METHOD_SAME_SIZE | METHOD_SAME_WIDTH,
-    .taps_low = 1, .taps_high = 2,
+    .taps_low = 1, .taps_high = 2, .width_low = 3,
     .needs = METHOD_MASK,
     .holds = METHOD_ROW_ORDER | METHOD_ZERO_AT_TEACHER,
     .but = METHOD_NO_TEMPERATURE,

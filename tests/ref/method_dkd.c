@@ -15,7 +15,8 @@ static double row(const method_in *x, size_t r)
     bt[1] = mr_log_sum_exp(zt, rest), bs[1] = mr_log_sum_exp(zs, rest);
     int others = rest && isfinite(bt[1]) && isfinite(bs[1]);
     double target = mr_kl_logs(bt, bs, others ? 2 : 1);
-    return (x->desc->temperature_squared ? x->T * x->T : 1) * (x->alpha * target + (others ? x->beta * mr_kl_logits(zt, zs, rest, 1) : 0));
+    double among = others ? mr_kl_logits(zt, zs, rest, 1) : 0;
+    return (x->desc->temperature_squared ? x->T * x->T : 1) * (x->alpha * target + x->beta * among);
 }
 
 static void target_only(kd_loss_distill_desc *d) { d->beta = 0; }

@@ -31,9 +31,19 @@ static double loss(const method_in *x)
 /* rows of p sum to 1, logarithms of numbers from 1/rows to 1e-7 */
 static double size(const method_in *x) { return (double)x->taps * (1 + log((double)x->rows)) / (double)x->rows; }
 
+/* Vectors of four and more: of fewer some are opposite, p + 1e-7 is nothing but rounding there. */
+static void shapes(method_in *x, size_t (*draw)(void *rand, size_t low, size_t high), void *rand)
+{
+    x->taps = x->teacher_taps = draw(rand, 1, 2);
+    for (size_t k = 0; k < x->taps; k++) {
+        x->s[k] = (method_tap){ .rank = 3, .size = { draw(rand, 1, 3), draw(rand, 1, 3), draw(rand, 4, 9) } };
+        x->t[k] = (method_tap){ .rank = 1, .size = { draw(rand, 4, 20) } };
+    }
+}
+
 const method_feature method_feature_PKT = {
     .loss = loss, .size = size,
-    .kind = METHOD_MAPS, .taps_low = 1, .taps_high = 2,
+    .shapes = shapes,
     .holds = METHOD_ROW_ORDER | METHOD_ZERO_AT_TEACHER,
     .but = METHOD_NO_TEMPERATURE,
 };

@@ -143,8 +143,8 @@ double *mr_adapter_linear(const method_in *x, const char *name, const double *in
     return mr_affine(in, rows, w->size[0], w->data, b ? b->data : NULL, w->size[1]);
 }
 
-double *mr_conv(const double *x, size_t n, size_t h, size_t w, size_t c, const double *weight, const double *bias, size_t kh, size_t kw,
-                 size_t out, size_t stride, size_t padding, size_t *oh, size_t *ow)
+double *mr_conv(const double *x, size_t n, size_t h, size_t w, size_t c, const double *weight, const double *bias, size_t kh,
+                size_t kw, size_t out, size_t stride, size_t padding, size_t *oh, size_t *ow)
 {
     *oh = (h + 2 * padding - kh) / stride + 1;
     *ow = (w + 2 * padding - kw) / stride + 1;
@@ -169,7 +169,8 @@ double *mr_adapter_conv(const method_in *x, const char *name, const double *in, 
                          size_t padding, size_t *oh, size_t *ow)
 {
     const method_param *k = part(x, name, "weight", 1), *b = part(x, name, "bias", 0);
-    return mr_conv(in, n, h, w, k->size[2], k->data, b ? b->data : NULL, k->size[0], k->size[1], k->size[3], stride, padding, oh, ow);
+    return mr_conv(in, n, h, w, k->size[2], k->data, b ? b->data : NULL, k->size[0], k->size[1], k->size[3], stride, padding,
+                   oh, ow);
 }
 
 void mr_adapter_norm(const method_in *x, const char *name, double *data, size_t n, double eps)
@@ -206,7 +207,8 @@ double *mr_conv_reg(const method_in *x, const char *name, const method_tap *s, c
         for (size_t b = 0; b < rows; b++)
             for (size_t i = 0; i < h; i++)
                 for (size_t j = 0; j < w; j++)
-                    memcpy(spread + ((b * high + 2 * i + 2) * wide + 2 * j + 2) * c, in + ((b * h + i) * w + j) * c, c * sizeof *spread);
+                    memcpy(spread + ((b * high + 2 * i + 2) * wide + 2 * j + 2) * c, in + ((b * h + i) * w + j) * c,
+                           c * sizeof *spread);
         in = spread, h = high, w = wide;
     }
     snprintf(part_name, sizeof part_name, "%s.conv", name);

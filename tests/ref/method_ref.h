@@ -1,9 +1,9 @@
 /* method_ref.h - the references of the distillation methods: each method once more, in double, from its formula.
  * SPDX-License-Identifier: MIT
  *
- * One file a method, method_NAME.c, named after its line in src/distill/methods.def; it shares nothing with the library.  A method on
- * outputs defines `method_output_NAME`, one on features `method_feature_NAME`: the formula as a function, and what the harness in
- * tests/methods/ may do with it.  What is not said there is checked:
+ * One file a method, method_NAME.c, named after its line in src/distill/methods.def; it shares nothing with the library.  A
+ * method on outputs defines `method_output_NAME`, one on features `method_feature_NAME`: the formula as a function, and what the
+ * harness in tests/methods/ may do with it.  What is not said there is checked:
  *
  *   value, gradient   on random shapes, every option, T .05, 1, 4, 20; the tolerance follows from the formula's own condition
  *   hard places       the same class masked by -inf on both sides, ties, one class, two, one row, none, all ignored, rows twice,
@@ -11,7 +11,7 @@
  *   same bits         on every instruction set, on 1, 2, 3, 7 threads, on a tape and on pointers, from one step to the next
  *   memory            every allocation failing in turn; the third step allocates nothing; no B^3, no B C^2 HW
  *
- * Methods between features have also: EVAL tapes, gradients of adapters.  The state of a method (loss->state) is the parameter "state".
+ * Methods between features have also: EVAL tapes, gradients of adapters.  A method's state (loss->state) is a parameter, "state".
  * Break the method once and see its test fail. */
 #ifndef METHOD_REF_H
 #define METHOD_REF_H
@@ -50,8 +50,8 @@ typedef struct method_in {
     uint32_t form;
     double  *student, *second;             /* [rows, classes] */
     double  *teacher, *teacher_second;     /* [rows, teacher_width], [rows, classes]; in the descriptor's teacher_form */
-    double  *student_fixed, *second_fixed; /* the same numbers as student and second, but differences do not move them: what a formula
-                                              takes as a constant ("detached") is computed from these */
+    double  *student_fixed, *second_fixed; /* the numbers of student and second, but differences do not move them: what a
+                                              formula takes as a constant ("detached") is computed from these */
     size_t   teacher_width;                /* classes but for METHOD_WIDTH and METHOD_SPARSE */
     int32_t *teacher_classes;              /* METHOD_SPARSE: [rows, teacher_width], each class once in a row */
     double  *more[2]; size_t more_count;   /* METHOD_MORE */
@@ -78,6 +78,7 @@ typedef struct method_in {
 #define METHOD_LOGITS       0x200u    /* features: student_logits, teacher_logits */
 #define METHOD_CLASSIFIER   0x400u    /* features: the descriptor's teacher_weight, teacher_bias, classes */
 #define METHOD_BN           0x800u    /* features: the descriptor's teacher_bn_weight, teacher_bn_bias */
+#define METHOD_BATCH       0x1000u    /* features: the descriptor's samples is the number of rows */
 /* What holds, .holds: checked exactly as far as rounding goes. */
 #define METHOD_CLASS_ORDER    0x1u    /* classes permuted alike everywhere: the same value */
 #define METHOD_ROW_ORDER      0x2u    /* rows permuted alike everywhere: the same value */
@@ -87,7 +88,7 @@ typedef struct method_in {
 /* What does not, .but; the method's page says it too. */
 #define METHOD_NO_MASKS       0x1u    /* -inf gives what IEEE gives */
 #define METHOD_NO_TEMPERATURE 0x2u    /* T does nothing: only the default is tried */
-#define METHOD_KINKS          0x4u    /* has points without a derivative: differences that straddle one are left out, at most half */
+#define METHOD_KINKS          0x4u    /* has points without a derivative: differences across one are left out, at most half */
 #define METHOD_RANDOM         0x8u    /* draws: value and gradients are not compared, all else is */
 #define METHOD_ROWS_1         0x10u   /* one row is an error (KD_ERR_SHAPE or KD_ERR_ARG) */
 #define METHOD_CLASSES_1      0x20u   /* one class is */
@@ -104,14 +105,14 @@ typedef struct method_feature_option {
 } method_feature_option;
 
 typedef struct method_output {
-    /* The soft term before soft_weight, its scale (T^2) included: of row r, where rows are independent and the term is their mean;
-     * or of the batch, where they are not.  One of the two. */
+    /* The soft term before soft_weight, its scale (T^2) included: of row r, where rows are independent and the term is their
+     * mean; or of the batch, where they are not.  One of the two. */
     double (*row)(const method_in *x, size_t r);
     double (*batch)(const method_in *x);
     /* The hard term of row r; NULL: the cross-entropy of student and label. */
     double (*hard)(const method_in *x, size_t r);
-    /* How large the numbers are that the value is made of; NULL: (T^2, or 1 under METHOD_NO_TEMPERATURE) (1 + |alpha| + |beta| + |gamma|)
-     * times the reach of the log-probabilities.  Rounding in proportion to it is allowed. */
+    /* How large the numbers are that the value is made of; NULL: (T^2, or 1 under METHOD_NO_TEMPERATURE) (1 + |alpha| + |beta| +
+     * |gamma|) times the reach of the log-probabilities.  Rounding in proportion to it is allowed. */
     double (*size)(const method_in *x);
     /* The method's own parameter (kd_loss_distill_adapters): its gradient is this times the derivative; NULL: 1. */
     double (*own)(const method_in *x);
@@ -126,7 +127,7 @@ enum { METHOD_VECTORS = 1, METHOD_MAPS, METHOD_TOKENS, METHOD_ATTENTION };
 #define METHOD_SAME_WIDTH   2u   /* channels, width of vectors */
 #define METHOD_TEACHER_WIDER 4u  /* the teacher's width is at least the student's */
 #define METHOD_ONE_SHAPE    8u   /* all taps of a side have one shape (at least one width) */
-#define METHOD_HALVING     16u   /* each further tap of a map has half the height and width; without: all taps of a side as large */
+#define METHOD_HALVING     16u   /* each further map has half the height and width; without: all of a side as large */
 
 typedef struct method_feature {
     double (*loss)(const method_in *x);   /* before weight */
@@ -137,8 +138,9 @@ typedef struct method_feature {
     size_t   taps_low, taps_high;         /* of each side; 0: 1 */
     size_t   teacher_taps;                /* 0: as many as the student's */
     size_t   rows_low;                    /* 0: 1 */
+    size_t   width_low;                   /* the least width or channels; 0: 1 */
     size_t   memory;                      /* MiB beyond the inputs at 128 rows; 0: 4 */
-    /* Shapes by hand instead of the above: fill student and teacher (rank, size), return the number of taps of both; `draw` gives a
+    /* Shapes by hand instead of the above: fill rank and size of x->s and x->t, set x->taps and x->teacher_taps; `draw` gives a
      * number in [low, high]. */
     void (*shapes)(method_in *x, size_t (*draw)(void *rand, size_t low, size_t high), void *rand);
     method_feature_option options[METHOD_OPTIONS];
@@ -184,14 +186,14 @@ int mr_has(const method_in *x, const char *name);
 double *mr_affine(const double *x, size_t rows, size_t in, const double *w, const double *b, size_t out);
 double *mr_adapter_linear(const method_in *x, const char *name, const double *in, size_t rows);
 /* Maps are [n, h, w, c].  A convolution with w [kh, kw, c, out]; *oh, *ow its size. */
-double *mr_conv(const double *x, size_t n, size_t h, size_t w, size_t c, const double *weight, const double *bias, size_t kh, size_t kw,
-                 size_t out, size_t stride, size_t padding, size_t *oh, size_t *ow);
+double *mr_conv(const double *x, size_t n, size_t h, size_t w, size_t c, const double *weight, const double *bias, size_t kh,
+                size_t kw, size_t out, size_t stride, size_t padding, size_t *oh, size_t *ow);
 double *mr_adapter_conv(const method_in *x, const char *name, const double *in, size_t n, size_t h, size_t w, size_t stride,
                          size_t padding, size_t *oh, size_t *ow);
 /* In place over [n, c]: batch statistics if train (biased variance), else running ones; adapter "name.weight", .. */
 void mr_adapter_norm(const method_in *x, const char *name, double *data, size_t n, double eps);
 void mr_relu(double *x, size_t n);
-/* The ConvReg "NAME.conv", "NAME.bn" from tap s to tap t (no ReLU): 3x3 stride 2; or transposed 4x4 stride 2; or 1 + difference. */
+/* The ConvReg "NAME.conv", "NAME.bn" from tap s to tap t (no ReLU): 3x3 stride 2; transposed 4x4 stride 2; 1 + difference. */
 double *mr_conv_reg(const method_in *x, const char *name, const method_tap *s, const method_tap *t, size_t rows);
 /* Average over adaptive windows, as PyTorch's adaptive_avg_pool2d. */
 double *mr_adaptive_pool(const double *x, size_t n, size_t h, size_t w, size_t c, size_t oh, size_t ow);

@@ -41,9 +41,12 @@ static double loss(const method_in *x)
     return x->alpha * distance + x->beta * angles;
 }
 
+/* smooth L1 of numbers about 1 */
+static double size(const method_in *x) { return (double)x->taps * (x->alpha + x->beta); }
+
 const method_feature method_feature_RKD = {
-    .loss = loss,
-    .kind = METHOD_VECTORS, .taps_low = 1, .taps_high = 2,
+    .loss = loss, .size = size,
+    .kind = METHOD_VECTORS, .taps_low = 1, .taps_high = 2, .width_low = 3,
     .holds = METHOD_ROW_ORDER | METHOD_ZERO_AT_TEACHER,
     .but = METHOD_NO_TEMPERATURE,
 };

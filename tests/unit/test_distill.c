@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include "kdtest.h"
+#include "kdtest_file.h"
 #include "ref_distill.h"
 
 #define U (1.0 / 16777216)   /* 2^-24: half a unit in the last place at 1 */
@@ -242,6 +243,347 @@ TEST(published_values)
     golden("reverse KL", 0.1912418927, reverse, 0);
     golden("JSD beta=0.5", 0.0453046202, js5, 0);
     golden("JSD beta=0.1", 0.0164433409, js1, 0);
+}
+
+/* ---- methods of their own files ------------------------------------------------------------------------- */
+static const uint32_t own_methods[] = { KD_DISTILL_KD, KD_DISTILL_HARD, KD_DISTILL_DEIT_SOFT, KD_DISTILL_DEIT_HARD, KD_DISTILL_DKD, KD_DISTILL_DIST,
+                                        KD_DISTILL_MSE_LOGITS, KD_DISTILL_COSINE_LOGITS, KD_DISTILL_MULTI_TEACHER, KD_DISTILL_MUTUAL,
+                                        KD_DISTILL_BORN_AGAIN, KD_DISTILL_LSKD };
+enum { OWN_METHODS = sizeof own_methods / sizeof *own_methods };
+
+static kd_loss_distill_desc defaults_of(uint32_t method)
+{
+    kd_loss_distill_desc d;
+    CHECK_OK(kd_loss_distill_desc_for(&d, sizeof d, method));
+    return d;
+}
+
+/* The loss of a batch by a descriptor; NAN on error. */
+static double loss_of(const kd_loss_distill_desc *d, const kd_distill_batch *b)
+{
+    kd_loss_distill *loss;
+    kd_distill_terms terms = { .struct_size = sizeof terms };
+    if (!CHECK_OK(kd_loss_distill_create(&loss, NULL, d))) return NAN;
+    int ok = CHECK_OK(kd_loss_distill_eval(loss, b, &terms));
+    kd_loss_distill_free(loss);
+    return ok ? terms.loss : NAN;
+}
+
+static void golden_of(const char *what, double want, kd_loss_distill_desc d)
+{
+    static const int32_t labels[3] = { 1, 2, 3 };
+    static const float other[12] = { 9, -3, 2, 1, 0, 4, 1, 1, -2, 3, 5, 1 };
+    float s[12], t[12], grad[12];
+    int second = d.method == KD_DISTILL_DEIT_SOFT || d.method == KD_DISTILL_DEIT_HARD;
+    for (int i = 0; i < 12; i++) s[i] = (float)golden_s[i], t[i] = (float)golden_t[i];
+    kd_distill_batch b = { .struct_size = sizeof b, .rows = 3, .classes = 4, .student = second ? other : s, .teacher = t, .labels = labels,
+                           .student_second = second ? s : NULL, .grad = grad };
+    d.hard_weight = 0, d.soft_weight = 1, d.warmup = 0;
+    double got = loss_of(&d, &b);
+    CHECK_MSG(fabs(got - want) <= 1e-6 * (want > 1 ? want : 1), "%s: %.10f, published %.10f", what, got, want);
+}
+
+TEST(published_values_of_methods)
+{
+    kd_loss_distill_desc d = defaults_of(KD_DISTILL_DEIT_SOFT);
+    d.temperature = 3;
+    golden_of("DeiT soft tau=3", 0.0485014493, d);
+    golden_of("DeiT hard", 0.9520146600, defaults_of(KD_DISTILL_DEIT_HARD));
+    d = defaults_of(KD_DISTILL_DKD);
+    golden_of("DKD alpha=1 beta=8 T=4", 1.3346221022, d);
+    d.beta = 0;
+    golden_of("DKD TCKD T=4", 0.0841958306, d);
+    d.alpha = 0, d.beta = 1;
+    golden_of("DKD NCKD T=4", 0.1563032840, d);
+    d = defaults_of(KD_DISTILL_DIST);
+    golden_of("DIST tau=4 total", 6.1207024895, d);
+    d.temperature = 1, d.gamma = 0;
+    golden_of("DIST inter tau=1", 0.3166887978, d);
+    d.beta = 0, d.gamma = 1;
+    golden_of("DIST intra tau=1", 0.0554145521, d);
+    d = defaults_of(KD_DISTILL_LSKD);
+    golden_of("LSKD T=2", 0.1820906522, d);
+    d.temperature = (float)(2 * sqrt(3. / 4)), d.temperature_squared = 0;   /* the other deviation is another temperature */
+    golden_of("LSKD T=2, biased deviation", 0.2367552667 / 4, d);
+    d = defaults_of(KD_DISTILL_BORN_AGAIN);
+    golden_of("KD T=1 as born again", 0.1845268917, d);
+    d = defaults_of(KD_DISTILL_MUTUAL);
+    golden_of("KD T=1 as mutual", 0.1845268917, d);
+    golden_of("KD T=4 as one of several teachers", 0.1933596254, defaults_of(KD_DISTILL_MULTI_TEACHER));
+    kd_loss_distill_desc_init(&d, sizeof d);
+    CHECK_STATUS(kd_loss_distill_desc_for(&d, sizeof d, 0), KD_ERR_ARG);
+    CHECK(d.method == KD_DISTILL_KD);
+}
+
+/* Every method: a gradient written over its logits, strided rows, and rows weighted 0 are the same as without; labels as classes, wide
+ * classes and one-hot rows; -0 and 0 are alike. */
+TEST(methods_in_place_strided_and_weighted)
+{
+    enum { ROWS = 37, CLASSES = 19, WIDE = 23 };
+    kdtest_rand r = { 77 };
+    static float s[ROWS * WIDE], z[ROWS * WIDE], t[ROWS * WIDE], soft[ROWS * CLASSES], tight[3][ROWS * CLASSES], g[2][ROWS * CLASSES],
+        wide[2][ROWS * WIDE], weights[ROWS];
+    int32_t labels[ROWS];
+    int64_t labels64[ROWS];
+    for (size_t i = 0; i < ROWS * WIDE; i++) s[i] = (float)kdtest_normal(&r), z[i] = (float)kdtest_normal(&r), t[i] = (float)kdtest_normal(&r);
+    for (size_t i = 0; i < ROWS; i++) {
+        labels64[i] = labels[i] = (int32_t)kdtest_size(&r, 0, CLASSES - 1);
+        soft[i * CLASSES + (size_t)labels[i]] = 1;
+        weights[i] = i % 5 ? 1 : 0;
+        for (size_t c = 0; c < CLASSES; c++)
+            tight[0][i * CLASSES + c] = s[i * WIDE + c], tight[1][i * CLASSES + c] = z[i * WIDE + c], tight[2][i * CLASSES + c] = t[i * WIDE + c];
+    }
+    for (size_t m = 0; m < OWN_METHODS; m++) {
+        kd_loss_distill_desc d = defaults_of(own_methods[m]);
+        kd_distill_batch b = { .struct_size = sizeof b, .rows = ROWS, .classes = CLASSES, .student = tight[0], .student_second = tight[1],
+                               .teacher = tight[2], .labels = labels, .grad = g[0], .grad_second = g[1] }, c = b;
+        memset(g, 0, sizeof g), memset(wide, 0, sizeof wide);
+        double want = loss_of(&d, &b);
+        CHECK(isfinite(want));
+        memcpy(wide[0], s, sizeof s), memcpy(wide[1], z, sizeof z);
+        c.student = c.grad = wide[0], c.student_second = c.grad_second = wide[1], c.teacher = t;
+        c.student_stride = c.grad_stride = c.student_second_stride = c.grad_second_stride = c.teacher_stride = WIDE;
+        c.labels = NULL, c.labels64 = labels64;
+        CHECK_MSG(loss_of(&d, &c) == want, "method %u: another value in place", own_methods[m]);
+        for (size_t i = 0; i < ROWS * CLASSES; i++) {
+            size_t k = i / CLASSES * WIDE + i % CLASSES;
+            int second = own_methods[m] == KD_DISTILL_DEIT_SOFT || own_methods[m] == KD_DISTILL_DEIT_HARD;
+            CHECK_MSG(wide[0][k] == g[0][i] && (!second || wide[1][k] == g[1][i]), "method %u: gradient %zu in place %g, not %g", own_methods[m],
+                      i, (double)wide[0][k], (double)g[0][i]);
+        }
+        c = b, c.labels = NULL, c.soft_labels = soft;
+        double one_hot = loss_of(&d, &c);
+        CHECK_MSG(fabs(one_hot - want) <= 1e-5 * fabs(want), "method %u: %.9g with one-hot rows, %.9g with classes", own_methods[m], one_hot,
+                  want);
+        /* rows of weight 0 are rows that are not there */
+        b.row_weights = weights;
+        double weighted = loss_of(&d, &b);
+        size_t left = 0;
+        for (size_t i = 0; i < ROWS; i++) {
+            for (size_t k = 0; k < CLASSES; k++) {
+                if (weights[i] == 0) CHECK_MSG(g[0][i * CLASSES + k] == 0 && g[1][i * CLASSES + k] == 0, "method %u: weight 0", own_methods[m]);
+            }
+            if (weights[i] == 0) continue;
+            for (size_t k = 0; k < CLASSES; k++) {
+                wide[0][left * CLASSES + k] = tight[0][i * CLASSES + k], wide[1][left * CLASSES + k] = tight[1][i * CLASSES + k];
+                t[left * CLASSES + k] = tight[2][i * CLASSES + k];
+            }
+            labels64[left++] = labels[i];
+        }
+        c = (kd_distill_batch){ .struct_size = sizeof c, .rows = left, .classes = CLASSES, .student = wide[0], .student_second = wide[1],
+                                .teacher = t, .labels64 = labels64 };
+        double packed = loss_of(&d, &c);
+        CHECK_MSG(fabs(packed - weighted) <= 1e-5 * fabs(packed), "method %u: %.9g with weights of 0, %.9g without the rows", own_methods[m],
+                  weighted, packed);
+        for (size_t i = 0; i < ROWS; i++) {
+            labels64[i] = labels[i];
+            for (size_t k = 0; k < CLASSES; k++) t[i * WIDE + k] = tight[2][i * CLASSES + k];
+        }
+    }
+}
+
+/* `standardize` with any method: the loss of standardised rows, and the gradient of that. */
+TEST(standardized_methods)
+{
+    enum { ROWS = 5, CLASSES = 21 };
+    kdtest_rand r = { 31 };
+    for (size_t m = 0; m < OWN_METHODS; m++)
+        for (int masks = 0; masks < 2; masks++) {
+            kd_loss_distill_desc d = defaults_of(own_methods[m]);
+            float x[3][ROWS * CLASSES], y[3][ROWS * CLASSES], g[2][ROWS * CLASSES], moved[2][ROWS * CLASSES];
+            int32_t labels[ROWS] = { 3, 1, 20, 3, 0 };
+            d.hard_weight = 0;
+            kd_distill_batch b = { .struct_size = sizeof b, .rows = ROWS, .classes = CLASSES, .student = x[0], .student_second = x[1],
+                                   .teacher = x[2], .labels = labels, .grad = g[0], .grad_second = g[1] };
+            for (size_t i = 0; i < ROWS * CLASSES; i++)
+                for (int k = 0; k < 3; k++) x[k][i] = masks && i % CLASSES == 7 ? -INFINITY : (float)(3 * kdtest_normal(&r) + 1);
+            if (d.method == KD_DISTILL_MSE_LOGITS || d.method == KD_DISTILL_COSINE_LOGITS) {
+                kd_loss_distill *loss;
+                d.standardize = 1;
+                CHECK_STATUS(kd_loss_distill_create(&loss, NULL, &d), KD_ERR_ARG);
+                CHECK_ERROR_HAS("standardize");
+                continue;
+            }
+            for (int k = 0; k < 3; k++)
+                for (size_t row = 0; row < ROWS; row++) {
+                    double sum = 0, squares = 0, n = masks ? CLASSES - 1 : CLASSES;
+                    const float *from = x[k] + row * CLASSES;
+                    for (size_t c = 0; c < CLASSES; c++) sum += isfinite(from[c]) ? (double)from[c] : 0;
+                    for (size_t c = 0; c < CLASSES; c++) squares += isfinite(from[c]) ? pow((double)from[c] - sum / n, 2) : 0;
+                    for (size_t c = 0; c < CLASSES; c++)
+                        y[k][row * CLASSES + c] = (float)(((double)from[c] - sum / n) / (sqrt(squares / (n - 1)) + 1e-7));
+                }
+            kd_distill_batch plain = b;
+            plain.student = y[0], plain.student_second = y[1], plain.teacher = y[2];
+            d.standardize = d.method == KD_DISTILL_LSKD;   /* twice is once */
+            double want = loss_of(&d, &plain);
+            d.standardize = 1;
+            memset(g, 0, sizeof g);
+            double got = loss_of(&d, &b);
+            CHECK_MSG(fabs(got - want) <= 1e-5 * fabs(want), "method %u: %.9g, of standardised rows %.9g", own_methods[m], got, want);
+            /* a step along the gradient, both ways */
+            double slope_got = 0, h = 1e-2, largest = 0;
+            for (int k = 0; k < 2; k++)
+                for (size_t i = 0; i < ROWS * CLASSES; i++) {
+                    slope_got += (double)g[k][i] * (double)g[k][i];
+                    if (fabs((double)g[k][i]) > largest) largest = fabs((double)g[k][i]);
+                }
+            double at[2];
+            for (int side = 0; side < 2; side++) {
+                for (int k = 0; k < 2; k++)
+                    for (size_t i = 0; i < ROWS * CLASSES; i++)
+                        moved[k][i] = (float)((double)x[k][i] + (side ? -1 : 1) * h / largest * (double)g[k][i]);
+                kd_distill_batch there = b;
+                there.student = moved[0], there.student_second = moved[1], there.grad = there.grad_second = NULL;
+                at[side] = loss_of(&d, &there);
+            }
+            double slope_want = (at[0] - at[1]) / 2 / (h / largest);
+            CHECK_MSG(fabs(slope_got - slope_want) <= 2e-3 * slope_got, "method %u: slope %.7g, by differences %.7g", own_methods[m], slope_got,
+                      slope_want);
+        }
+}
+
+/* The teacher as probabilities and their logarithms, and as several that are one. */
+TEST(teachers_of_any_form)
+{
+    enum { ROWS = 9, CLASSES = 33 };
+    kdtest_rand r = { 41 };
+    float x[3][ROWS * CLASSES], logs[ROWS * CLASSES], probs[ROWS * CLASSES], g[2][ROWS * CLASSES];
+    int32_t labels[ROWS];
+    for (size_t i = 0; i < ROWS; i++) labels[i] = (int32_t)i;
+    for (size_t i = 0; i < ROWS * CLASSES; i++)
+        for (int k = 0; k < 3; k++) x[k][i] = (float)(2 * kdtest_normal(&r));
+    for (size_t m = 0; m < OWN_METHODS; m++)
+        for (uint32_t standardize = 0; standardize < 2; standardize++) {
+            kd_loss_distill_desc d = defaults_of(own_methods[m]);
+            if (d.method == KD_DISTILL_MSE_LOGITS || d.method == KD_DISTILL_COSINE_LOGITS) continue;
+            if (d.method != KD_DISTILL_LSKD) d.standardize = standardize;
+            const float *more[2] = { x[2], x[2] };
+            kd_distill_batch b = { .struct_size = sizeof b, .rows = ROWS, .classes = CLASSES, .student = x[0], .student_second = x[1],
+                                   .teacher = x[2], .labels = labels, .grad = g[0], .grad_second = g[1] };
+            CHECK_OK(kd_log_softmax_rows(NULL, ROWS, CLASSES, x[2], CLASSES, d.temperature, logs, CLASSES));
+            CHECK_OK(kd_softmax_rows(NULL, ROWS, CLASSES, x[2], CLASSES, d.temperature, probs, CLASSES));
+            double want = loss_of(&d, &b);
+            for (uint32_t way = 0; way < 6; way++) {
+                kd_loss_distill_desc e = d;
+                kd_distill_batch c = b;
+                if (way == 0) e.teacher_form = KD_TEACHER_LOG_PROBS, c.teacher = logs;
+                if (way == 1) e.teacher_form = KD_TEACHER_PROBS, c.teacher = probs;
+                if (way >= 2 && way < 5) e.teachers = way - 1, c.more_teachers = more, c.more_teacher_count = 2;
+                const float *more_probs[1] = { probs };
+                if (way == 5) e.teacher_form = KD_TEACHER_PROBS, c.teacher = probs, c.more_teachers = more_probs, c.more_teacher_count = 1;
+                double got = loss_of(&e, &c);
+                CHECK_MSG(fabs(got - want) <= 2e-5 * fabs(want), "method %u, standardize %u, way %u: %.9g, not %.9g", d.method, standardize, way,
+                          got, want);
+            }
+        }
+}
+
+TEST(curricula)
+{
+    float s[8] = { 1, 2, 3, 4, 0, 1, 0, 2 }, t[8] = { 4, 3, 2, 1, 1, 1, 5, 0 };
+    int32_t labels[2] = { 0, 3 };
+    kd_distill_batch b = { .struct_size = sizeof b, .rows = 2, .classes = 4, .student = s, .teacher = t, .labels = labels };
+    kd_loss_distill *loss;
+    kd_loss_distill_desc d = defaults_of(KD_DISTILL_DKD);
+    kd_distill_terms terms = { .struct_size = sizeof terms };
+    d.warmup = 4;
+    CHECK_OK(kd_loss_distill_create(&loss, NULL, &d));
+    for (int epoch = 1; epoch <= 6; epoch++) {
+        CHECK_OK(kd_loss_distill_eval(loss, &b, &terms));
+        double share = epoch < 4 ? epoch / 4. : 1;
+        CHECK_MSG(fabs(terms.loss - (terms.hard + share * terms.soft)) <= 1e-12 * terms.loss, "epoch %d: %g of %g", epoch, terms.loss, terms.soft);
+        CHECK_OK(kd_loss_distill_advance(loss));
+    }
+    double before = terms.soft;
+    CHECK_OK(kd_loss_distill_set_weights(loss, 0, 2));
+    CHECK_OK(kd_loss_distill_set_temperature(loss, 2));
+    CHECK_OK(kd_loss_distill_eval(loss, &b, &terms));
+    CHECK(terms.loss == 2 * terms.soft && terms.soft != before);
+    CHECK_STATUS(kd_loss_distill_set_weights(loss, -1, 0), KD_ERR_ARG);
+    CHECK_STATUS(kd_loss_distill_set_weights(loss, 0, NAN), KD_ERR_ARG);
+    CHECK_STATUS(kd_loss_distill_set_temperature(loss, 0), KD_ERR_ARG);
+    CHECK_STATUS(kd_loss_distill_set_temperature(NULL, 1), KD_ERR_ARG);
+    CHECK_STATUS(kd_loss_distill_advance(NULL), KD_ERR_ARG);
+    CHECK(kd_loss_distill_adapters(loss) == NULL && kd_loss_distill_adapters(NULL) == NULL);
+    double same = terms.loss;
+    CHECK_OK(kd_loss_distill_eval(loss, &b, &terms));
+    CHECK(terms.loss == same);
+    kd_loss_distill_free(loss);
+}
+
+/* Warm-up is part of a checkpoint; a loss without state takes no byte of it. */
+TEST(advances_in_checkpoints)
+{
+    float s[2] = { 0, 1 }, t[2] = { 2, 0 };
+    kd_distill_batch b = { .struct_size = sizeof b, .rows = 1, .classes = 2, .student = s, .teacher = t };
+    kd_loss_distill *loss[3];
+    kd_loss_distill_desc d = defaults_of(KD_DISTILL_KD);
+    kd_distill_terms terms[2] = { { .struct_size = sizeof *terms }, { .struct_size = sizeof *terms } };
+    d.hard_weight = 0, d.warmup = 8;
+    for (int i = 0; i < 3; i++) {
+        kd_checkpoint *cp;
+        if (i == 2) d.warmup = 0;
+        if (!CHECK_OK(kd_loss_distill_create(&loss[i], NULL, &d)) || !CHECK_OK(kd_checkpoint_create(&cp, NULL))) return;
+        CHECK_OK(kd_checkpoint_add_loss(cp, "loss", loss[i]));
+        for (int k = 0; k < 3 && i == 0; k++) CHECK_OK(kd_loss_distill_advance(loss[0]));
+        if (i == 0) CHECK_OK(kd_checkpoint_save(cp, kdtest_path("loss.kdcp")));
+        if (i == 1) CHECK_OK(kd_checkpoint_load(cp, kdtest_path("loss.kdcp")));
+        if (i == 2) CHECK_STATUS(kd_checkpoint_load(cp, kdtest_path("loss.kdcp")), KD_ERR_SHAPE);
+        if (i < 2) CHECK_OK(kd_loss_distill_eval(loss[i], &b, &terms[i]));
+        kd_checkpoint_free(cp);
+    }
+    CHECK(terms[0].loss == terms[1].loss && fabs(terms[0].loss / terms[0].soft - 0.9 * 4 / 8) < 1e-6);
+    for (int i = 0; i < 3; i++) kd_loss_distill_free(loss[i]);
+}
+
+/* What a method needs and misses is named. */
+TEST(missing_inputs)
+{
+    float s[8] = { 0 }, t[8] = { 0 }, g[8] = { 0 };
+    int32_t labels[2] = { 0, -1 };
+    kd_distill_batch b = { .struct_size = sizeof b, .rows = 2, .classes = 4, .student = s, .teacher = t }, c = b;
+    kd_loss_distill *loss;
+    kd_distill_terms terms = { .struct_size = sizeof terms };
+    kd_loss_distill_desc d = defaults_of(KD_DISTILL_DKD);
+    d.hard_weight = 0, d.unlabelled_index = -1;
+    CHECK_OK(kd_loss_distill_create(&loss, NULL, &d));
+    CHECK_STATUS(kd_loss_distill_eval(loss, &b, &terms), KD_ERR_ARG);
+    CHECK_ERROR_HAS("labels");
+    CHECK_ERROR_HAS("dkd");
+    c.labels = labels;
+    CHECK_OK(kd_loss_distill_eval(loss, &c, &terms));
+    CHECK(terms.soft_rows == 1);   /* the row without a class leaves the soft term too */
+    kd_loss_distill_free(loss);
+    d = defaults_of(KD_DISTILL_DEIT_HARD);
+    d.hard_weight = 0;
+    CHECK_OK(kd_loss_distill_create(&loss, NULL, &d));
+    CHECK_STATUS(kd_loss_distill_eval(loss, &b, &terms), KD_ERR_ARG);
+    CHECK_ERROR_HAS("student_second");
+    c = b, c.student_second = s, c.grad = c.grad_second = g;
+    CHECK_STATUS(kd_loss_distill_eval(loss, &c, &terms), KD_ERR_ARG);
+    CHECK_ERROR_HAS("grad_second");
+    c.grad = NULL, c.grad_second = t;
+    CHECK_STATUS(kd_loss_distill_eval(loss, &c, &terms), KD_ERR_ARG);
+    kd_loss_distill_free(loss);
+    d = defaults_of(KD_DISTILL_MULTI_TEACHER);
+    d.hard_weight = 0, d.teachers = KD_TEACHERS_BEST;
+    CHECK_OK(kd_loss_distill_create(&loss, NULL, &d));
+    c = b, c.more_teacher_count = 1;
+    CHECK_STATUS(kd_loss_distill_eval(loss, &c, &terms), KD_ERR_ARG);
+    const float *more[1] = { t };
+    c.more_teachers = more;
+    CHECK_STATUS(kd_loss_distill_eval(loss, &c, &terms), KD_ERR_ARG);
+    CHECK_ERROR_HAS("BEST");
+    kd_loss_distill_free(loss);
+    d = defaults_of(KD_DISTILL_MSE_LOGITS);
+    d.hard_weight = 0;
+    CHECK_OK(kd_loss_distill_create(&loss, NULL, &d));
+    CHECK_STATUS(kd_loss_distill_eval(loss, &c, &terms), KD_ERR_ARG);
+    CHECK_ERROR_HAS("one teacher");
+    c = b, c.teacher_width = 3;
+    CHECK_STATUS(kd_loss_distill_eval(loss, &c, &terms), KD_ERR_SHAPE);
+    kd_loss_distill_free(loss);
 }
 
 /* ---- every option against the reference ----------------------------------------------------------------- */
@@ -557,6 +899,18 @@ static void bad_form(kd_loss_distill_desc *d) { d->teacher_form = 7; }
 static void bad_smoothing(kd_loss_distill_desc *d) { d->label_smoothing = 1; }
 static void bad_beta(kd_loss_distill_desc *d) { d->direction = KD_DIRECTION_JS, d->js_beta = 0; }
 static void bad_same(kd_loss_distill_desc *d) { d->unlabelled_index = -100; }
+static void bad_teachers(kd_loss_distill_desc *d) { d->teachers = 4; }
+static void bad_variant(kd_loss_distill_desc *d) { d->form = KD_FORM_PAPER; }
+static void bad_teacher_weights(kd_loss_distill_desc *d)
+{
+    static const float zero[2];
+    d->teacher_weights = zero, d->teacher_weight_count = 2;
+}
+static void bad_dkd(kd_loss_distill_desc *d) { d->method = KD_DISTILL_DKD; }
+static void bad_alpha(kd_loss_distill_desc *d) { d->method = KD_DISTILL_DKD, d->alpha = NAN; }
+static void bad_dist(kd_loss_distill_desc *d) { d->method = KD_DISTILL_DIST, d->gamma = -1; }
+static void bad_lskd(kd_loss_distill_desc *d) { d->method = KD_DISTILL_LSKD; }
+static void bad_raw(kd_loss_distill_desc *d) { d->method = KD_DISTILL_MSE_LOGITS, d->teacher_form = KD_TEACHER_PROBS; }
 
 TEST(bad_descriptors)
 {
@@ -565,6 +919,9 @@ TEST(bad_descriptors)
     bad_desc("hard_weight", bad_hard), bad_desc("soft_weight", bad_soft), bad_desc("direction", bad_direction);
     bad_desc("method", bad_method), bad_desc("reduction", bad_reduction), bad_desc("teacher_form", bad_form);
     bad_desc("label_smoothing", bad_smoothing), bad_desc("js_beta", bad_beta), bad_desc("unlabelled_index", bad_same);
+    bad_desc("teachers", bad_teachers), bad_desc("form", bad_variant), bad_desc("teacher_weights", bad_teacher_weights);
+    bad_desc("alpha and beta", bad_dkd), bad_desc("alpha", bad_alpha), bad_desc("gamma", bad_dist), bad_desc("standardize", bad_lskd);
+    bad_desc("teacher_form", bad_raw);
     kd_loss_distill *loss;
     CHECK_STATUS(kd_loss_distill_create(NULL, NULL, NULL), KD_ERR_ARG);
     struct { kd_loss_distill_desc d; char newer[16]; } big;

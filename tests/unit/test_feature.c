@@ -1,5 +1,5 @@
-/* test_feature.c - kd_loss_feature: the driver (checks, state, two forms, memory), and its first methods against published formulas.
- * SPDX-License-Identifier: MIT */
+/* test_feature.c - kd_loss_feature: the driver (checks, state, two forms, memory), and its first methods against published
+ * formulas. SPDX-License-Identifier: MIT */
 #include <math.h>
 #include <stdlib.h>
 #include "kdtest.h"
@@ -109,8 +109,10 @@ static double ref_rkd(size_t n, size_t d, const double *s, size_t dt, const doub
 static double ref_cosine(size_t n, size_t d, const double *s, size_t dt, const double *t)
 {
     double sum = 0;
-    for (size_t i = 0; i < n; i++)
-        sum += 1 - dot(s + i * d, t + i * dt, d) / sqrt((dot(s + i * d, s + i * d, d) + 1e-12) * (dot(t + i * dt, t + i * dt, d) + 1e-12));
+    for (size_t i = 0; i < n; i++) {
+        const double *a = s + i * d, *b = t + i * dt;
+        sum += 1 - dot(a, b, d) / sqrt((dot(a, a, d) + 1e-12) * (dot(b, b, d) + 1e-12));
+    }
     return sum / (double)n;
 }
 
@@ -141,7 +143,8 @@ static kd_loss_feature *make(kd_context *ctx, const kd_loss_feature_desc *desc)
     return loss;
 }
 
-/* ---- published numbers ------------------------------------------------------------------------------------------------------ */
+/* ---- published numbers ------------------------------------------------------------------------------------------------------
+ * */
 
 static const float golden_s[] = { 1.0f, 0.5f, -0.5f, 0.2f, 1.0f, 0.3f, -0.7f, 0.1f, 0.9f };
 static const float golden_t[] = { 0.9f, -0.2f, 0.1f, 0.8f, -1.0f, 0.4f };
@@ -164,7 +167,8 @@ TEST(golden_values)
     check_golden(KD_FEATURE_RKD, 0, 1, 0.0006558955);
 }
 
-/* ---- values and gradients ------------------------------------------------------------------------------------------------------- */
+/* ---- values and gradients
+ * ------------------------------------------------------------------------------------------------------- */
 
 static const struct { uint32_t method; const char *name; reference *value; int same_width; } methods[] = {
     { KD_FEATURE_SP, "sp", ref_sp, 0 }, { KD_FEATURE_PKT, "pkt", ref_pkt, 0 }, { KD_FEATURE_RKD, "rkd", ref_rkd, 0 },
@@ -195,8 +199,8 @@ static void check_method(size_t m, size_t n, size_t d, size_t dt, double scale, 
         ds[i] = x - h;
         double slope = (up - methods[m].value(n, d, ds, dt, dtt)) / (2 * h);
         ds[i] = x;
-        if (!CHECK_MSG(fabs((double)g[i] - slope) <= 1e-5 * largest + 16 * U / scale, "%s n %zu d %zu: gradient %zu is %.9g, not %.9g",
-                       methods[m].name, n, d, i, (double)g[i], slope)) break;
+        if (!CHECK_MSG(fabs((double)g[i] - slope) <= 1e-5 * largest + 16 * U / scale, "%s n %zu d %zu: gradient %zu is %.9g, not "
+                       "%.9g", methods[m].name, n, d, i, (double)g[i], slope)) break;
     }
     for (size_t i = 0; i < n * d; i++) CHECK(isfinite(g[i]));
     kd_loss_feature_free(loss);
@@ -228,7 +232,8 @@ TEST(edges_are_finite)
             pair_make(&p, methods[m].method, 6, 6);
             kd_loss_feature *loss = make(NULL, &p.desc);
             CHECK(isfinite(eval(loss, 4, x, t, g, NULL)));
-            for (size_t i = 0; i < 24; i++) CHECK_MSG(fabs((double)g[i]) < 1e8, "%s kind %d: %g", methods[m].name, kind, (double)g[i]);
+            for (size_t i = 0; i < 24; i++)
+                CHECK_MSG(fabs((double)g[i]) < 1e8, "%s kind %d: %g", methods[m].name, kind, (double)g[i]);
             CHECK(eval(loss, 0, x, t, g, NULL) == 0);
             kd_loss_feature_free(loss);
         }
@@ -291,7 +296,8 @@ static float *numbers(kdtest_rand *r, size_t n)
     return x;
 }
 
-/* With running statistics and without ReLU the loss is a square of the student: central differences are exact but for rounding. */
+/* With running statistics and without ReLU the loss is a square of the student: central differences are exact but for rounding.
+ * */
 TEST(fitnet_shapes_and_gradients)
 {
     static const struct { kd_feature_shape s, t; } cases[] = {
@@ -320,8 +326,8 @@ TEST(fitnet_shapes_and_gradients)
             s[i] = x - h;
             double down = eval(loss, 2, s, t, NULL, NULL), slope = (up - down) / (2 * (double)h);
             s[i] = x;
-            CHECK_MSG(fabs(slope - (double)g[i]) <= 64 * U * (1 + value), "case %zu: gradient %zu is %.9g, not %.9g", c, i, (double)g[i],
-                      slope);
+            CHECK_MSG(fabs(slope - (double)g[i]) <= 64 * U * (1 + value), "case %zu: gradient %zu is %.9g, not %.9g", c, i,
+                      (double)g[i], slope);
         }
         kd_loss_feature_free(loss);
         free(s), free(t), free(g);
@@ -438,7 +444,8 @@ TEST(tape_and_pointers_give_the_same_bits)
         CHECK(memcmp(g0, kd_grad(a.tape, a.xs[0]), sizeof g0) == 0);
         CHECK(memcmp(g1, kd_grad(a.tape, a.xs[1]), sizeof g1) == 0);
         size_t floats;
-        const float *ga = kd_model_grads(kd_loss_feature_adapters(a.loss), &floats), *gb = kd_model_grads(kd_loss_feature_adapters(b.loss), NULL);
+        const float *ga = kd_model_grads(kd_loss_feature_adapters(a.loss), &floats);
+        const float *gb = kd_model_grads(kd_loss_feature_adapters(b.loss), NULL);
         double sum = 0;
         for (size_t i = 0; i < floats; i++) sum += fabs((double)gb[i]);
         if (train) CHECK(memcmp(ga, gb, floats * sizeof *ga) == 0 && sum > 0);
@@ -588,7 +595,8 @@ TEST(bad_batches)
     kd_feature_inputs in = run_inputs(&r);
     kd_tensor *swapped[2] = { r.xs[1], r.xs[0] };
     in.student = swapped;
-    poisons(&r, &in, KD_ERR_SHAPE, "kd_loss_feature_apply: fitnet: student tap 0 is [3, 2, 2, 6], the descriptor and the batch say [3, 4, 4, 3]");
+    poisons(&r, &in, KD_ERR_SHAPE, "kd_loss_feature_apply: fitnet: student tap 0 is [3, 2, 2, 6], the descriptor "
+            "and the batch say [3, 4, 4, 3]");
     in = run_inputs(&r), in.teacher_count = 1;
     poisons(&r, &in, KD_ERR_ARG, "2 student and 1 teacher taps");
     in = run_inputs(&r), in.teacher = NULL;
