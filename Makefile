@@ -282,7 +282,7 @@ PEERS_PYTHON ?= python3
 BENCH := $(OBJ)/tests/bench
 $(OBJ)/bench/bench: $(patsubst tests/%.c,$(OBJ)/tests/%.o,$(filter-out %/bench_peers.c,$(wildcard tests/bench/*.c))) \
   $(ISAS:%=$(OBJ)/tests/kernels/kern_limits.%.o)
-$(OBJ)/bench/bench_peers: $(BENCH)/bench_peers.o $(BENCH)/bench_cases.o
+$(OBJ)/bench/bench_peers: $(BENCH)/bench_peers.o $(BENCH)/bench_cases.o $(BENCH)/bench_features.o
 $(OBJ)/bench/%: $(A)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $(filter %.o,$^) $(A) $(LDLIBS) -o $@

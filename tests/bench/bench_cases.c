@@ -7,6 +7,13 @@
 #include <time.h>
 
 #define LOSS(r, c) { .name = "kd_loss_" #r "x" #c, .kind = BENCH_LOSS, .n = { r, c }, .classes = c, .temperature = 4 }
+#define METHOD(id, name_, r, c)                                                                      \
+    { .name = "method_" name_ "_" #r "x" #c, .kind = BENCH_METHOD, .n = { r, c }, .classes = c, .distill = KD_DISTILL_##id }
+#define DISTILL(id, name, source) \
+    METHOD(id, name, 64, 100), METHOD(id, name, 64, 1000), METHOD(id, name, 256, 100), METHOD(id, name, 256, 1000),
+#define FEATURE(id, name_, source)                                                                  \
+    { .name = "method_" name_ "_b64", .kind = BENCH_FEATURE, .n = { 64 }, .distill = KD_FEATURE_##id },  \
+    { .name = "method_" name_ "_b256", .kind = BENCH_FEATURE, .n = { 256 }, .distill = KD_FEATURE_##id },
 #define GEMM(m, n_, k) { .name = "sgemm_" #m "x" #n_ "x" #k, .kind = BENCH_GEMM, .n = { m, n_, k } }
 #define CONV(in, out, side, stride, end, how, kind_)                                                \
     { .name = "conv_" #in "_" #out "_at" #side end "_" how, .kind = kind_, .n = { 64, side, in, out, stride, 3, 1 } }
@@ -44,6 +51,7 @@ const bench_case bench_cases[] = {
       .temperature = 2, .student = "mlp 784 64 10", .teacher = "cnn 28" },
     INFER("resnet56_b64_infer", "resnet 56 1", 64), INFER("resnet56_b1_infer", "resnet 56 1", 1),
     INFER("resnet20_b1_infer", "resnet 20 1", 1), INFER("resnet32x4_b64_infer", "resnet 32 4", 64),
+#include "distill/methods.def"
 };
 const size_t bench_case_count = KD_COUNT(bench_cases);
 
@@ -93,6 +101,41 @@ static void make_loss(bench *b)
         how.hard_weight = 1, how.soft_weight = 0;
     }
     BENCH_NEED(kd_loss_distill_create(&b->loss, b->ctx, &how));
+}
+
+enum { TOP = 16 };   /* classes of a sparse teacher's row */
+
+/* Defaults of the method's paper, without its warm-up; MLKD without its hard term, which has two views. */
+static void open_method(bench *b, kd_rng *rng)
+{
+    kd_loss_distill_desc how;
+    const size_t rows = b->what->n[0], classes = b->what->n[1];
+    const uint32_t m = b->what->distill;
+    BENCH_NEED(kd_loss_distill_desc_for(&how, sizeof how, m));
+    how.warmup = 0;
+    if (m == KD_DISTILL_MLKD) how.hard_weight = 0;
+    BENCH_NEED(kd_loss_distill_create(&b->loss, b->ctx, &how));
+    b->a = uniform(b, rng, 2, b->what->n, -4, 4);
+    b->c = zeros(b, 2, b->what->n);
+    make_labels(b, rng);
+    if (m == KD_DISTILL_TOP_K) {
+        const size_t shape[] = { rows, TOP };
+        BENCH_NEED(kd_tensor_create(&b->classes, b->ctx, KD_I32, 2, shape));
+        for (size_t i = 0, first = 0; i < rows * TOP; i++) {
+            if (i % TOP == 0) first = kd_rng_below(rng, classes);
+            ((int32_t *)kd_tensor_data(b->classes))[i] = (int32_t)((first + i % TOP) % classes);
+        }
+        b->b = uniform(b, rng, 2, shape, -4, 4);
+    } else if (m != KD_DISTILL_USKD && m != KD_DISTILL_TFKD && m != KD_DISTILL_LABEL_SMOOTHING) {
+        b->b = uniform(b, rng, 2, b->what->n, -4, 4);
+    }
+    if (m == KD_DISTILL_DEIT_SOFT || m == KD_DISTILL_DEIT_HARD || m == KD_DISTILL_USKD || m == KD_DISTILL_MLKD) {
+        b->second = uniform(b, rng, 2, b->what->n, -4, 4);
+        b->grad_second = zeros(b, 2, b->what->n);
+    }
+    if (m == KD_DISTILL_MLKD) b->teacher_second = uniform(b, rng, 2, b->what->n, -4, 4);
+    for (size_t i = 0; i < KD_COUNT(b->more) && m == KD_DISTILL_MULTI_TEACHER; i++)
+        b->more[i] = uniform(b, rng, 2, b->what->n, -4, 4);
 }
 
 static void open_product(bench *b, kd_rng *rng)
@@ -223,6 +266,8 @@ void bench_open(bench *b, const bench_case *what, uint32_t threads)
         make_labels(b, &rng);
         make_loss(b);
         return;
+    case BENCH_METHOD: open_method(b, &rng); return;
+    case BENCH_FEATURE: bench_feature_open(b, &rng); return;
     case BENCH_GEMM: open_product(b, &rng); return;
     case BENCH_CONV_FORWARD:
     case BENCH_CONV_DATA:
@@ -236,25 +281,40 @@ void bench_open(bench *b, const bench_case *what, uint32_t threads)
 void bench_close(bench *b)
 {
     kd_tape_free(b->learn), kd_tape_free(b->look);
+    bench_feature_close(b);
     kd_optimizer_free(b->opt);
     kd_loss_distill_free(b->loss);
     kd_model_free(b->student), kd_model_free(b->teacher);
     kd_tensor_free(b->x), kd_tensor_free(b->y), kd_tensor_free(b->a), kd_tensor_free(b->b), kd_tensor_free(b->c);
     kd_tensor_free(b->d), kd_tensor_free(b->dw), kd_tensor_free(b->bias);
+    kd_tensor_free(b->second), kd_tensor_free(b->teacher_second), kd_tensor_free(b->grad_second), kd_tensor_free(b->classes);
+    for (size_t i = 0; i < KD_COUNT(b->more); i++) kd_tensor_free(b->more[i]);
     kd_context_free(b->ctx);
     memset(b, 0, sizeof *b);
 }
 
 /* ---- running --------------------------------------------------------------------------------------------------------------- */
+static float *floats(kd_tensor *t) { return t ? kd_tensor_f32(t) : NULL; }
+
 kd_distill_terms bench_loss(bench *b)
 {
+    const float *more[KD_COUNT(b->more)];
     kd_distill_batch batch;
     kd_distill_terms terms = { .struct_size = sizeof terms };
     memset(&batch, 0, sizeof batch);
     batch.struct_size = sizeof batch;
     batch.rows = b->what->n[0], batch.classes = b->what->n[1];
-    batch.student = kd_tensor_f32(b->a), batch.teacher = kd_tensor_f32(b->b), batch.labels = kd_tensor_data(b->y);
+    batch.student = kd_tensor_f32(b->a), batch.teacher = floats(b->b), batch.labels = kd_tensor_data(b->y);
     batch.grad = kd_tensor_f32(b->c);
+    batch.student_second = floats(b->second), batch.grad_second = floats(b->grad_second);
+    batch.teacher_second = floats(b->teacher_second);
+    batch.more_teachers = more;
+    for (; batch.more_teacher_count < KD_COUNT(b->more) && b->more[batch.more_teacher_count]; batch.more_teacher_count++)
+        more[batch.more_teacher_count] = kd_tensor_f32(b->more[batch.more_teacher_count]);
+    if (b->classes) {
+        batch.teacher_classes = kd_tensor_data(b->classes);
+        batch.teacher_width = TOP;
+    }
     BENCH_NEED(kd_loss_distill_eval(b->loss, &batch, &terms));
     return terms;
 }
@@ -305,7 +365,9 @@ void bench_run(void *arg)
 {
     bench *b = arg;
     switch (b->what->kind) {
-    case BENCH_LOSS: bench_loss(b); return;
+    case BENCH_LOSS:
+    case BENCH_METHOD: bench_loss(b); return;
+    case BENCH_FEATURE: bench_feature(b); return;
     case BENCH_GEMM: run_product(b); return;
     case BENCH_CONV_FORWARD:
     case BENCH_CONV_DATA:
@@ -323,7 +385,9 @@ double bench_work(const bench_case *what)
 {
     const size_t *n = what->n;
     switch (what->kind) {
-    case BENCH_LOSS: return (double)(n[0] * n[1]);
+    case BENCH_LOSS:
+    case BENCH_METHOD: return (double)(n[0] * n[1]);
+    case BENCH_FEATURE: return bench_feature_work(what);
     case BENCH_GEMM: return 2.0 * (double)(n[0] * n[1] * n[2]);
     case BENCH_CONV_FORWARD:
     case BENCH_CONV_DATA:

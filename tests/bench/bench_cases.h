@@ -8,6 +8,8 @@
 
 typedef enum bench_kind {
     BENCH_LOSS,                         /* logits and gradient on plain pointers: n = rows, classes           */
+    BENCH_METHOD,                       /* the same by a method of kd_loss_distill, everything it can take given */
+    BENCH_FEATURE,                      /* a method of kd_loss_feature: n = rows (bench_features.c)            */
     BENCH_GEMM,                         /* n = m, n, k, BENCH_NN ..                                           */
     BENCH_CONV_FORWARD,                 /* n = images, side, channels in, out, stride, kernel, groups         */
     BENCH_CONV_DATA,
@@ -27,11 +29,14 @@ typedef struct bench_case {
     const char *student, *teacher;      /* "mlp 784 256 10", "cnn 28", "resnet 20 1" (depth, width), "lstm 64 256 2" */
     float       temperature;            /* 0: from the labels alone                               */
     uint32_t    method;                 /* KD_OPT_*                                               */
+    uint32_t    distill;                /* BENCH_METHOD: KD_DISTILL_*; BENCH_FEATURE: KD_FEATURE_* */
 } bench_case;
 
 extern const bench_case bench_cases[];
 extern const size_t     bench_case_count;
 const bench_case *bench_find(const char *name);   /* NULL if there is none */
+
+enum { BENCH_TAPS = 3 };
 
 /* A case made ready to run.  What its kind does not use stays NULL. */
 typedef struct bench {
@@ -45,6 +50,11 @@ typedef struct bench {
     kd_tensor       *a, *b, *c, *d;     /* loss: student, teacher, gradient; product: a, b, c;
                                            convolution: x, weight, output or its gradient, gradient of x or y */
     kd_tensor       *dw, *bias;
+    kd_tensor       *second, *teacher_second, *grad_second, *classes, *more[2];   /* method: what it takes beside a, b, c, y */
+    kd_loss_feature *feature;
+    kd_tensor       *taps[3][BENCH_TAPS];   /* feature: student's, teacher's, gradients; y: indices, second: mask */
+    kd_tensor       *logits[3], *head[2];   /* student's, teacher's, gradient; the teacher's classifier or batch norm */
+    kd_tensor       *adapters[4];           /* weights, gradients (of a dump), CRD's memories         */
     kd__conv_shape   conv;
 } bench;
 
@@ -54,6 +64,11 @@ void   bench_close(bench *b);
 void   bench_run(void *b);                              /* once, for bench_median                             */
 double bench_gradients(bench *b);                       /* of a step, without its optimizer; returns the loss */
 kd_distill_terms bench_loss(bench *b);
+void   bench_feature_open(bench *b, kd_rng *rng);
+double bench_feature(bench *b);                         /* value and gradients; returns the value             */
+double bench_feature_dump(bench *b);                    /* the same, gradients of the adapters kept           */
+void   bench_feature_close(bench *b);
+double bench_feature_work(const bench_case *what);
 void   bench_infer(bench *b, float *out);               /* out NULL: nowhere                                  */
 double bench_work(const bench_case *what);              /* of one run: operations, logits or samples          */
 double bench_seconds(const bench_case *what, uint32_t threads, double budget);   /* open, bench_median, close */

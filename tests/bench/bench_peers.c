@@ -16,7 +16,8 @@
 #include <string.h>
 
 static const char *const kinds[] = {
-    [BENCH_LOSS] = "loss", [BENCH_GEMM] = "gemm", [BENCH_CONV_FORWARD] = "conv_forward", [BENCH_CONV_DATA] = "conv_data",
+    [BENCH_LOSS] = "loss", [BENCH_METHOD] = "method", [BENCH_FEATURE] = "feature",
+    [BENCH_GEMM] = "gemm", [BENCH_CONV_FORWARD] = "conv_forward", [BENCH_CONV_DATA] = "conv_data",
     [BENCH_CONV_WEIGHT] = "conv_weight", [BENCH_CONV_BACKWARD] = "conv_backward", [BENCH_STEP] = "step", [BENCH_INFER] = "infer",
 };
 
@@ -28,7 +29,7 @@ static const bench_case *find(const char *name)
 }
 
 /* ---- dump: one file for the inputs and results, one for each model's weights -------------------------------------------- */
-typedef struct listing { const char *names[8]; const kd_tensor *tensors[8]; size_t n; } listing;
+typedef struct listing { const char *names[40]; const kd_tensor *tensors[40]; size_t n; } listing;
 static void list(listing *l, const char *name, const kd_tensor *t)
 {
     if (!t) return;
@@ -70,7 +71,9 @@ static void dump(bench *b, const char *path)
     kd_tensor *loss, *out = NULL;
     BENCH_NEED(kd_tensor_create(&loss, b->ctx, KD_F64, 0, NULL));
     switch (b->what->kind) {
-    case BENCH_LOSS: BENCH_NEED(kd_tensor_fill(loss, bench_loss(b).loss)); break;
+    case BENCH_LOSS:
+    case BENCH_METHOD: BENCH_NEED(kd_tensor_fill(loss, bench_loss(b).loss)); break;
+    case BENCH_FEATURE: BENCH_NEED(kd_tensor_fill(loss, bench_feature_dump(b))); break;
     case BENCH_STEP: BENCH_NEED(kd_tensor_fill(loss, dump_step(b, path))); break;
     case BENCH_INFER:
         BENCH_NEED(kd_tensor_create(&out, b->ctx, KD_F32, 2, (size_t[]){ b->what->n[0], b->what->classes }));
@@ -82,6 +85,15 @@ static void dump(bench *b, const char *path)
     list(&l, "loss", loss), list(&l, "out", out);
     list(&l, "x", b->x), list(&l, "y", b->y);
     list(&l, "a", b->a), list(&l, "b", b->b), list(&l, "c", b->c), list(&l, "d", b->d), list(&l, "dw", b->dw);
+    list(&l, "second", b->second), list(&l, "teacher_second", b->teacher_second), list(&l, "grad_second", b->grad_second);
+    list(&l, "classes", b->classes), list(&l, "more0", b->more[0]), list(&l, "more1", b->more[1]);
+    static const char *const taps[3][BENCH_TAPS] = { { "s0", "s1", "s2" }, { "t0", "t1", "t2" }, { "ds0", "ds1", "ds2" } };
+    for (size_t k = 0; k < 3; k++)
+        for (size_t i = 0; i < BENCH_TAPS; i++) list(&l, taps[k][i], b->taps[k][i]);
+    list(&l, "logits_s", b->logits[0]), list(&l, "logits_t", b->logits[1]), list(&l, "dlogits", b->logits[2]);
+    list(&l, "head", b->head[0]), list(&l, "head_bias", b->head[1]);
+    list(&l, "adapters", b->adapters[0]), list(&l, "dadapters", b->adapters[1]);
+    list(&l, "memory_s", b->adapters[2]), list(&l, "memory_t", b->adapters[3]);
     BENCH_NEED(kd_safetensors_save(b->ctx, path, l.names, l.tensors, l.n, NULL, 0));
     kd_tensor_free(loss), kd_tensor_free(out);
 }

@@ -231,6 +231,120 @@ class Loss(Case):
             yield "compiled", lambda: self.run(compiled)
 
 
+class Method(Loss):
+    """A method on outputs: its text in methods_torch_outputs.py, in single precision, as a user would write it."""
+
+    def open(self):
+        import methods_torch_outputs as text
+        torch.set_default_dtype(torch.float32)   # the text's is double
+        text.kl = lambda lp, lq: F.kl_div(lq, lp, reduction="none", log_target=True).sum(1)
+        self.text, self.method = text, self.name[len("method_"):].rpartition("_")[0]
+        temperature, self.hard, self.soft, alpha, beta, gamma, _ = text.DEFAULTS[self.method]
+        if self.method == "mlkd":
+            self.hard = 0
+        self.how = {"T": temperature or 1, "alpha": alpha, "beta": beta, "gamma": gamma, "form": 0, "teachers": "mean_probs", "teacher_count": 3}
+        names = {"a": "s", "second": "w", "b": "t", "teacher_second": "v", "more0": "t1", "more1": "t2"}
+        self.i = {names[k]: v for k, v in self.d.items() if k in names}
+        self.i["y"] = self.d["y"].long()
+        if "classes" in self.d:
+            self.i["classes"] = self.d["classes"].long()
+        if self.method == "ctkd":
+            self.i["theta"] = torch.ones(1)
+        self.wanted = [self.i[k].requires_grad_(True) for k in ("s", "w", "theta") if k in self.i]
+        self.run(self.loss)
+        agree(self.name, "loss", self.d["loss"], self.value.detach().double(), 1e-4)
+        for k, v in ("c", "s"), ("grad_second", "w"):
+            if v in self.i:
+                self.agree("gradient of " + v, self.d[k], self.i[v].grad)
+
+    def loss(self):
+        hard = self.hard * F.cross_entropy(self.i["s"], self.i["y"]) if self.hard else 0
+        return hard + self.soft * self.text.soft(self.method, self.i, self.how)
+
+    def run(self, function):
+        for v in self.wanted:
+            v.grad = None
+        self.value = function()
+        self.value.backward()
+
+    def sides(self, threads):
+        yield "torch", lambda: self.run(self.loss)
+
+
+class Feature(Case):
+    """A method between features: its text in methods_torch_features.py, in single precision, distances by products as users write them."""
+    unit = "Gvalue/s"
+    GIVEN = {"crd": dict(samples=1024), "minilm2": dict(width=8), "mgd": dict(gamma=0.0)}
+
+    def open(self):
+        import methods_torch_features as text
+        torch.set_default_dtype(torch.float32)
+
+        def squares(f):
+            f = f.flatten(1)
+            s = (f * f).sum(1)
+            return (s[:, None] + s[None] - 2 * f @ f.T).clamp(min=0) * (1 - torch.eye(len(f)))
+
+        def edges(f):
+            d = squares(f)
+            return d / d.max()
+
+        def distances(f):
+            d = squares(f).clamp(min=1e-12).sqrt() * (1 - torch.eye(len(f)))
+            return d / d[d > 0].mean()
+        text.irg_edges, text.rkd_distances = edges, distances
+        self.method = self.name[len("method_"):].rpartition("_")[0]
+        d = self.d
+        count = lambda side: sum(f"{side}{i}" in d for i in range(3))
+        self.s, self.t = ([d[f"{side}{i}"] for i in range(count(side))] for side in "st")
+        given = dict(self.GIVEN.get(self.method, {}))
+        if self.method == "semckd":
+            given["samples"] = self.n[0]
+        self.o = text.options(self.method, **given)
+        layout = text.parameters(self.method, [tuple(v.shape[1:]) for v in self.s], [tuple(v.shape[1:]) for v in self.t], self.o)
+        parameters, at = {}, 0
+        for name, shape in layout:
+            parameters[name] = d["adapters"][at:at + text.size(shape)].reshape(shape).clone().requires_grad_(True)
+            at += text.size(shape)
+        if at != (d["adapters"].numel() if "adapters" in d else 0):
+            sys.exit(f"bench_peers: {self.name}: {at} parameters")
+        self.parameters = list(parameters.values())
+        self.a, self.function, self.weight = text.Adapters(parameters), text.METHODS[self.method][0], text.WEIGHTS[self.method]
+        self.x = {k: v for k, v in d.items() if k in ("logits_s", "logits_t")}
+        for k in "memory_s", "memory_t":
+            if k in d:
+                self.x[k] = d[k].reshape(-1, self.o["width"])
+        if "head" in d:
+            names = ("bn_weight0", "bn_bias0") if self.method == "ofd" else ("teacher_weight", "teacher_bias")
+            self.x.update(zip(names, (d["head"], d["head_bias"])))
+        if "y" in d:
+            self.x["indices"] = d["y"].long()
+        if "second" in d:
+            self.x["mask"] = d["second"]
+        self.wanted = [v.requires_grad_(True) for v in self.s] + [self.x[k].requires_grad_(True) for k in ("logits_s",) if k in self.x]
+        self.run()
+        agree(self.name, "loss", d["loss"], self.value.detach().double(), 1e-4)
+        for i, v in enumerate(self.s):
+            self.agree(f"gradient of tap {i}", d[f"ds{i}"], v.grad)
+        if "dlogits" in d:
+            self.agree("gradient of logits", d["dlogits"], self.x["logits_s"].grad)
+        if layout:
+            zero = lambda v: torch.zeros_like(v) if v.grad is None else v.grad
+            self.agree("gradient of adapters", d["dadapters"], torch.cat([zero(v).flatten() for v in self.parameters]))
+
+    def agree(self, what, have, want):
+        agree(self.name, what, have, want, 1e-3)
+
+    def run(self):
+        for v in self.wanted + self.parameters:
+            v.grad = None
+        self.value = self.weight * self.function(self.s, self.t, self.a, self.o, self.x)
+        self.value.backward()
+
+    def sides(self, threads):
+        yield "torch", self.run
+
+
 class Gemm(Case):
     def open(self):
         self.a, self.b, self.out = self.d["a"], self.d["b"], torch.zeros_like(self.d["c"])
@@ -362,7 +476,7 @@ class Infer(Case):
             yield "onnxruntime", lambda: session.run(None, inputs)
 
 
-CASES = {"loss": Loss, "gemm": Gemm, "step": Step, "infer": Infer}
+CASES = {"loss": Loss, "method": Method, "feature": Feature, "gemm": Gemm, "step": Step, "infer": Infer}
 
 
 # ---- measuring -----------------------------------------------------------------------------------------------------------------
