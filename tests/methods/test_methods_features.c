@@ -192,7 +192,8 @@ static void problem_make(problem *p, const method *m, const method_feature_optio
         p->desc.teacher_bn_weight = p->bn_weight, p->desc.teacher_bn_bias = p->bn_bias;
     }
     if (p->masked) {
-        p->tokens = x->s[0].rank == 3 ? x->s[0].size[1] : x->s[0].size[0];
+        const kd__feature_method *own = kd__feature_find(m->number, NULL);
+        p->tokens = own->mask_width ? own->mask_width(&p->desc) : x->s[0].rank == 3 ? x->s[0].size[1] : x->s[0].size[0];
         p->mask = malloc((rows * p->tokens + 1) * sizeof(float)), x->mask = calloc(rows * p->tokens + 1, sizeof(double));
         for (size_t i = 0; i < rows * p->tokens; i++) p->mask[i] = i % p->tokens == 0 || i % 5 != 3 ? 1 : 0;
     }

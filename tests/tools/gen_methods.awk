@@ -8,7 +8,7 @@ BEGIN {
         is_word[word[i]] = 1
     }
     # these only where there is something to say
-    can = split("Taps Adapters State", extra, " ")
+    can = split("Taps Mask Adapters State Stages", extra, " ")
     for (i = 1; i <= can; i++) is_word[extra[i]] = 1
     index_page = out "/README.md"
     printf "# Methods\n\n" \
