@@ -23,7 +23,8 @@
 #include "nn/nn.h"
 
 /* What a method needs beside taps; a mask is always given on if there is one. */
-enum { KD__NEEDS_LABELS = 1, KD__NEEDS_INDICES = 2, KD__NEEDS_STUDENT_LOGITS = 4, KD__NEEDS_TEACHER_LOGITS = 8 };
+enum { KD__NEEDS_LABELS = 1, KD__NEEDS_INDICES = 2, KD__NEEDS_STUDENT_LOGITS = 4, KD__NEEDS_TEACHER_LOGITS = 8,
+       KD__TAKES_LOGITS = 16 };   /* of both sides, each if it is there */
 
 /* A batch as a method sees it.  Teacher tensors and the mask are constants. */
 typedef struct kd__feature_in {
