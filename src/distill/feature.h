@@ -23,7 +23,8 @@
 #include "nn/nn.h"
 
 /* What a method needs beside taps; a mask is always given on if there is one. */
-enum { KD__NEEDS_LABELS = 1, KD__NEEDS_INDICES = 2, KD__NEEDS_STUDENT_LOGITS = 4, KD__NEEDS_TEACHER_LOGITS = 8 };
+enum { KD__NEEDS_LABELS = 1, KD__NEEDS_INDICES = 2, KD__NEEDS_STUDENT_LOGITS = 4, KD__NEEDS_TEACHER_LOGITS = 8,
+       KD__TAKES_LOGITS = 16 };   /* of both sides, each if it is there */
 
 /* A batch as a method sees it.  Teacher tensors and the mask are constants. */
 typedef struct kd__feature_in {
@@ -148,6 +149,31 @@ static inline float kd__keep(float x, bool keep)   /* x or 0, without a branch: 
 }
 kd_status  kd__core_squares(const kd__core *c, kd__core_row_fn row, double *value);
 double     kd__row_squares(const kd__core *c, float *d, size_t n, double factor);
+
+/* ---- feature_layers.c: adapters of several methods, and what they draw --------------------------------------------------------- */
+/* A block that holds parameters and layers, and is not run itself. */
+kd_layer  *kd__holder(kd_layer *parent, const char *name);
+/* A 1x1 convolution where `shape` is a map's, else a linear layer; a k x k one that keeps the size. */
+void       kd__point_layer(kd_layer *parent, const char *name, const kd_feature_shape *shape, size_t in, size_t out, bool bias);
+kd_layer  *kd__same_conv(kd_layer *parent, const char *name, size_t in, size_t out, size_t k, bool bias);
+/* "generation": 3x3, ReLU, 3x3. */
+void       kd__generator(kd_layer *parent, size_t channels);
+/* "0" to "8": 1x1, 3x3, 1x1 without bias, batch norm and ReLU behind each, behind the last one only if norm_last. */
+void       kd__projector(kd_layer *sequence, size_t in, size_t width, size_t out, bool norm_last);
+/* floor(share n), where a share of .7 is meant and not the float below it. */
+size_t     kd__share(float share, size_t n);
+/* Constants drawn from the tape's random stream, as kd_dropout does: 0 with probability p, else 1; [rows, tokens] with `masked` zeros
+ * in each row, each choice as likely as another. */
+kd_tensor *kd__draw_keep(kd_tape *tape, size_t rank, const size_t *shape, float p);
+kd_tensor *kd__draw_tokens(kd_tape *tape, size_t rows, size_t tokens, size_t masked);
+/* scale sqrt(sum w (a - b)^2), gradient 0 at 0; w a constant for each leading row of a, or NULL. */
+kd_tensor *kd__distance(kd_tape *tape, const char *name, kd_tensor *a, kd_tensor *b, kd_tensor *w, float scale);
+
+/* CC, CRD: "s0.linear" and "t0.linear", the flattened taps 0 to `width`; run them. */
+void       kd__embed_pair(const kd_loss_feature_desc *desc, kd_layer *root);
+void       kd__embed_pair_forward(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, kd_tensor *e[2]);
+/* In place: g, the gradient of rows [n, w] divided by their lengths `norm`, becomes that of the rows; 0 for zero rows. */
+void       kd__unit_backward(const kd__kernels *k, size_t n, size_t w, const float *unit, const float *norm, float *g);
 
 /* ---- feature_ops.c: pieces of several methods ------------------------------------------------------------------------ */
 /* RepDistiller's ConvReg below root, from a student map [s, s, c] to a teacher's [t, t, d]: 3x3 of stride 2 (s = 2t), transposed
