@@ -47,7 +47,10 @@ endif
 # The plain-C level is there to be right, on CPUs that have nothing better: small.  Its vectors are arrays, of fixed size and
 # never indexed by data, each of which would have a canary.  Sanitized, it takes minutes with debugging symbols, and proves no more.
 FLAGS_scalar  = $(if $(SAN),-O1 -g0,-Os $(LEAN_scalar))
-# Kernels call nobody, so nobody unwinds through them.
+# Nothing of C throws, and a callback may not: tables to unwind by would be a tenth of the library.  -g keeps them for debuggers, where
+# strip takes them.  Windows walks stacks by such tables.
+TABLES        = $(if $(SAN)$(WINDOWS),,-fno-asynchronous-unwind-tables)
+# Kernels call nobody.
 LEAN          = $(if $(SAN),,-fno-asynchronous-unwind-tables)
 FLAGS_neon   :=
 FLAGS_avx2   := -mavx2 -mfma -mf16c -mbmi2
@@ -155,11 +158,11 @@ endif
 
 all: $(if $(STATIC),$(A)) $(if $(SHARED),$(SO)) $(PC) ## the library, static and shared (BUILD_STATIC=no, BUILD_SHARED=no)
 
-# Rooms that leave the loops over numbers to kernels are compiled small.
-$(filter $(foreach room,base autograd nn distill optim zoo data io,$(OBJ)/$(room)/%),$(OBJS)): SMALL = $(if $(filter -O2,$(CFLAGS)),-Os)
+# Rooms leave the loops over numbers to kernels, and are compiled small.
+$(filter $(foreach room,base cpu tensor autograd nn distill optim zoo data io,$(OBJ)/$(room)/%),$(OBJS)): SMALL = $(if $(filter -O2,$(CFLAGS)),-Os)
 $(OBJ)/%.o: src/%.c
 	@mkdir -p $(@D)
-	$(call say,CC,$<)$(CC) $(BASE) $(ISA_DEFS) $(CPPFLAGS) $(CFLAGS) $(SMALL) $(SAN) -c $< -o $@
+	$(call say,CC,$<)$(CC) $(BASE) $(TABLES) $(ISA_DEFS) $(CPPFLAGS) $(CFLAGS) $(SMALL) $(SAN) -c $< -o $@
 
 $(A): $(OBJS) $(KOBJS)
 	$(call say,AR,$@)rm -f $@ && $(AR) $(ARFLAGS) $@ $^
