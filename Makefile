@@ -83,11 +83,11 @@ $(PROBED):
 	@has() { echo '#include <stdio.h>' | $(CC) -O2 -Werror "$$@" -x c -fsyntax-only - 2>/dev/null; }; \
 	  harden=; for f in -fstack-protector-strong -fstack-clash-protection -fcf-protection -mbranch-protection=standard; do \
 	    if has $$f; then harden="$$harden $$f"; fi; done; \
-		  lean=; for f in -fno-inline-functions-called-once -fno-stack-protector; do if has $$f; then lean="$$lean $$f"; fi; done; \
-	  gcse=; if has -fno-gcse; then gcse=-fno-gcse; fi; \
+	  lean=; for f in -fno-inline-functions-called-once -fno-stack-protector; do if has $$f; then lean="$$lean $$f"; fi; done; \
+	  gcse=; if has -fno-gcse; then gcse=-fno-gcse; fi; ivopts=; if has -fno-ivopts; then ivopts=-fno-ivopts; fi; \
 	  if has -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3; then level=3; else level=2; fi; \
 	  { echo "HARDEN ?=$$harden"; echo "FORTIFY ?= -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=$$level"; \
-	    echo "LEAN_scalar ?=$$lean"; echo "LEAN_vector ?= $$gcse"; } > $@
+	    echo "LEAN_scalar ?=$$lean"; echo "LEAN_vector ?= $$gcse"; echo "LEAN_gemm ?= $$ivopts"; } > $@
 ifneq (,$(if $(MAKECMDGOALS),$(filter-out clean help info dist uninstall,$(MAKECMDGOALS)),all))
 ifeq (,$(SAN))
 include $(PROBED)
@@ -116,9 +116,11 @@ $(OBJ)/kernels/%.$(1).o: src/kernels/%.c
 KOBJS += $(KERN:src/%.c=$(OBJ)/%.$(1).o)
 endef
 $(foreach isa,$(ISAS),$(eval $(call ISA_RULE,$(isa))))
-# Where constants are many, moving what they share before all branches makes them more than there are registers.
-$(foreach kern,depthwise distill eltwise gemm rnn softmax,$(foreach isa,$(filter-out scalar,$(ISAS)),$(OBJ)/kernels/kern_$(kern).$(isa).o)): \
-  LEAN += $(if $(SAN),,$(LEAN_vector))
+# Where constants are many, moving what branches share before them makes more than there are registers; so do pointers of their own
+# for each row of a tile.
+vector_objs = $(foreach kern,$(1),$(foreach isa,$(filter-out scalar,$(ISAS)),$(OBJ)/kernels/kern_$(kern).$(isa).o))
+$(call vector_objs,depthwise distill eltwise gemm rnn softmax): LEAN += $(if $(SAN),,$(LEAN_vector))
+$(call vector_objs,gemm): LEAN += $(if $(SAN),,$(LEAN_gemm))
 
 # The shared library, the name that programs record (SONAME), the name that -lkd finds, and how it is linked.
 ifneq (,$(findstring darwin,$(TARGET)))

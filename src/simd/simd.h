@@ -46,7 +46,7 @@
 #if defined KD_ISA_scalar || defined KD_ISA_avx512
 #define V_PART(n) !(__builtin_constant_p(n) && (n) == 16)
 #else
-#define V_PART(n) __builtin_expect((n) != 16, 0)
+#define V_PART(n) ((n) != 16)
 #endif
 /* before a loop over registers, of n rounds or less; in plain C there are none */
 #if defined KD_ISA_scalar
