@@ -140,7 +140,7 @@ TEST(hardening)
     }
 }
 
-/* A promise of README.md's and docs/performance.md, for the library as `make` builds it; another compiler, other flags (KD_HARDEN ends
+/* What docs/performance.md says of the library's size, for the library as `make` builds it; another compiler, other flags (KD_HARDEN ends
  * in CFLAGS) or another CPU's instruction sets make another size. */
 TEST(shared_library_is_small)
 {
@@ -156,7 +156,7 @@ TEST(shared_library_is_small)
     char *bytes = kdtest_run(&status, "strip -o %s/stripped.so %s/libkd.so && wc -c < %s/stripped.so && rm %s/stripped.so", kdtest_obj(),
                              kdtest_out(), kdtest_obj(), kdtest_obj());
     const long size = strtol(bytes, NULL, 10);
-    CHECK_MSG(status == 0 && size > 0 && size < LIMIT, "libkd.so has %s bytes, stripped: %d is the limit", bytes, (int)LIMIT);
+    CHECK_MSG(status == 0 && size > 0 && size < LIMIT, "libkd.so has %ld bytes, stripped: %d is the limit", size, (int)LIMIT);
     free(bytes);
 #else
     kdtest_skip("measured on x86-64 Linux, by gcc");
