@@ -145,6 +145,8 @@ static bool save_statistics(kd__op_scope *op, const columns *g, bool constant, c
     norm_saved *saved = kd__op_save(op, sizeof *saved + 2 * sets * sizeof(float));
     if (!saved) return false;
     *saved = (norm_saved){ g->samples, g->rows, g->width, constant, g->relu };
+    op->unread_in = 1u << 3;
+    op->unread_out = !g->residual;
     for (size_t s = 0; s < sets; s++) {
         saved_mean(saved)[s] = (float)mean[s];
         saved_mean(saved)[sets + s] = (float)rstd[s];
@@ -339,6 +341,8 @@ static bool batch_norm_running(kd__op_scope *op, columns *g, const float *mean, 
     norm_saved *saved = kd__op_save(op, sizeof *saved + 2 * c * sizeof(float));
     if (!saved) return false;
     *saved = (norm_saved){ 1, g->rows, 1, true, false };
+    op->unread_in = 1u << 3;
+    op->unread_out = 1;
     for (size_t j = 0; j < c; j++) {
         saved_mean(saved)[j] = mean[j];
         saved_mean(saved)[c + j] = (float)(1.0 / sqrt((double)var[j] + (double)eps));

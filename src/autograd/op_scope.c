@@ -101,7 +101,7 @@ kd_tensor *kd__op_output_view(kd__op_scope *op, kd_tensor *x, size_t offset, siz
     y->ctx = tape->ctx;
     y->tape = tape;
     y->generation = tape->state.generation;
-    if (tape->mode == KD_TAPE_INFER && x->owner == KD__OWNER_TAPE && x->block != KD__NO_BLOCK) {
+    if (x->owner == KD__OWNER_TAPE && x->block != KD__NO_BLOCK) {
         y->block = x->block;
         tape->blocks[x->block].references++;
     }
@@ -158,8 +158,9 @@ static void record(kd__op_scope *op)
     for (size_t i = 0; i < op->out_count; i++) op->out[i]->requires_grad = true;
     tape->nodes[tape->node_count++] = (kd__node){
         .id = op->id, .in_count = (uint16_t)op->in_count, .out_count = (uint16_t)op->out_count, .number = op->number,
-        .in = operands, .out = operands + op->in_count, .saved = op->saved
+        .unread_in = op->unread_in, .unread_out = op->unread_out, .in = operands, .out = operands + op->in_count, .saved = op->saved
     };
+    kd__node_hold(tape, &tape->nodes[tape->node_count - 1]);
 }
 
 kd_tensor *kd__op_end(kd__op_scope *op)

@@ -22,7 +22,7 @@
 #define unpoison(ptr, bytes) ((void)(ptr), (void)(bytes))
 #endif
 
-enum { FIRST_CHUNK = 64 * 1024 };
+enum { FIRST_CHUNK = 64 * 1024, LARGE = 1024 * 1024 };
 
 struct kd__chunk {
     kd__chunk *next;
@@ -37,10 +37,11 @@ void kd__arena_init(kd__arena *arena, kd_context *ctx)
     *arena = (kd__arena){ .ctx = kd__context(ctx) };
 }
 
-/* A chunk of at least `bytes` at the end of the list, half as large as all before it together. */
+/* A chunk of at least `bytes` at the end of the list, half as large as all before it together, an eighth once that is much. */
 static kd__chunk *append(kd__arena *arena, kd__chunk *last, size_t bytes)
 {
-    size_t want = KD_MAX(KD_MAX(bytes, arena->total / 2), FIRST_CHUNK - 2 * KD_ALIGN), total;
+    size_t want = KD_MAX(bytes, FIRST_CHUNK - 2 * KD_ALIGN), total;
+    want = KD_MAX(want, arena->total / (arena->total < LARGE ? 2 : 8));
     if (!kd__round_up(want, KD_ALIGN, &want) || !kd__add(want, KD_ALIGN, &total)) total = SIZE_MAX;
     kd__chunk *chunk = kd__alloc_raw(arena->ctx, total);
     if (!chunk) return NULL;
@@ -76,6 +77,18 @@ void *kd__arena_push(kd__arena *arena, size_t bytes)
     arena->peak = KD_MAX(arena->peak, at->before + arena->used);
     unpoison(ptr, bytes);
     return ptr;
+}
+
+size_t kd__arena_rest(const kd__arena *arena) { return arena->current ? arena->current->bytes - arena->used : 0; }
+
+bool kd__arena_next(kd__arena *arena)
+{
+    kd__chunk *at = arena->current, *next = at ? at->next : arena->first;
+    if (!next) return false;
+    next->before = at ? at->before + arena->used : 0;
+    arena->current = next;
+    arena->used = 0;
+    return true;
 }
 
 kd__mark kd__arena_mark(const kd__arena *arena)
