@@ -283,6 +283,7 @@ void kd__memory_reset(kd_tape *tape)
     tape->block_unused = tape->block_last = tape->block_free = KD__NO_BLOCK;
     tape->used = 0;
     kd__arena_reset(&tape->arena);
+    kd__arena_settle(&tape->arena);
     kd__arena_reset(&tape->records);
 }
 

@@ -108,6 +108,14 @@ void kd__arena_rewind(kd__arena *arena, kd__mark mark)
 
 void kd__arena_reset(kd__arena *arena) { kd__arena_rewind(arena, (kd__mark){ NULL, 0 }); }
 
+void kd__arena_settle(kd__arena *arena)
+{
+    if (!arena->first || !arena->first->next) return;
+    const size_t peak = arena->peak;
+    kd__arena_free(arena);
+    (void)append(arena, NULL, peak);
+}
+
 void kd__arena_free(kd__arena *arena)
 {
     kd__chunk *chunk = arena->first;

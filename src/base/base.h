@@ -154,6 +154,7 @@ bool    kd__arena_next(kd__arena *arena);                 /* go on in the next c
 kd__mark kd__arena_mark(const kd__arena *arena);
 void    kd__arena_rewind(kd__arena *arena, kd__mark mark);
 void    kd__arena_reset(kd__arena *arena);                /* everything reusable, nothing freed */
+void    kd__arena_settle(kd__arena *arena);               /* as reset; several chunks become one as large as the most ever used */
 void    kd__arena_free(kd__arena *arena);
 
 /* ---- pool.c ------------------------------------------------------------------------------------ */
@@ -254,6 +255,7 @@ bool kd__glob_match(const char *pattern, const char *text);
 double kd__now(void);
 /* The default allocator. */
 void *kd__system_alloc(size_t bytes, size_t align, void *user);
+void *kd__system_zeros(size_t bytes);   /* zeros that take no memory until they are touched, for kd__system_free; NULL: cannot */
 void  kd__system_free(void *ptr, size_t bytes, void *user);
 /* CPUs that this process may use, at least 1. */
 uint32_t kd__system_cpus(void);
