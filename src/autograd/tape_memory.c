@@ -170,7 +170,7 @@ static void cut_rests(kd_tape *tape, size_t bytes)
             poison(tape->blocks[at].ptr, rest);
             list_free(tape, at);
         }
-        if (!kd__arena_next(&tape->arena)) return;
+        if (!kd__arena_next(&tape->arena, bytes)) return;
     }
 }
 
@@ -283,7 +283,6 @@ void kd__memory_reset(kd_tape *tape)
     tape->block_unused = tape->block_last = tape->block_free = KD__NO_BLOCK;
     tape->used = 0;
     kd__arena_reset(&tape->arena);
-    kd__arena_settle(&tape->arena);
     kd__arena_reset(&tape->records);
 }
 

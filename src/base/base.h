@@ -145,16 +145,16 @@ typedef struct kd__arena {
     kd__chunk  *first, *current;
     size_t      used;            /* bytes used in `current` */
     size_t      peak, total;     /* most ever used; reserved */
+    uint64_t    round;           /* counts resets */
 } kd__arena;
 typedef struct kd__mark { kd__chunk *chunk; size_t used; } kd__mark;
 void    kd__arena_init(kd__arena *arena, kd_context *ctx);
 void   *kd__arena_push(kd__arena *arena, size_t bytes);   /* KD_ALIGN-aligned, not cleared; NULL when out */
 size_t  kd__arena_rest(const kd__arena *arena);           /* bytes left in the present chunk */
-bool    kd__arena_next(kd__arena *arena);                 /* go on in the next chunk; false if there is none yet */
+bool    kd__arena_next(kd__arena *arena, size_t bytes);   /* go on in the next chunk; false: none of those to come holds `bytes` */
 kd__mark kd__arena_mark(const kd__arena *arena);
 void    kd__arena_rewind(kd__arena *arena, kd__mark mark);
 void    kd__arena_reset(kd__arena *arena);                /* everything reusable, nothing freed */
-void    kd__arena_settle(kd__arena *arena);               /* as reset; several chunks become one as large as the most ever used */
 void    kd__arena_free(kd__arena *arena);
 
 /* ---- pool.c ------------------------------------------------------------------------------------ */
