@@ -111,7 +111,8 @@ static void undo(kd_tape *tape, kd__node *node)
         kd__tape_fail(tape, kd__fail(KD_ERR_CANCELLED, "cancelled"));
         return;
     }
-    kd__op_backward(tape, node);
+    kd__node_ready(tape, node);
+    if (kd__tape_ok(tape)) kd__op_backward(tape, node);
     for (size_t i = 0; i < node->out_count; i++) {
         kd_tensor *y = node->out[i];
         if (!y->grad || y->retain_grad) continue;

@@ -161,6 +161,7 @@ static void record(kd__op_scope *op)
         .unread_in = op->unread_in, .unread_out = op->unread_out, .in = operands, .out = operands + op->in_count, .saved = op->saved
     };
     kd__node_hold(tape, &tape->nodes[tape->node_count - 1]);
+    if (op->again && !op->in[0]->maker) op->out[0]->maker = tape->node_count;
 }
 
 kd_tensor *kd__op_end(kd__op_scope *op)

@@ -88,6 +88,7 @@ typedef struct kd__op_scope {
     void       *saved;
     uint32_t    copied;           /* bit i: in[i] is a contiguous copy made for this op */
     uint16_t    unread_in, unread_out;   /* set by the op: bit i: its backward does not read the data of in[i], out[i] */
+    bool        again;            /* set by the op: kd__make_again can make out[0] from its inputs and what it saved */
     bool        recording;        /* some input needs a gradient and the tape records */
     bool        fp_changed;       /* by this op, not by one around it */
 } kd__op_scope;
@@ -188,8 +189,11 @@ kd_tensor  *kd__header_new(kd_tape *tape);
 /* A block of at least `bytes`, referenced once; KD__NO_BLOCK (with text) when out. */
 size_t      kd__block_new(kd_tape *tape, size_t bytes);
 void        kd__block_drop(kd_tape *tape, size_t block);
-/* A node takes the references to what its backward reads, and drops them. */
+/* Compute out[0], which was given back, once more, for the nodes that read it (op_norm.c). */
+void        kd__make_again(kd_tape *tape, const kd__node *node);
+/* A node takes the references to what its backward reads, sees that it is there, and drops them. */
 void        kd__node_hold(kd_tape *tape, const kd__node *node);
+void        kd__node_ready(kd_tape *tape, const kd__node *node);
 void        kd__node_drop(kd_tape *tape, const kd__node *node);
 /* Forget all blocks and headers, rewind the arena. */
 void        kd__memory_reset(kd_tape *tape);

@@ -225,20 +225,54 @@ static bool in_block(const kd_tape *tape, const kd_tensor *x)
     return x && x->owner == KD__OWNER_TAPE && x->tape == tape && x->block != KD__NO_BLOCK;
 }
 
+/* What can be made again is not held: its readers are counted. */
+static void hold(kd_tape *tape, kd_tensor *x)
+{
+    if (!in_block(tape, x)) return;
+    if (x->maker) x->readers++;
+    else tape->blocks[x->block].references++;
+}
+
+static void drop(kd_tape *tape, kd_tensor *x)
+{
+    if (!in_block(tape, x)) return;
+    if (!x->maker) {
+        kd__block_drop(tape, x->block);
+    } else if (--x->readers == 0 && !x->generation) {
+        kd__block_drop(tape, x->block);
+        x->block = KD__NO_BLOCK;
+    }
+}
+
 void kd__node_hold(kd_tape *tape, const kd__node *node)
 {
     for (size_t i = 0; i < node->in_count; i++)
-        if (!(node->unread_in >> i & 1) && in_block(tape, node->in[i])) tape->blocks[node->in[i]->block].references++;
+        if (!(node->unread_in >> i & 1)) hold(tape, node->in[i]);
     for (size_t i = 0; i < node->out_count; i++)
-        if (!(node->unread_out >> i & 1) && in_block(tape, node->out[i])) tape->blocks[node->out[i]->block].references++;
+        if (!(node->unread_out >> i & 1)) hold(tape, node->out[i]);
 }
 
 void kd__node_drop(kd_tape *tape, const kd__node *node)
 {
     for (size_t i = 0; i < node->in_count; i++)
-        if (!(node->unread_in >> i & 1) && in_block(tape, node->in[i])) kd__block_drop(tape, node->in[i]->block);
+        if (!(node->unread_in >> i & 1)) drop(tape, node->in[i]);
     for (size_t i = 0; i < node->out_count; i++)
-        if (!(node->unread_out >> i & 1) && in_block(tape, node->out[i])) kd__block_drop(tape, node->out[i]->block);
+        if (!(node->unread_out >> i & 1)) drop(tape, node->out[i]);
+}
+
+void kd__node_ready(kd_tape *tape, const kd__node *node)
+{
+    for (size_t i = 0; i < node->in_count; i++) {
+        kd_tensor *x = node->in[i];
+        if (node->unread_in >> i & 1 || !x || !x->maker || x->tape != tape || x->block != KD__NO_BLOCK) continue;
+        x->block = kd__block_new(tape, x->count * sizeof(float));
+        if (x->block == KD__NO_BLOCK) {
+            kd__tape_fail(tape, kd__fail(KD_ERR_NOMEM, "out of memory for %S", (size_t)x->rank, x->shape));
+            return;
+        }
+        x->data = tape->blocks[x->block].ptr;
+        kd__make_again(tape, &tape->nodes[x->maker - 1]);
+    }
 }
 
 /* ---- for kd_model_forward ------------------------------------------------------------------------------- */
@@ -254,6 +288,7 @@ void kd__tape_release(kd_tape *tape, kd_tensor *x)
     if (!alive_in_block(tape, x) || x->retain_grad || tape->blocks[x->block].kept) return;
     x->generation = 0;
     kd__block_drop(tape, x->block);
+    if (x->maker) x->block = KD__NO_BLOCK;
 }
 
 void kd__tape_release_since(kd_tape *tape, size_t mark, const kd_tensor *keep)

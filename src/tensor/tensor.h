@@ -35,6 +35,8 @@ struct kd_tensor {
     uint64_t  generation;         /* equals the tape's while alive; 0: given back early */
     float    *grad;               /* contiguous; a parameter's lies in its model's block */
     size_t    block, grad_block;  /* indices of the memory blocks of data and grad, or KD__NO_BLOCK */
+    size_t    maker;              /* 1 + the node that can make the data again for backward; 0: none */
+    size_t    readers;            /* then: nodes to undo that read the data */
 };
 
 /* ---- shape.c, tensor.c -------------------------------------------------------------------------- */
