@@ -169,8 +169,9 @@ kd_tensor *kd__op_end(kd__op_scope *op)
     kd_tape *tape = op->tape;
     if (kd__tape_ok(tape) && tape->check_finite) check_finite(op);
     if (kd__tape_ok(tape) && op->recording) record(op);
+    const bool shown = op->recording && op->id == KD__OP_custom;   /* its backward is the caller's, and sees its inputs */
     for (size_t i = 0; i < op->in_count; i++)
-        if (op->copied >> i & 1) kd__tape_release(tape, op->in[i]);
+        if (op->copied >> i & 1 && !shown) kd__tape_release(tape, op->in[i]);
     tape->op_name = op->outer_name;
     tape->op_number = op->outer_number;
     if (op->fp_changed) kd__tape_fp_back(tape);
