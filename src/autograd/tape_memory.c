@@ -264,7 +264,9 @@ void kd__node_ready(kd_tape *tape, const kd__node *node)
 {
     for (size_t i = 0; i < node->in_count; i++) {
         kd_tensor *x = node->in[i];
-        if (node->unread_in >> i & 1 || !x || !x->maker || x->tape != tape || x->block != KD__NO_BLOCK) continue;
+        if (node->unread_in >> i & 1 || !x || !x->maker || x->owner != KD__OWNER_TAPE || x->tape != tape ||
+            x->block != KD__NO_BLOCK)
+            continue;
         x->block = kd__block_new(tape, x->count * sizeof(float));
         if (x->block == KD__NO_BLOCK) {
             kd__tape_fail(tape, kd__fail(KD_ERR_NOMEM, "out of memory for %S", (size_t)x->rank, x->shape));

@@ -45,10 +45,10 @@ static void free_chunk(kd__arena *arena, kd__chunk *chunk)
     kd__free(arena->ctx, chunk);
 }
 
-/* A chunk of at least `bytes` at the end, half as large as all before it together, an eighth once that is much. */
+/* A chunk of at least `bytes` at the end, half as large as all before it together, a quarter once that is much. */
 static kd__chunk *append(kd__arena *arena, size_t bytes)
 {
-    size_t want = KD_MAX(KD_MAX(bytes, arena->total / (arena->total < LARGE ? 2 : 8)), FIRST_CHUNK - 2 * KD_ALIGN), total, gone = 0;
+    size_t want = KD_MAX(KD_MAX(bytes, arena->total / (arena->total < LARGE ? 2 : 4)), FIRST_CHUNK - 2 * KD_ALIGN), total, gone = 0;
     kd__chunk **link = arena->current ? &arena->current->next : &arena->first, *chunk;
     while ((chunk = *link) != NULL) {
         if (chunk->used_in == arena->round) {

@@ -13,6 +13,7 @@ static kd_status view_begin(kd_tensor *view, kd_tensor **out, const kd_tensor *x
     view->requires_grad = view->retain_grad = view->is_parameter = false;
     view->grad = NULL;
     view->block = view->grad_block = KD__NO_BLOCK;
+    view->maker = view->readers = 0;
     return KD_OK;
 }
 
