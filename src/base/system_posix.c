@@ -10,16 +10,16 @@
 #include <sys/mman.h>
 #include <time.h>
 
-enum { HUGE = 2 << 20 };
+enum { HUGE_PAGE = 2 << 20 };
 
 /* The whole huge pages from `ptr` on: the first touch of 256 MB takes 35 ms instead of 220. */
 static void advise(void *ptr, size_t bytes)
 {
-    const size_t before = (HUGE - (uintptr_t)ptr % HUGE) % HUGE;
-    if (bytes < before + 2 * (size_t)HUGE) return;
+    const size_t before = (HUGE_PAGE - (uintptr_t)ptr % HUGE_PAGE) % HUGE_PAGE;
+    if (bytes < before + 2 * (size_t)HUGE_PAGE) return;
 #ifdef MADV_HUGEPAGE
     int saved = errno;
-    madvise((unsigned char *)ptr + before, (bytes - before) & ~(size_t)(HUGE - 1), MADV_HUGEPAGE);   /* advice: refused is fine */
+    madvise((unsigned char *)ptr + before, (bytes - before) & ~(size_t)(HUGE_PAGE - 1), MADV_HUGEPAGE);   /* advice: refused is fine */
     errno = saved;
 #endif
 }
@@ -28,7 +28,7 @@ void *kd__system_alloc(size_t bytes, size_t align, void *user)
 {
     (void)user;
     void *ptr = NULL;
-    if (posix_memalign(&ptr, bytes >= 2 * (size_t)HUGE ? HUGE : align, bytes) != 0) return NULL;
+    if (posix_memalign(&ptr, bytes >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : align, bytes) != 0) return NULL;
     advise(ptr, bytes);
     return ptr;
 }

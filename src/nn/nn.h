@@ -138,7 +138,7 @@ static inline kd__packed *kd__layer_packed(kd_layer *layer, const kd_tape *tape)
 }
 /* May `layer` run on x?  False: the tape is poisoned. */
 bool kd__layer_may_run(const kd_layer *layer, kd_tape *tape, const kd_tensor *x);
-/* Children one after the other, without the shortcut.  On an INFER tape each result goes back once the next is there. */
+/* Children one after the other, without the shortcut.  Each result goes back once the next is there. */
 kd_tensor *kd__forward_children(kd_layer *self, kd_tape *tape, kd_tensor *x, kd__join *join);
 
 /* ---- layer_chain.c: neighbours that run as one op --------------------------------------------------------------- */
