@@ -1,8 +1,8 @@
 /* arena.c - a stack of memory that grows by chunks and is rewound, never freed, between steps.
  *
  * A push that does not fit goes to the first later chunk where it does.  If there is none, a new chunk goes to the end of the
- * list, in place of those that were too small and not used since the last reset.  So a sequence of pushes and rewinds that ran once lands on the same places when
- * it runs again, and allocates nothing.  Under AddressSanitizer what was rewound is poisoned.
+ * list, in place of those that were too small and not used since the last reset.  So a sequence of pushes and rewinds that ran
+ * once lands on the same places when it runs again, and allocates nothing.  Under AddressSanitizer what was rewound is poisoned.
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
 
