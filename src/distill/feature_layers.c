@@ -58,7 +58,7 @@ kd_tensor *kd__draw_keep(kd_tape *tape, size_t rank, const size_t *shape, float 
     if (!keep) return kd__poison(tape);
     kd_rng rng = kd_rng_split(&tape->rng, tape->rng.index++);
     float *x = keep->data;
-    for (size_t i = 0; i < keep->count; i++) x[i] = kd_rng_uniform(&rng) < p ? 0 : 1;
+    for (size_t i = 0; i < keep->count; i++) x[i] = kd_rng_uniform(&rng) < p ? 0.0f : 1.0f;
     return keep;
 }
 

@@ -36,7 +36,7 @@ static double loss(const method_in *x)
 {
     const size_t n = x->rows, width = x->feature->width ? x->feature->width : n / 4 ? n / 4 : 1;
     double *key[METHOD_TAPS], total = 0;
-    char name[24];
+    char name[40];
     for (size_t j = 0; j < x->teacher_taps; j++) snprintf(name, sizeof name, "t%zu.key", j), key[j] = embed(x, name, &x->t[j]);
     for (size_t i = 0; i < x->taps; i++) {
         snprintf(name, sizeof name, "s%zu.query", i);
