@@ -4,16 +4,17 @@
  * Formula:
  *     loss = log max(sum over all elements of |N(x) - N(t)|^alpha, 1e-12)
  *     x = s W + b, each sample's tap flattened; N: each column minus its mean over the batch, over sqrt(its variance + 1e-4)
- * Gradient: alpha |d|^(alpha - 1) sign(d) / sum, d = N(x) - N(t), through N and the projection; none where the sum is below 1e-12.
+ * Gradient: alpha |d|^(alpha - 1) sign(d) / sum, d = N(x) - N(t), through N and the projection; none where the sum is
+ *     below 1e-12.
  * Divides by: nothing: a logarithm of a sum over the batch.
  * Detached: the teacher.
  * Taps: one pair of any shapes: the pooled vectors of the last layer.
  * Adapters: s0.linear, the projection.
  * Defaults: weight 2, alpha 4.  The published runs add KL of the logits at weight 1 without T^2 (`kd_loss_distill`).
  * Forms: one.
- * Traps: the logarithm divides the gradient by the sum: its scale does not grow with batch or width.  N has no parameters and uses the
- *     batch's own statistics on every tape, the EVAL ones too, on both sides.  One sample: every column is its own mean, the sum is 0
- *     and the loss log 1e-12 with no gradient, where the public code has log 0.
+ * Traps: the logarithm divides the gradient by the sum: its scale does not grow with batch or width.  N has no parameters
+ *     and uses the batch's own statistics on every tape, the EVAL ones too, on both sides.  One sample: every column is its
+ *     own mean, the sum is 0 and the loss log 1e-12 with no gradient, where the public code has log 0.
  * Published: ImageNet ResNet34 -> 18 71.63.
  * Cost: the projection; two matrices of the teacher's tap in double as scratch. */
 #include "distill/feature.h"

@@ -8,14 +8,15 @@
  * Gradient: (m - t) / v through the regressor; (1 / v - (m - t)^2 / v^2) / 2 through v to r.
  * Divides by: elements of the teacher's tap, its batch included.
  * Detached: the teacher.
- * Taps: one or more pairs of maps, vectors or tokens, of the same kind on both sides.  Of two maps the larger is average-pooled to
- *     the other's height and width.
- * Adapters: s0, s1, ..: log_scale [channels], which is r; regressor.0, .2, .4 with `width` channels between (0: the teacher's).
+ * Taps: one or more pairs of maps, vectors or tokens, of the same kind on both sides.  Of two maps the larger is
+ *     average-pooled to the other's height and width.
+ * Adapters: s0, s1, ..: log_scale [channels], which is r; regressor.0, .2, .4 with `width` channels between (0: the
+ *     teacher's).
  * Defaults: weight 1; v begins as 5.
  * Forms: one.
- * Traps: a widely used port keeps r in a plain list, so that the variances are never trained, saved or moved with the model: here
- *     they are parameters like the others.  log(1 + e^r) computed as written overflows from r = 89 on; here it does not.  Another
- *     port adds 1e-6 and not 1e-5.  The value may be negative: log v is a density's.
+ * Traps: a widely used port keeps r in a plain list, so that the variances are never trained, saved or moved with the
+ *     model: here they are parameters like the others.  log(1 + e^r) computed as written overflows from r = 89 on; here it
+ *     does not.  Another port adds 1e-6 and not 1e-5.  The value may be negative: log v is a density's.
  * Published: CIFAR-100 ResNet32x4 -> 8x4 73.09, WRN-40-2 -> 16-2 74.11.
  * Cost: the regressors; as many floats of scratch as the teacher's tap has. */
 #include "distill/feature.h"

@@ -52,9 +52,13 @@ static void shapes(method_in *x, size_t (*draw)(void *rand, size_t low, size_t h
     x->taps = x->teacher_taps = draw(rand, 1, 2);
     for (size_t k = 0; k < x->taps; k++) {
         size_t kind = draw(rand, 0, 3), l = draw(rand, 1, 5), a = draw(rand, 1, 6), b = draw(rand, 1, 6);
-        if (kind == 0) x->s[k] = (method_tap){ .rank = 1, .size = { a } }, x->t[k] = (method_tap){ .rank = 1, .size = { b } };
-        else if (kind == 1) x->s[k] = (method_tap){ .rank = 2, .size = { l, a } }, x->t[k] = (method_tap){ .rank = 2, .size = { l, b } };
-        else {
+        if (kind == 0) {
+            x->s[k] = (method_tap){ .rank = 1, .size = { a } };
+            x->t[k] = (method_tap){ .rank = 1, .size = { b } };
+        } else if (kind == 1) {
+            x->s[k] = (method_tap){ .rank = 2, .size = { l, a } };
+            x->t[k] = (method_tap){ .rank = 2, .size = { l, b } };
+        } else {
             size_t h = draw(rand, 1, 4), w = draw(rand, 1, 4);
             x->s[k] = (method_tap){ .rank = 3, .size = { h, w, a } };
             x->t[k] = (method_tap){ .rank = 3, .size = { draw(rand, 1, 4), draw(rand, 1, 4), b } };
