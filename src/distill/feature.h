@@ -51,6 +51,7 @@ typedef struct kd__feature_method {
     /* The loss of a batch before weight and warm-up: a scalar of the tape, or poison. */
     kd_tensor *(*apply)(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in);
     uint32_t    forms;     /* how many KD_FORM_*; 0: one */
+    bool        draws;     /* from the tape's random stream: counter[0] keeps the place of the one that eval on pointers has */
     size_t    (*mask_width)(const kd_loss_feature_desc *desc);   /* columns of the mask; NULL: tokens of the first student tap */
 } kd__feature_method;
 

@@ -13,6 +13,7 @@
  * Defaults: weight 7e-5 (ImageNet; CIFAR-100: 1.2e-3), gamma 0.15.
  * Forms: CODE: channels are masked, as for classification.  PAPER: positions are, as for detection and segmentation; its
  *     gamma is 0.65 (one-stage detectors), 0.45 (two-stage), 0.75 (segmentation), its weight 2e-5, 5e-7.
+ * State: the place in the random stream of `kd_loss_feature_eval`; on a tape of yours it is the tape's (`kd_checkpoint_add_tape`).
  * Traps: what is kept is not scaled up as dropout would.  The weight belongs to the sum over a sample's elements: one port
  *     takes the mean, with which the published weights do next to nothing.  Masks are drawn on TRAIN tapes only, from the
  *     tape's random stream, one draw a pair and batch: a run that is resumed draws the same ones.  On EVAL tapes all is kept.
@@ -62,5 +63,5 @@ static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__fe
 
 const kd__feature_method kd__feature_MGD = {
     .formula = "1/B sum (G(align(S) * keep) - T)^2, keep: random channels or positions, G: 3x3, ReLU, 3x3", .defaults = defaults,
-    .check = check, .adapters = adapters, .apply = apply, .forms = 2
+    .check = check, .adapters = adapters, .draws = true, .apply = apply, .forms = 2
 };

@@ -16,6 +16,7 @@
  *     differ), generation.0 and .2.
  * Defaults: weight 1, alpha 3e-5, beta 3e-6, gamma 0.5 (ImageNet, DeiT).
  * Forms: one.
+ * State: the place in the random stream of `kd_loss_feature_eval`; on a tape of yours it is the tape's (`kd_checkpoint_add_tape`).
  * Traps: tokens - floor(tokens (1 - gamma)) of each sample are masked, each choice as likely as another, drawn on TRAIN
  *     tapes from the tape's random stream: a run that is resumed draws the same ones.  The batch's `mask` [n, tokens] (1:
  *     kept, 0: masked) takes the place of the draw.  On an EVAL tape without a mask nothing is masked, so that the second part
@@ -91,5 +92,5 @@ static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__fe
 
 const kd__feature_method kd__feature_VITKD = {
     .formula = "alpha/B sum (f(S) - T)^2 of first layers + beta/(gamma B) sum (G(masked S) - T)^2 of the last at masked tokens",
-    .defaults = defaults, .check = check, .adapters = adapters, .apply = apply
+    .defaults = defaults, .check = check, .adapters = adapters, .draws = true, .apply = apply
 };
