@@ -28,6 +28,7 @@ static void defaults(kd_loss_feature_desc *d) { d->alpha = 1; }
 
 static kd_status check(kd_loss_feature_desc *d)
 {
+    if (!(d->alpha >= 0)) return kd__fail(KD_ERR_ARG, "alpha %g, the margin, is negative", (double)d->alpha);
     KD_TRY(kd__feature_pairs(d, 1, 1u << 3));
     for (size_t i = 0; i < d->student_count; i++)
         if (!kd__feature_shape_same(&d->student[i], &d->teacher[i]) && !kd__conv_reg_fits(&d->student[i], &d->teacher[i]))
@@ -52,7 +53,7 @@ static bool row(const kd__core *c, size_t r, void *scratch, double *value)
     for (size_t i = 0; i < n; i++) {
         const bool active = t[i] > 0;
         const float below = s[i] - m, above = s[i] + m;
-        d[i] = kd__keep(below, active & (below < 0)) + kd__keep(above, !active & (above > 0));
+        d[i] = kd__keep(below, active & !(below >= 0)) + kd__keep(above, !active & !(above <= 0));   /* NaN passes */
     }
     *value = kd__row_squares(c, d, n, 0.003);
     return true;

@@ -55,17 +55,17 @@ void kd__conv1x1_bn(kd_layer *root, size_t i, size_t in, size_t out)
 
 /* ---- rows as tasks ---------------------------------------------------------------------------------------------------- */
 
-typedef struct rows_job {
+typedef struct core_rows_job {
     const kd__core  *core;
     kd__core_row_fn  row;
     size_t           bytes;
     double          *value;
     _Atomic uint32_t failed;
-} rows_job;
+} core_rows_job;
 
 static void rows_task(size_t r, void *arg)
 {
-    rows_job *j = arg;
+    core_rows_job *j = arg;
     void *scratch = j->bytes ? kd__scratch_get(j->core->ctx, j->bytes) : NULL;
     j->value[r] = 0;
     if ((j->bytes && !scratch) || !j->row(j->core, r, scratch, &j->value[r])) atomic_store(&j->failed, 1u);
@@ -74,7 +74,7 @@ static void rows_task(size_t r, void *arg)
 
 kd_status kd__core_rows(const kd__core *c, size_t rows, size_t bytes, kd__core_row_fn row, double *value)
 {
-    rows_job j = { .core = c, .row = row, .bytes = bytes, .value = kd__scratch_get(c->ctx, rows * sizeof *j.value) };
+    core_rows_job j = { .core = c, .row = row, .bytes = bytes, .value = kd__scratch_get(c->ctx, rows * sizeof *j.value) };
     if (!j.value) return kd__fail(KD_ERR_NOMEM, "out of memory");
     kd__parallel(c->ctx, rows, rows_task, &j);
     double sum = 0;

@@ -74,9 +74,9 @@ static double square(const kd__core *c, const float *m, size_t n)
     return sum;
 }
 
-/* *value = |X X^T - Y Y^T|^2 of x [hw, s] and y [hw, t], dx a quarter of its gradient (NULL: not wanted); m: side^2, room: hw t. */
-static bool discrepancy(const kd__core *c, const nst_size *z, const float *x, const float *y, float *m, float *room, double *value,
-                        float *dx)
+/* *value = |X X^T - Y Y^T|^2 of x [hw, s] and y [hw, t], dx a quarter of its gradient; NULL: not wanted.  m: side^2, room: hw t. */
+static bool discrepancy(const kd__core *c, const nst_size *z, const float *x, const float *y, float *m, float *room,
+                        double *value, float *dx)
 {
     if (!z->by_channels) {
         c->kernels->unary_f32(KD_UNARY_NEG, room, y, z->hw * z->t, 0, 0);

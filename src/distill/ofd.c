@@ -83,8 +83,8 @@ static bool row(const kd__core *c, size_t r, void *scratch, double *value)
     float *d = c->grad[0] ? c->grad[0] + r * n : scratch;
     for (size_t p = 0; p < n; p += channels)
         for (size_t k = 0; k < channels; k++) {
-            const float to = t[p + k] > margin[k] ? t[p + k] : margin[k], at = x[p + k] - to;
-            d[p + k] = kd__keep(at, (at > 0) | (t[p + k] > 0));
+            const float to = margin[k] > t[p + k] ? margin[k] : t[p + k], at = x[p + k] - to;
+            d[p + k] = kd__keep(at, !(at <= 0) | (t[p + k] > 0));   /* NaN passes */
         }
     *value = kd__row_squares(c, d, n, 1);
     return true;

@@ -25,14 +25,15 @@ enum { PKD_ROWS = 256 };   /* positions a task; more would cost the kernels' sum
 static void defaults(kd_loss_feature_desc *d) { d->weight = 6; }
 static kd_status check(kd_loss_feature_desc *d) { return kd__feature_equal_pairs(d, 1, 1u << 3); }
 
-typedef struct pkd_side { float *mean, *scale; double *deviation; } pkd_side;   /* [channels] */
+/* [channels]: N(x) = (x - mean) scale + shift, shift being the mean's rounding. */
+typedef struct pkd_side { float *mean, *scale, *shift; double *deviation, *rest; } pkd_side;
 typedef struct pkd_job {
     const kd__core *c;
     size_t     rows, channels, blocks;
     float     *partial;          /* [blocks, 3, channels]: what a task found */
     double    *value;            /* [blocks] */
     pkd_side   side[2];
-    float     *pull, *k, *zero;  /* [channels]: the gradient is pull d - (s - mean) k */
+    float     *pull, *k, *m;     /* [channels]: the gradient is pull d - ((s - mean) k + m) */
     size_t     now;              /* the side whose statistics are taken */
     _Atomic uint32_t failed;
 } pkd_job;
@@ -65,7 +66,9 @@ static void pkd_join(const pkd_job *j, size_t k)
     }
     to->mean[k] = (float)mean;
     to->deviation[k] = sqrt(KD_MAX(square, 0.0) / (m - 1));
+    to->rest[k] = (double)to->mean[k] - mean;
     to->scale[k] = (float)(1 / (to->deviation[k] + 1e-6));
+    to->shift[k] = (float)(to->rest[k] / (to->deviation[k] + 1e-6));
 }
 
 /* d [rows of the block, channels] = N(s) - N(t), in the first half of `room`. */
@@ -74,7 +77,7 @@ static void pkd_difference(const pkd_job *j, size_t block, float *room)
     const size_t rows = pkd_rows(j, block), n = rows * j->channels;
     for (size_t i = 0; i < 2; i++)
         j->c->kernels->norm_columns_apply_f32(rows, j->channels, j->c->x[i] + block * PKD_ROWS * j->channels, j->side[i].mean,
-                                              j->side[i].scale, j->zero, NULL, 0, room + i * n);
+                                              j->side[i].scale, j->side[i].shift, NULL, 0, room + i * n);
     j->c->kernels->axpy_f32(room, room + n, n, -1);
 }
 
@@ -106,7 +109,7 @@ static void pkd_gradient(size_t block, void *arg)
     if (!room) return;
     pkd_difference(j, block, room);
     j->c->kernels->norm_columns_backward_f32(pkd_rows(j, block), j->channels, room, j->c->x[0] + at, j->side[0].mean, j->pull,
-                                             j->k, j->zero, NULL, j->c->grad[0] + at, 0);
+                                             j->k, j->m, NULL, j->c->grad[0] + at, 0);
     kd__scratch_put(j->c->ctx, room);
 }
 
@@ -125,9 +128,14 @@ static void pkd_run(pkd_job *j, double *value)
     for (size_t k = 0; k < j->channels; k++) {
         const double deviation = j->side[0].deviation[k], share = 1 / (deviation + 1e-6);
         double along = 0;
-        for (size_t b = 0; b < j->blocks; b++) along += (double)j->partial[(3 * b + 1) * j->channels + k];
+        for (size_t b = 0; b < j->blocks; b++) {
+            const float *at = j->partial + 3 * b * j->channels + k;
+            along += (double)at[j->channels] + j->side[0].rest[k] * (double)at[0];
+        }
+        along *= deviation > 0 ? share * share / (elements * deviation * (double)(j->rows - 1)) : 0;
         j->pull[k] = (float)(share / elements);
-        j->k[k] = deviation > 0 ? (float)(along / elements * share * share / (deviation * (double)(j->rows - 1))) : 0;
+        j->k[k] = (float)along;
+        j->m[k] = (float)(along * j->side[0].rest[k]);
     }
     kd__parallel(ctx, j->blocks, pkd_gradient, j);
 }
@@ -141,14 +149,13 @@ static kd_status core(const kd__core *c, double *value)
         return KD_OK;
     }
     j.blocks = (j.rows + PKD_ROWS - 1) / PKD_ROWS;
-    double *doubles = kd__scratch_get(c->ctx, (j.blocks + 2 * n) * sizeof(double) + (3 * j.blocks + 7) * n * sizeof(float));
+    double *doubles = kd__scratch_get(c->ctx, (j.blocks + 4 * n) * sizeof(double) + (3 * j.blocks + 9) * n * sizeof(float));
     if (!doubles) return kd__fail(KD_ERR_NOMEM, "out of memory");
-    float *floats = (float *)(doubles + j.blocks + 2 * n);
     j.value = doubles;
-    for (size_t i = 0; i < 2; i++)
-        j.side[i] = (pkd_side){ floats + 2 * i * n, floats + (2 * i + 1) * n, doubles + j.blocks + i * n };
-    j.pull = floats + 4 * n, j.k = j.pull + n, j.zero = j.k + n, j.partial = j.zero + n;
-    memset(j.zero, 0, n * sizeof *j.zero);
+    double *d = doubles + j.blocks;
+    float *f = (float *)(d + 4 * n);
+    for (size_t i = 0; i < 2; i++, f += 3 * n, d += 2 * n) j.side[i] = (pkd_side){ f, f + n, f + 2 * n, d, d + n };
+    j.pull = f, j.k = f + n, j.m = f + 2 * n, j.partial = f + 3 * n;
     pkd_run(&j, value);
     kd__scratch_put(c->ctx, doubles);
     return atomic_load(&j.failed) ? kd__fail(KD_ERR_NOMEM, "out of memory") : KD_OK;

@@ -67,7 +67,8 @@ static void to_double(problem *p)
     fix(p);
 }
 
-static size_t draw(void *rand, size_t low, size_t high) { return kdtest_size(rand, low, high); }
+static int largest;   /* shapes as large as they get: for what memory they take */
+static size_t draw(void *rand, size_t low, size_t high) { return largest ? high : kdtest_size(rand, low, high); }
 
 static method_tap tap(size_t rank, size_t a, size_t b, size_t c)
 {
@@ -77,17 +78,17 @@ static method_tap tap(size_t rank, size_t a, size_t b, size_t c)
 static void draw_shapes(method_in *x, const method_feature *f, size_t small, kdtest_rand *r)
 {
     size_t low = f->taps_low ? f->taps_low : 1, high = f->taps_high ? f->taps_high : low;
-    x->taps = kdtest_size(r, low, high);
+    x->taps = draw(r, low, high);
     x->teacher_taps = f->teacher_taps ? f->teacher_taps : x->taps;
-    size_t h = kdtest_size(r, 1, small), w = f->kind == METHOD_MAPS ? h : kdtest_size(r, 1, small), th = h, tw = w;
-    if (!(f->same & METHOD_SAME_SIZE)) th = kdtest_size(r, 1, small), tw = f->kind == METHOD_MAPS ? th : kdtest_size(r, 1, small);
+    size_t h = draw(r, 1, small), w = f->kind == METHOD_MAPS ? h : draw(r, 1, small), th = h, tw = w;
+    if (!(f->same & METHOD_SAME_SIZE)) th = draw(r, 1, small), tw = f->kind == METHOD_MAPS ? th : draw(r, 1, small);
     size_t c = 1, tc = 1;
     size_t most = x->taps > x->teacher_taps ? x->taps : x->teacher_taps;
     for (size_t k = 0; k < most && k < METHOD_TAPS; k++) {
         if (k == 0 || !(f->same & METHOD_ONE_SHAPE)) {
             size_t least_width = f->width_low ? f->width_low : 1;
-            c = kdtest_size(r, least_width, least_width + 2 * small + 2);
-            tc = kdtest_size(r, f->same & METHOD_TEACHER_WIDER ? c : least_width, c + least_width + small);
+            c = draw(r, least_width, least_width + 2 * small + 2);
+            tc = draw(r, f->same & METHOD_TEACHER_WIDER ? c : least_width, c + least_width + small);
             if (f->same & METHOD_SAME_WIDTH) tc = c;
         }
         size_t scale = f->same & METHOD_HALVING ? (size_t)1 << (most - 1 - k) : 1;
@@ -371,8 +372,8 @@ static void point(problem *p, const result *o, mc_point *at)
     at->what = p->what, at->value = reference, at->fix = fix, at->user = p;
     double v = reference(p);
     at->size = f->size ? f->size(x) : fabs(v) + 1e-12;
+    at->grad_size = f->grad_size ? f->grad_size(x) : at->size / (double)(x->rows ? x->rows : 1);
     mr_release();
-    at->grad_size = at->size / (double)(x->rows ? x->rows : 1);
     at->kinks = (f->but & METHOD_KINKS) != 0;
     at->seed = x->rows * 1000 + x->s[0].each;
     for (size_t k = 0; k < x->taps; k++) {
@@ -581,7 +582,9 @@ static void memory(const method *m, const method_feature_option *option)
     kdtest_alloc_end(&a);
     result_free(&o), result_free(&first), problem_free(&p);
 
-    problem_make(&p, m, option, 2, 128, 5, 0, 1, &r);
+    largest = 1;   /* maps [8, 8, 19] and [8, 8, 28]: B C^2 HW would be 17 MB, B^3 8 MB */
+    problem_make(&p, m, option, 2, 128, 8, 0, 1, &r);
+    largest = 0;
     result_make(&o, &p);
     kdtest_alloc_begin(&a, 1, KD_ISA_AUTO);
     kd_loss_feature *loss = NULL;

@@ -476,6 +476,7 @@ static void invariances(const method *m, const method_output_option *option)
         }
         static mc_point at;   /* large */
         double before = value_of(&p);
+        int sparse = (m->ref->needs & METHOD_SPARSE) != 0;   /* its values stay where they are, their classes change */
         for (int t = 0; t < MATRICES; t++) {
             size_t w = width_of(&p, t);
             float *copy = malloc((p.rows * w + 1) * sizeof *copy);
@@ -483,7 +484,7 @@ static void invariances(const method *m, const method_output_option *option)
             for (size_t i = 0; i < p.rows; i++)
                 for (size_t c = 0; c < w; c++) {
                     float *to = &p.f[t][i * w + c];
-                    if (k == 0 && w == p.classes) *to = copy[i * w + (c * 5 + 2) % w];   /* 5 and 13 have no factor in common */
+                    if (k == 0 && w == p.classes && !(sparse && t == TEACHER)) *to = copy[i * w + (c * 5 + 2) % w];   /* 5 and 13 have no factor in common */
                     if (k == 1) *to = copy[(i * 5 + 1) % p.rows * w + c];
                     if (k == 2 && (t == STUDENT || t == SECOND)) *to += (float)(i % 3) - .75f;
                     if (k == 3 && (t == TEACHER || t >= TEACHER_SECOND)) *to += (float)(i % 3) - .75f;
@@ -504,9 +505,7 @@ static void invariances(const method *m, const method_output_option *option)
                 if (k == 1) p.picked[i] = copy[(i / p.width * 5 + 1) % 6 * p.width + i % p.width];
                 for (int32_t c = 0; k == 0 && c < 13; c++)
                     if ((c * 5 + 2) % 13 == copy[i]) p.picked[i] = c;
-                /* values go with their classes: where the width is the classes' they have moved already */
             }
-            if (k == 0 && p.width == p.classes) memcpy(p.picked, copy, 6 * p.width * sizeof *copy);
             free(copy);
         }
         to_double(&p);

@@ -25,8 +25,18 @@ static double loss(const method_in *x)
 /* T^2 (1 + logits / T) */
 static double size(const method_in *x) { return (double)x->taps * x->T * (x->T + 4); }
 
+/* With an adapter and without; more channels than sixteen. */
+static void shapes(method_in *x, size_t (*draw)(void *rand, size_t low, size_t high), void *rand)
+{
+    x->taps = x->teacher_taps = draw(rand, 1, 2);
+    for (size_t k = 0; k < x->taps; k++) {
+        size_t h = draw(rand, 1, 4), w = draw(rand, 1, 4), c = draw(rand, 1, k ? 5 : 37);
+        x->s[k] = (method_tap){ .rank = 3, .size = { h, w, draw(rand, 0, 1) ? c : draw(rand, 1, 5) } };
+        x->t[k] = (method_tap){ .rank = 3, .size = { h, w, c } };
+    }
+}
+
 const method_feature method_feature_CWD = {
-    .loss = loss, .size = size,
-    .kind = METHOD_MAPS, .same = METHOD_SAME_SIZE, .taps_high = 2,
+    .loss = loss, .size = size, .shapes = shapes,
     .holds = METHOD_ROW_ORDER | METHOD_ZERO_AT_TEACHER,
 };

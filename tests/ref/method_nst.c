@@ -45,9 +45,19 @@ static double terms(const method_in *x, double cross)
 static double loss(const method_in *x) { return terms(x, -2); }
 static double size(const method_in *x) { return terms(x, 2); }
 
+/* More positions than channels, and fewer; sizes that differ. */
+static void shapes(method_in *x, size_t (*draw)(void *rand, size_t low, size_t high), void *rand)
+{
+    x->taps = x->teacher_taps = draw(rand, 1, 2);
+    for (size_t k = 0; k < x->taps; k++) {
+        size_t many = draw(rand, 0, 1), low = many ? 4 : 1, high = many ? 6 : 3, c = many ? 4 : 12;
+        x->s[k] = (method_tap){ .rank = 3, .size = { draw(rand, low, high), draw(rand, low, high), draw(rand, 1, c) } };
+        x->t[k] = (method_tap){ .rank = 3, .size = { draw(rand, low, high), draw(rand, low, high), draw(rand, 1, c) } };
+    }
+}
+
 const method_feature method_feature_NST = {
-    .loss = loss, .size = size,
-    .kind = METHOD_MAPS, .taps_high = 2,
+    .loss = loss, .size = size, .shapes = shapes,
     .holds = METHOD_ROW_ORDER | METHOD_ZERO_AT_TEACHER,
     .but = METHOD_NO_TEMPERATURE,
 };

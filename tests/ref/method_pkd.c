@@ -26,9 +26,19 @@ static double loss(const method_in *x)
 
 static double size(const method_in *x) { return (double)x->taps; }
 
+/* From one position to more than 256 in a batch. */
+static void shapes(method_in *x, size_t (*draw)(void *rand, size_t low, size_t high), void *rand)
+{
+    x->taps = x->teacher_taps = draw(rand, 1, 2);
+    for (size_t k = 0; k < x->taps; k++) {
+        size_t high = k ? 3 : 12;
+        x->s[k] = (method_tap){ .rank = 3, .size = { draw(rand, 1, high), draw(rand, 1, high), draw(rand, 1, k ? 9 : 3) } };
+        x->t[k] = x->s[k];
+    }
+}
+
 const method_feature method_feature_PKD = {
-    .loss = loss, .size = size,
-    .kind = METHOD_MAPS, .same = METHOD_SAME_SIZE | METHOD_SAME_WIDTH, .taps_high = 2,
+    .loss = loss, .size = size, .shapes = shapes,
     .holds = METHOD_ROW_ORDER | METHOD_ZERO_AT_TEACHER,
     .but = METHOD_NO_TEMPERATURE,
 };

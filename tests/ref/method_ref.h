@@ -132,6 +132,8 @@ enum { METHOD_VECTORS = 1, METHOD_MAPS, METHOD_TOKENS, METHOD_ATTENTION };
 typedef struct method_feature {
     double (*loss)(const method_in *x);   /* before weight */
     double (*size)(const method_in *x);   /* as above; NULL: |loss| + alpha, beta, gamma each where not 0 */
+    /* How large the numbers are that an element of the gradient, times the spread of what it is of, is made of; NULL: size / rows. */
+    double (*grad_size)(const method_in *x);
     /* The gradient of an adapter's parameter is this times the derivative; NULL: 1.  0: it has none of this loss. */
     double (*adapter)(const method_in *x, const char *name);
     uint32_t kind, same, needs, holds, but;

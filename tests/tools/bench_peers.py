@@ -183,7 +183,7 @@ def kd_loss(s, t, y, temperature, hard, soft):
 
 
 class Case:
-    unit, memory = "GFLOP/s", False
+    unit, memory, budget = "GFLOP/s", False, 1.0   # budget: of the seconds of a turn
 
     def __init__(self, name, about, path, options):
         self.name, self.path, self.options = name, path, options
@@ -233,9 +233,11 @@ class Loss(Case):
 
 class Method(Loss):
     """A method on outputs: its text in methods_torch_outputs.py, in single precision, as a user would write it."""
+    budget = 0.3   # there are many
 
     def open(self):
         import methods_torch_outputs as text
+        torch.set_default_dtype(torch.float32)   # the text's is double
         text.kl = lambda lp, lq: F.kl_div(lq, lp, reduction="none", log_target=True).sum(1)
         self.text, self.method = text, self.name[len("method_"):].rpartition("_")[0]
         temperature, self.hard, self.soft, alpha, beta, gamma, _ = text.DEFAULTS[self.method]
@@ -580,8 +582,8 @@ def measure(case, ours, table, threads, first, budget, rounds, least):
             others.start()
             for _ in range(rounds):
                 settle()
-                a.append(float(ours.ask(f"run {budget} {least}")))
-                b.append(median(call, budget, least))
+                a.append(float(ours.ask(f"run {budget * case.budget} {least}")))
+                b.append(median(call, budget * case.budget, least))
             share = others.share()
             if share < 0.15:
                 break

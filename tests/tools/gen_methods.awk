@@ -12,9 +12,10 @@ BEGIN {
     for (i = 1; i <= can; i++) is_word[extra[i]] = 1
     index_page = out "/README.md"
     printf "# Methods\n\n" \
-        "Every method of `kd_loss_distill` (outputs) and of `kd_loss_feature` (features and relations), made by `tests/tools/gen_methods.sh` " \
-        "from the comments in `src/distill/`.\nA page says what is computed, what it divides by, what is held constant, where paper and public " \
-        "code differ and what was decided.\n`kd_method_find(\"dkd\", &info)` gives the same list to a program.\n\n" \
+        "Every method of `kd_loss_distill` (outputs) and of `kd_loss_feature` (features and relations), made by " \
+        "`tests/tools/gen_methods.sh` from the comments in `src/distill/`.\nA page says what is computed, what it divides by, " \
+        "what is held constant, where paper and public code differ and what was decided.\n" \
+        "`kd_method_find(\"dkd\", &info)` gives the same list to a program.\n\n" \
         "| method | constant | for | source | formula | divides by | defaults |\n|---|---|---|---|---|---|---|\n" > index_page
 }
 
@@ -75,7 +76,8 @@ function read_page(file,   text, now, done, got, w) {
     gsub(/  +/, " ", title)
     sub(/ $/, "", title)
     for (i = 1; i <= wanted; i++)
-        if (!(word[i] in section) || section[word[i]] ~ /^[ \n]*$/) complain(file, "the comment at its head has no section \"" word[i] ":\"")
+        if (!(word[i] in section) || section[word[i]] ~ /^[ \n]*$/)
+            complain(file, "the comment at its head has no section \"" word[i] ":\"")
 }
 
 # Characters that Markdown takes for its own, but not between backticks.
@@ -155,8 +157,8 @@ function write_section(page, w,   text) {
 function write_page(   page, i, j) {
     page = out "/" name ".md"
     printf "# %s\n\n%s\n\n", name, escaped(title) > page
-    printf "`KD_%s_%s` of `%s`, made by `tests/tools/gen_methods.sh` from [%s.c](../../src/distill/%s.c). [All methods](README.md)\n", kind, id,
-        kind == "DISTILL" ? "kd_loss_distill" : "kd_loss_feature", name, name > page
+    printf "`KD_%s_%s` of `%s`, made by `tests/tools/gen_methods.sh` from [%s.c](../../src/distill/%s.c). [All methods](README.md)\n",
+        kind, id, kind == "DISTILL" ? "kd_loss_distill" : "kd_loss_feature", name, name > page
     for (i = 1; i <= wanted; i++) {
         write_section(page, word[i])
         if (i == 3)   # behind what it divides by
@@ -164,6 +166,7 @@ function write_page(   page, i, j) {
                 if (extra[j] in section) write_section(page, extra[j])
     }
     close(page)
-    printf "| [%s](%s.md) | `KD_%s_%s` | %s | %s | %s | %s | %s |\n", name, name, kind, id, kind == "DISTILL" ? "outputs" : "features",
-        cell(rest), cell(first_formula(section["Formula"]), 1), cell(section["Divides by"]), cell(section["Defaults"]) > index_page
+    printf "| [%s](%s.md) | `KD_%s_%s` | %s | %s | %s | %s | %s |\n", name, name, kind, id,
+        kind == "DISTILL" ? "outputs" : "features", cell(rest), cell(first_formula(section["Formula"]), 1),
+        cell(section["Divides by"]), cell(section["Defaults"]) > index_page
 }

@@ -105,7 +105,7 @@ def options(method):
         "ctkd": [dict(advances=4), dict(advances=9), dict(advances=30, beta=20.0), dict(temperature_squared=0, advances=5),
                  dict(alpha=0.5, gamma=8.0, advances=9), dict(theta=-2.0, advances=9)],
         "tfkd": [dict(form=1), dict(alpha=0.9), dict(form=1, alpha=0.9)],
-        "pskd": [dict(alpha=0.25), dict(warmup=8, advances=2), dict(warmup=8, advances=20)],
+        "pskd": [dict(alpha=0.25), dict(beta=8, advances=2), dict(beta=8, advances=20)],
         "label_smoothing": [dict(form=1)],
         "reverse_kl": [dict(temperature_squared=0)],
         "js": [dict(beta=0.125), dict(beta=0.875), dict(temperature_squared=0)],

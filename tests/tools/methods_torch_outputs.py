@@ -42,8 +42,8 @@ What is agreed, method by method (form 0 CODE, 1 PAPER, 2 THIRD; "one": only 0),
                                                                                 - / .1 / .9; alpha 1, beta 10, gamma 20
  TFKD            0: sum KL(softmax(u / T) || softmax(s)) / (B K), u = alpha at y, (1 - alpha) / (K - 1) elsewhere (K = 1: u = 1); student at
                  T 1, no sq.  1: KL(u^(1/T) / sum || softmax(s / T)), / B, no sq.  No teacher.     20 / .9 / .1; alpha .99
- PSKD            one.  - sum_k ((1 - a) [k = y] + a p1_k) log q1_k, T 1; a = alpha min((advances + 1) / warmup, 1), alpha where warmup
-                 is 0: warm-up acts on a, not on the term.                       - / 0 / 1; alpha .8
+ PSKD            one.  - sum_k ((1 - a) [k = y] + a p1_k) log q1_k, T 1; a = alpha min((advances + 1) / beta, 1), alpha where beta
+                 is 0.                                                           - / 0 / 1; alpha .8, beta 0
  LABEL_SMOOTHING 0: - 1/K sum log q1_k.  1: KL(uniform || q1), that is less log K.  T 1; no teacher.            - / .9 / .1
  REVERSE_KL      one.  sq KL(q||p).                                                                             1 / 0 / 1
  JS              one.  sq (beta KL(p||m) + (1 - beta) KL(q||m)), m = beta p + (1 - beta) q, beta in (0, 1).     1 / 0 / 1; beta .5
@@ -191,7 +191,7 @@ def uskd(i, o):
     pw = lw.detach().exp()
     key = pw / (1 - at(pw, y)[:, None] + 1e-6) + f / (1 - at(f, y)[:, None] + 1e-6)
     order = key.argsort(dim=1, descending=True, stable=True)
-    rank = torch.empty_like(key).scatter_(1, order, torch.arange(1.0, classes + 1).expand(rows, classes))
+    rank = torch.empty_like(key).scatter_(1, order, torch.arange(1, classes + 1).to(key).expand(rows, classes))
     others = 0
     if classes > 1:
         z = without(1 / rank, y)
@@ -261,7 +261,7 @@ def tfkd(i, o):
 
 
 def pskd(i, o):
-    a = o["alpha"] * (min((o.get("advances", 0) + 1) / o["warmup"], 1) if o.get("warmup", 0) else 1)
+    a = o["alpha"] * (min((o.get("advances", 0) + 1) / o["beta"], 1) if o.get("beta", 0) else 1)
     lq = L(i["s"])
     return -((1 - a) * at(lq, i["y"]) + a * (L(i["t"]).exp() * lq).sum(1)).mean()
 
@@ -354,7 +354,7 @@ def top_k(i, o):
 
 def multi_teacher(i, o):
     ts = [i["t"]] + [i[f"t{j}"] for j in range(1, o["teacher_count"])]
-    w = torch.tensor(o.get("weights", [1.0] * len(ts)))
+    w = torch.tensor(o.get("weights", [1.0] * len(ts)), dtype=i["s"].dtype)
     w = w / w.sum()
     way = o["teachers"]
     if way == "mean_logits":

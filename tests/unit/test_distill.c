@@ -479,6 +479,20 @@ TEST(teachers_of_any_form)
         }
 }
 
+/* Means of probabilities far below the smallest float: -200 and -220 are logarithms of the mean all the same. */
+TEST(teachers_that_underflow)
+{
+    float s[2] = { 0, -.1f }, t[2] = { 0, -10 }, u[2] = { 0, -11 };
+    const float *more[1] = { u };
+    kd_distill_batch b = { .struct_size = sizeof b, .rows = 1, .classes = 2, .student = s, .teacher = t, .more_teachers = more,
+                           .more_teacher_count = 1 };
+    kd_loss_distill_desc d = defaults_of(KD_DISTILL_MULTI_TEACHER);
+    d.temperature = .05f, d.direction = KD_DIRECTION_REVERSE, d.hard_weight = 0, d.soft_weight = 1, d.temperature_squared = 0;
+    double T = (double)d.temperature, q = 1 / (1 + exp(-(double)s[1] / T)), log_p = log((exp(0.) + exp(-1 / T)) / 2) - 10 / T;
+    double want = q * (log(q) - log_p) + (1 - q) * log(1 - q), got = loss_of(&d, &b);
+    CHECK_MSG(fabs(got - want) <= 1e-5 * want, "%.9g, not %.9g", got, want);
+}
+
 TEST(curricula)
 {
     float s[8] = { 1, 2, 3, 4, 0, 1, 0, 2 }, t[8] = { 4, 3, 2, 1, 1, 1, 5, 0 };
