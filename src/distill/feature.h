@@ -23,7 +23,8 @@
 #include "nn/nn.h"
 
 /* What a method needs beside taps; a mask is always given on if there is one. */
-enum { KD__NEEDS_LABELS = 1, KD__NEEDS_INDICES = 2, KD__NEEDS_STUDENT_LOGITS = 4, KD__NEEDS_TEACHER_LOGITS = 8 };
+enum { KD__NEEDS_LABELS = 1, KD__NEEDS_INDICES = 2, KD__NEEDS_STUDENT_LOGITS = 4, KD__NEEDS_TEACHER_LOGITS = 8,
+       KD__TAKES_LOGITS = 16 };   /* of both sides, each if it is there */
 
 /* A batch as a method sees it.  Teacher tensors and the mask are constants. */
 typedef struct kd__feature_in {
@@ -168,6 +169,12 @@ kd_tensor *kd__draw_keep(kd_tape *tape, size_t rank, const size_t *shape, float 
 kd_tensor *kd__draw_tokens(kd_tape *tape, size_t rows, size_t tokens, size_t masked);
 /* scale sqrt(sum w (a - b)^2), gradient 0 at 0; w a constant for each leading row of a, or NULL. */
 kd_tensor *kd__distance(kd_tape *tape, const char *name, kd_tensor *a, kd_tensor *b, kd_tensor *w, float scale);
+
+/* CC, CRD: "s0.linear" and "t0.linear", the flattened taps 0 to `width`; run them. */
+void       kd__embed_pair(const kd_loss_feature_desc *desc, kd_layer *root);
+void       kd__embed_pair_forward(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, kd_tensor *e[2]);
+/* In place: g, the gradient of rows [n, w] divided by their lengths `norm`, becomes that of the rows; 0 for zero rows. */
+void       kd__unit_backward(const kd__kernels *k, size_t n, size_t w, const float *unit, const float *norm, float *g);
 
 /* ---- feature_ops.c: pieces of several methods ------------------------------------------------------------------------ */
 /* RepDistiller's ConvReg below root, from a student map [s, s, c] to a teacher's [t, t, d]: 3x3 of stride 2 (s = 2t), transposed

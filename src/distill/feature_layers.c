@@ -100,3 +100,27 @@ kd_tensor *kd__distance(kd_tape *tape, const char *name, kd_tensor *a, kd_tensor
 {
     return kd__core_run(tape, name, (kd_tensor *[]){ a, b, w }, 3, distance, &scale);
 }
+
+/* ---- embeddings of one pair of taps: CC, CRD ------------------------------------------------------------------------- */
+
+void kd__embed_pair(const kd_loss_feature_desc *d, kd_layer *root)
+{
+    kd_layer_linear(kd_layer_sequence(root, "s0"), "linear", kd__feature_size(&d->student[0]), d->width, 1);
+    kd_layer_linear(kd_layer_sequence(root, "t0"), "linear", kd__feature_size(&d->teacher[0]), d->width, 1);
+}
+
+void kd__embed_pair_forward(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, kd_tensor *e[2])
+{
+    e[0] = kd__adapter_forward(loss, tape, "s0", kd_flatten(tape, in->student[0]));
+    e[1] = kd__adapter_forward(loss, tape, "t0", kd_flatten(tape, in->teacher[0]));
+}
+
+void kd__unit_backward(const kd__kernels *k, size_t n, size_t w, const float *unit, const float *norm, float *g)
+{
+    for (size_t r = 0; r < n; r++, unit += w, g += w) {
+        double dot;
+        k->dot_f32(&dot, g, unit, w);
+        if (norm[r] >= 1e-12f) k->axpy_f32(g, unit, w, (float)-dot);
+        k->unary_f32(KD_UNARY_SCALE_ADD, g, g, w, norm[r] >= 1e-12f ? 1 / norm[r] : 0, 0);
+    }
+}

@@ -131,11 +131,11 @@ static kd_status check_rest(const kd_loss_feature *loss, kd_tape *tape, const kd
     const uint32_t needs = loss->method->needs;
     size_t classes = d->classes;
     if (in->rows == SIZE_MAX && b->student_logits && b->student_logits->rank) in->rows = b->student_logits->shape[0];
-    if (needs & KD__NEEDS_STUDENT_LOGITS) {
+    if (needs & KD__NEEDS_STUDENT_LOGITS || (needs & KD__TAKES_LOGITS && b->student_logits)) {
         KD_TRY(check_logits(loss, b->student_logits, "student_logits", &classes, in->rows));
         in->student_logits = b->student_logits;
     }
-    if (needs & KD__NEEDS_TEACHER_LOGITS) {
+    if (needs & KD__NEEDS_TEACHER_LOGITS || (needs & KD__TAKES_LOGITS && b->teacher_logits)) {
         KD_TRY(check_logits(loss, b->teacher_logits, "teacher_logits", &classes, in->rows));
         in->teacher_logits = constant(tape, b->teacher_logits);
     }

@@ -37,7 +37,7 @@ static void problem_free(problem *p)
     method_in *x = &p->x;
     for (size_t k = 0; k < METHOD_TAPS; k++)
         free(p->s[k]), free(p->t[k]), free(x->s[k].data), free(x->t[k].data), free(x->s_fixed[k].data), free(p->bn[k]);
-    for (size_t i = 0; i < x->params; i++) free(x->param[i].data);
+    for (size_t i = 0; i < x->params; i++) free(x->param[i].data), free(x->param[i].fixed);
     free(p->mask), free(x->mask), free(p->logits[0]), free(p->logits[1]), free(x->student_logits), free(x->teacher_logits);
     free(p->classifier), free(p->bias), free(x->labels), free(x->indices);
     kd_loss_feature_free(p->names);
@@ -49,6 +49,7 @@ static void fix(void *user)
     problem *p = user;
     for (size_t k = 0; k < p->x.taps; k++)
         memcpy(p->x.s_fixed[k].data, p->x.s[k].data, p->x.rows * p->x.s[k].each * sizeof(double));
+    for (size_t i = 0; i < p->x.params; i++) memcpy(p->x.param[i].fixed, p->x.param[i].data, p->x.param[i].count * sizeof(double));
 }
 
 static void widen(double *to, const float *from, size_t n)
@@ -121,13 +122,13 @@ static void take_adapters(problem *p)
         method_param *q = &x->param[x->params++];
         *q = (method_param){ .name = info.name, .rank = kd_tensor_rank(info.tensor), .count = kd_tensor_count(info.tensor) };
         for (size_t d = 0; d < q->rank && d < 4; d++) q->size[d] = kd_tensor_size(info.tensor, d);
-        q->data = malloc((q->count + 1) * sizeof(double));
+        q->data = malloc((q->count + 1) * sizeof(double)), q->fixed = malloc((q->count + 1) * sizeof(double));
         widen(q->data, kd_tensor_f32(info.tensor), q->count);
     }
     if (p->names->state_floats) {
         method_param *q = &x->param[x->params++];
         *q = (method_param){ .name = "state", .rank = 1, .size = { p->names->state_floats }, .count = p->names->state_floats };
-        q->data = malloc((q->count + 1) * sizeof(double));
+        q->data = malloc((q->count + 1) * sizeof(double)), q->fixed = malloc((q->count + 1) * sizeof(double));
         widen(q->data, p->names->state, q->count);
     }
 }

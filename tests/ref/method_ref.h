@@ -37,7 +37,7 @@ typedef struct method_tap {
 typedef struct method_param {
     const char *name;
     size_t  rank, size[4], count;
-    double *data;
+    double *data, *fixed;   /* fixed: as s_fixed */
 } method_param;
 
 /* What a reference gets.  Rows that labels leave out are not in it: every row counts, every label is a class. */
