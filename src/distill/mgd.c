@@ -13,7 +13,7 @@
  * Defaults: weight 7e-5 (ImageNet; CIFAR-100: 1.2e-3), gamma 0.15.
  * Forms: CODE: channels are masked, as for classification.  PAPER: positions are, as for detection and segmentation; its
  *     gamma is 0.65 (one-stage detectors), 0.45 (two-stage), 0.75 (segmentation), its weight 2e-5, 5e-7.
- * State: the place in the random stream of `kd_loss_feature_eval`; on a tape of yours it is the tape's (`kd_checkpoint_add_tape`).
+ * State: the place in the random stream of `kd_loss_feature_eval`; on your tape it is the tape's (`kd_checkpoint_add_tape`).
  * Traps: what is kept is not scaled up as dropout would.  The weight belongs to the sum over a sample's elements: one port
  *     takes the mean, with which the published weights do next to nothing.  Masks are drawn on TRAIN tapes only, from the
  *     tape's random stream, one draw a pair and batch: a run that is resumed draws the same ones.  On EVAL tapes all is kept.

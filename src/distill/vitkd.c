@@ -16,7 +16,7 @@
  *     differ), generation.0 and .2.
  * Defaults: weight 1, alpha 3e-5, beta 3e-6, gamma 0.5 (ImageNet, DeiT).
  * Forms: one.
- * State: the place in the random stream of `kd_loss_feature_eval`; on a tape of yours it is the tape's (`kd_checkpoint_add_tape`).
+ * State: the place in the random stream of `kd_loss_feature_eval`; on your tape it is the tape's (`kd_checkpoint_add_tape`).
  * Traps: tokens - floor(tokens (1 - gamma)) of each sample are masked, each choice as likely as another, drawn on TRAIN
  *     tapes from the tape's random stream: a run that is resumed draws the same ones.  The batch's `mask` [n, tokens] (1:
  *     kept, 0: masked) takes the place of the draw.  On an EVAL tape without a mask nothing is masked, so that the second part

@@ -1,5 +1,5 @@
-/* test_feature_adapters.c - what the reference of a feature method cannot say: masks that are drawn, and drawn again by a run that is
- * resumed; FT's two stages; SimKD's network for use; SemCKD's batch.
+/* test_feature_adapters.c - what the reference of a feature method cannot say: masks that are drawn, and drawn again by a run that
+ * is resumed; FT's two stages; SimKD's network for use; SemCKD's batch.
  * SPDX-License-Identifier: MIT */
 #include <math.h>
 #include <stdlib.h>
@@ -220,7 +220,8 @@ TEST(misfits_name_the_method)
         { KD_FEATURE_SRRL, 1, 3, "teacher_weight" }, { KD_FEATURE_REVIEWKD, 1, 2, "reviewkd" },
         { KD_FEATURE_SIMKD, 2, 3, "simkd: 2 pairs" },
         { KD_FEATURE_CATKD, 1, 2, "catkd" }, { KD_FEATURE_VITKD, 1, 2, "vitkd" }, { KD_FEATURE_VITKD, 2, 3, "vitkd" },
-        { KD_FEATURE_FBKD, 2, 3, "fbkd: 2 pairs" }, { KD_FEATURE_SRD, 2, 3, "srd: 2 pairs" }, { KD_FEATURE_SEMCKD, 1, 2, "semckd" } };
+        { KD_FEATURE_FBKD, 2, 3, "fbkd: 2 pairs" }, { KD_FEATURE_SRD, 2, 3, "srd: 2 pairs" },
+        { KD_FEATURE_SEMCKD, 1, 2, "semckd" } };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         batch b;
         kd_loss_feature *loss = NULL;
