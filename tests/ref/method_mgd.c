@@ -37,7 +37,7 @@ static void kept(kd_loss_feature_desc *d) { d->gamma = 0; }
 
 const method_feature method_feature_MGD = {
     .loss = loss,
-    .kind = METHOD_MAPS, .same = METHOD_SAME_SIZE, .taps_high = 2,
+    .kind = METHOD_MAPS, .same = METHOD_SAME_SIZE, .taps_high = 2, .memory = 16,   /* align, mask, generator: ten maps a pair */
     .but = METHOD_KINKS | METHOD_NO_TEMPERATURE,
     .options = { { "default", NULL }, { "pixels", pixels }, { "all kept", kept } },
 };
