@@ -21,7 +21,7 @@ static double *embed(const method_in *x, const char *name, const method_tap *f)
 static double *project(const method_in *x, size_t i, size_t j, double *y, size_t h, size_t w, size_t c)
 {
     for (size_t k = 0; k < 3; k++) {
-        char conv[32], norm[32];
+        char conv[80], norm[80];
         size_t oh, ow;
         snprintf(conv, sizeof conv, "s%zu.proj%zu.%zu", i, j, 3 * k);
         snprintf(norm, sizeof norm, "s%zu.proj%zu.%zu", i, j, 3 * k + 1);
@@ -37,7 +37,7 @@ static double loss(const method_in *x)
 {
     const size_t n = x->rows, width = x->feature->width ? x->feature->width : n / 4 ? n / 4 : 1;
     double *key[METHOD_TAPS], total = 0;
-    char name[24];
+    char name[48];
     for (size_t j = 0; j < x->teacher_taps; j++) snprintf(name, sizeof name, "t%zu.key", j), key[j] = embed(x, name, &x->t[j]);
     for (size_t i = 0; i < x->taps; i++) {
         snprintf(name, sizeof name, "s%zu.query", i);

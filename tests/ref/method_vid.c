@@ -7,7 +7,7 @@ static double *regressor(const method_in *x, size_t pair, const double *in, size
 {
     double *y = NULL;
     for (size_t l = 0; l < 6; l += 2) {
-        char name[40];
+        char name[64];
         snprintf(name, sizeof name, "s%zu.regressor.%zu.weight", pair, l);
         const method_param *w = mr_param(x, name);
         size_t a = w->size[w->rank - 2], b = w->size[w->rank - 1];
@@ -31,7 +31,7 @@ static double total(const method_in *x, int magnitudes)
             b = mr_adaptive_pool(b, x->rows, t->size[0], t->size[1], c, h, w);
             n = x->rows * h * w;
         }
-        char name[24];
+        char name[48];
         snprintf(name, sizeof name, "s%zu.log_scale", k);
         const double *r = mr_data(x, name), *m = regressor(x, k, a, n);
         double sum = 0;
