@@ -1,6 +1,7 @@
 /* bench_features.c - the methods between features as cases: value and gradient on plain pointers, their adapters trained.
  * SPDX-License-Identifier: MIT */
 #include "bench_cases.h"
+#include "distill/feature.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,8 +70,20 @@ static kd_tensor *drawn(bench *b, kd_rng *rng, size_t rows, const kd_feature_sha
     return t;
 }
 
-/* The adapters' parameters (from == NULL), or their gradients, in a row; of CRD the memories. */
-static kd_tensor *gathered(bench *b, int gradients, const char *buffer)
+/* CRD's memories: 0 the student's, 1 the teacher's. */
+static kd_tensor *memory(bench *b, size_t side)
+{
+    const kd_loss_feature *loss = b->feature;
+    const size_t n = loss->state_floats / 2;
+    kd_tensor *out = NULL;
+    if (!n) return NULL;
+    BENCH_NEED(kd_tensor_create(&out, b->ctx, KD_F32, 2, (size_t[]){ loss->desc.samples, n / loss->desc.samples }));
+    memcpy(kd_tensor_f32(out), loss->state + side * n, n * sizeof(float));
+    return out;
+}
+
+/* The adapters' parameters, or their gradients, in a row. */
+static kd_tensor *gathered(bench *b, int gradients)
 {
     kd_model *m = kd_loss_feature_adapters(b->feature);
     kd_param_info p = { .struct_size = sizeof p };
@@ -79,7 +92,7 @@ static kd_tensor *gathered(bench *b, int gradients, const char *buffer)
         size_t at = 0;
         for (size_t i = 0; i < kd_model_parameter_count(m); i++) {
             BENCH_NEED(kd_model_parameter_at(m, i, &p));
-            if (buffer ? !strstr(p.name, buffer) : (p.kind & KD_PARAM_BUFFER) != 0) continue;
+            if (p.kind & KD_PARAM_BUFFER) continue;
             const size_t n = kd_tensor_count(p.tensor);
             if (out) memcpy(kd_tensor_f32(out) + at, gradients ? p.grad : kd_tensor_f32(p.tensor), n * sizeof(float));
             at += n;
@@ -132,8 +145,8 @@ void bench_feature_open(bench *b, kd_rng *rng)
         for (size_t i = 0; i < kd_tensor_count(b->second); i++) kd_tensor_f32(b->second)[i] = (float)(i % 2);
     }
     BENCH_NEED(kd_loss_feature_create(&b->feature, b->ctx, &d));
-    b->adapters[0] = gathered(b, 0, NULL);
-    b->adapters[2] = gathered(b, 0, "memory_s"), b->adapters[3] = gathered(b, 0, "memory_t");
+    b->adapters[0] = gathered(b, 0);
+    b->adapters[2] = memory(b, 0), b->adapters[3] = memory(b, 1);
 }
 
 double bench_feature(bench *b)
@@ -163,7 +176,7 @@ double bench_feature(bench *b)
 double bench_feature_dump(bench *b)
 {
     const double value = bench_feature(b);
-    b->adapters[1] = gathered(b, 1, NULL);
+    b->adapters[1] = gathered(b, 1);
     return value;
 }
 
