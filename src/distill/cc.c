@@ -4,19 +4,19 @@
  * Formula:
  *     CODE:  loss = 1 / (B - 1) sum_{i < B - 1} sum_k d_ik d_{i+1,k},  d = |e_s - e_t|;  0 for one row
  *     PAPER: loss = 1 / B^2 sum_ij (K(e_s)_ij - K(e_t)_ij)^2,  embeddings of length 1,
- *            K_ij = exp(-2 g) sum_{p = 0 .. 2} (2 g)^p / p! (e_i . e_j)^p: a Gaussian kernel exp(-g |e_i - e_j|^2), its series cut
+ *            K_ij = exp(-2 g) sum_{p = 0 .. 2} (2 g)^p / p! (e_i . e_j)^p: the series of a Gaussian kernel exp(-g |e_i - e_j|^2)
  *     e = linear(tap) to `width`, g = gamma
- * Gradient: CODE: sign(e_s - e_t) (d_{i-1} + d_{i+1}) / (B - 1), negated for the teacher's embedding.  PAPER: through K'(dot), the
- *     products and the lengths.
+ * Gradient: CODE: sign(e_s - e_t) (d_{i-1} + d_{i+1}) / (B - 1), negated for the teacher's embedding.  PAPER: through
+ *     K'(dot), the products and the lengths.
  * Divides by: CODE: neighbouring rows (B - 1).  PAPER: pairs of samples (B^2).
  * Detached: the teacher's tap; its embedding is trained.
  * Taps: one pair of any shapes, each sample flattened.
  * Adapters: "s0.linear", "t0.linear" to `width`.
  * Defaults: weight 0.02, gamma 0.4, width 128 (CIFAR-100, the pooled vector).
  * Forms: CODE the public code of the CIFAR-100 tables; PAPER the paper's kernel matrices.
- * Traps: the public code is not the paper's loss: it multiplies neighbours of the batch, so it depends on the order of rows, and
- *     the weight belongs to it.  Both train the teacher's embedding, which can make either loss 0 by mapping everything to
- *     one point: the other terms must hold the student.  A zero embedding has no gradient in the PAPER form.
+ * Traps: the public code is not the paper's loss: it multiplies neighbours of the batch, so it depends on the order of
+ *     rows, and the weight belongs to it.  Both train the teacher's embedding, which can make either loss 0 by mapping
+ *     everything to one point: the other terms must hold the student.  A zero embedding has no gradient in the PAPER form.
  * Published: CIFAR-100 ResNet32x4 -> 8x4 72.97, WRN-40-2 -> 16-2 73.56.
  * Cost: CODE 3 B width, PAPER 3 B^2 + 2 B width floats of scratch. */
 #include "distill/feature.h"

@@ -7,22 +7,24 @@
  *     P_bk = exp(u_b . M_k / T) / Z,  u = student's embedding of length 1, M: the teacher's memory of the row's own sample
  *     (k = 0) and of K others, N: samples of the data set; exchanged: v = the teacher's embedding, the student's memory
  *     after a batch on a TRAIN tape: the memory of its samples = alpha memory + (1 - alpha) embedding, again of length 1
- * Gradient: -sigmoid for the own sample, +sigmoid for the others, of x = log(P / (m + e)), times M / (T B), through the length.
+ * Gradient: -sigmoid for the own sample, +sigmoid for the others, of x = log(P / (m + e)), times M / (T B), through the
+ *     length.
  * Divides by: rows (B); the sum over negatives is not divided.
  * Detached: memories and Z.  The teacher's tap is a constant; its embedding is trained.
  * Taps: one pair of any shapes, each sample flattened.  `indices`: which samples; `samples`: N.
  * Adapters: "s0.linear", "t0.linear" to `width`.
- * State: the memories, 2 N width floats (N = 50000, width 128: 51 MB; a million samples: 1 GB), Z, and where the draws are: all
- *     of it in checkpoints.
- * Defaults: weight 0.8, alpha 0.5, T 0.07, width 128, negatives 16384 (CIFAR-100, the pooled vector); with KD its weight is 1.
+ * State: the memories, 2 N width floats (N = 50000, width 128: 51 MB; a million samples: 1 GB), Z, and where the draws are:
+ *     all of it in checkpoints.
+ * Defaults: weight 0.8, alpha 0.5, T 0.07, width 128, negatives 16384 (CIFAR-100, the pooled vector); with KD its weight is
+ *     1.
  * Forms: one.
- * Traps: Z is taken once, N times the mean of exp(..) of the first TRAIN batch, as the weights published go with it; here it is in
- *     the checkpoint with the memories, so that a run goes on as it would have.  P is never formed: log-space terms neither
- *     overflow at small T nor need an e in a logarithm.  Negatives are other samples, drawn evenly with replacement from the loss's
- *     own stream, a function of seed, batch and row alone; with `negatives` at least N - 1, all of them once.  The public sampler
- *     leaves out samples of the row's class: here 1 in `classes` of the draws is one.  A zero embedding has no gradient.
- *     EVAL changes nothing and uses its own batch's Z until there is one.
- * Published: CIFAR-100 ResNet32x4 -> 8x4 75.51 (with KD 75.46), WRN-40-2 -> 16-2 75.48 (75.64).
+ * Traps: Z is taken once, N times the mean of exp(..) of the first TRAIN batch, as the weights published go with it; here
+ *     it is in the checkpoint with the memories, so that a run goes on as it would have.  P is never formed: log-space
+ *     terms neither overflow at small T nor need an e in a logarithm.  Negatives are other samples, drawn evenly with
+ *     replacement from the loss's own stream, a function of seed, batch and row alone; with `negatives` at least N - 1, all
+ *     of them once.  The public sampler leaves out samples of the row's class: here 1 in `classes` of the draws is one.  A
+ *     zero embedding has no gradient.  EVAL changes nothing and uses its own batch's Z until there is one.
+ * Published: CIFAR-100 ResNet32x4 -> 8x4 75.51, WRN-40-2 -> 16-2 75.48.
  * Cost: 12 bytes a negative and row and 2 dot products of `width`; the public code gathers 8 width bytes for each. */
 #include "distill/feature.h"
 #include <math.h>
@@ -81,11 +83,12 @@ static void crd_draw(const crd_job *job, size_t b)
     const uint32_t others = (uint32_t)job->samples - 1, own = (uint32_t)job->call->own[b];
     const kd_rng seed = kd_rng_make(loss->desc.seed), draws = kd_rng_split(&seed, CRD_SPLIT_DRAWS);
     const kd_rng row = kd_rng_split(&draws, loss->counter[0] + b);
+    const uint32_t key[2] = { (uint32_t)row.key, (uint32_t)(row.key >> 32) };
     uint32_t *index = job->index + b * job->terms, word[4];
     index[0] = own;
     for (uint32_t k = 0; k + 1 < job->terms; k++) {
         if (k % 4 == 0)
-            kd_rng_philox(word, (const uint32_t[4]){ k / 4 }, (const uint32_t[2]){ (uint32_t)row.key, (uint32_t)(row.key >> 32) });
+            kd_rng_philox(word, (const uint32_t[4]){ k / 4 }, key);
         uint32_t other = (uint32_t)((uint64_t)word[k % 4] * others >> 32);
         index[k + 1] = other + (other >= own);
     }
@@ -211,8 +214,9 @@ static kd_status run(crd_job *job, double *value)
     for (size_t side = 0; side < 2; side++) {
         if (!c->grad[side]) continue;
         if (!job->index)
-            KD_TRY(kd__gemm(c->ctx, &(kd__gemm_args){ .m = n, .n = w, .k = job->terms, .a = job->score[side], .a_stride = job->terms,
-                                                      .b = job->bank[side], .b_stride = w, .c = c->grad[side], .c_stride = w }));
+            KD_TRY(kd__gemm(c->ctx, &(kd__gemm_args){ .m = n, .n = w, .k = job->terms, .a = job->score[side],
+                                                      .a_stride = job->terms, .b = job->bank[side], .b_stride = w,
+                                                      .c = c->grad[side], .c_stride = w }));
         kd__unit_backward(c->kernels, n, w, job->unit[side], job->norm[side], c->grad[side]);
     }
     *value = 0;

@@ -176,10 +176,11 @@ void       kd__embed_pair_forward(const kd_loss_feature *loss, kd_tape *tape, co
 void       kd__unit_backward(const kd__kernels *k, size_t n, size_t w, const float *unit, const float *norm, float *g);
 
 /* minilm.c: weight times the mean over heads and valid tokens of KL(softmax t || softmax s), over rows of scores
- * {heads, tokens, tokens} as they are, or of X X^T / sqrt(d) of each head's d columns X of tokens {tokens, width}; does such a pair
- * fit? */
+ * {heads, tokens, tokens} as they are, or of X X^T / sqrt(d) of each head's d columns X of tokens {tokens, width}; does such
+ * a pair fit? */
 typedef struct kd__relation { size_t heads; double weight; } kd__relation;
-kd_tensor *kd__relation_kl(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, size_t tap, size_t heads, float weight);
+kd_tensor *kd__relation_kl(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, size_t tap, size_t heads,
+                           float weight);
 kd_status  kd__relation_fits(const kd_loss_feature_desc *desc, size_t tap, size_t heads, size_t tokens);
 
 /* ---- feature_ops.c: pieces of several methods ------------------------------------------------------------------------ */

@@ -4,21 +4,21 @@
  * Formula:
  *     loss = alpha mean (z_s - z_t)^2 + beta mean over taps of 1 / B^2 sum_ij (E_ij - E'_ij)^2
  *          + gamma sum over neighbouring maps of 1 / B sum_b (R_b - R'_b)^2
- *     vertices: logits z; edges: E_ij = |x_i - x_j|^2 / max_ij; transformations: R_b = |a_b - c_b|^2 / max_b of tap i and tap i + 1:
+ *     vertices: logits z; edges: E_ij = |x_i - x_j|^2 / max_ij; transformations of tap i into i + 1: R_b = |a_b - c_b|^2 / max_b,
  *     a: tap i, pooled to the size of tap i + 1 if it is larger; c: tap i + 1, channels 2k and 2k + 1 averaged if it has twice as
  *     many; E', R' of the teacher.  A maximum of 0 gives 0.
  * Gradient: flows through the maxima, in equal parts where several are the largest.
  * Divides by: elements of the logits; pairs of samples (B^2) and taps; rows (B).
  * Detached: the teacher.
- * Taps: one or more pairs of any shapes, as many of each; neighbours that are maps on both sides have a transformation, and their
- *     shapes must then fit as above unless gamma is 0.
+ * Taps: one or more pairs of any shapes, as many of each; neighbours that are maps on both sides have a transformation, and
+ *     their shapes must then fit as above unless gamma is 0.
  * Defaults: weight 1, alpha 0.1, beta 5, gamma 5 (of a public toolbox); the paper's own code has 0.005 for edges and
  *     transformations and half the sum of squares over B.
  * Forms: one.
- * Traps: the authors' code takes the maximum as a constant and gives each distance's gradient to one of its two samples: half of
- *     it; here it is whole.  Distances come from products of centred features; those of duplicates are exactly 0,
+ * Traps: the authors' code takes the maximum as a constant and gives each distance's gradient to one of its two samples:
+ *     half of it; here it is whole.  Distances come from products of centred features; those of duplicates are exactly 0,
  *     where a clamp at 1e-12 would be divided by the maximum.  Logits may be missing if alpha is 0.
- * Published: no figure under the common CIFAR-100 protocol.
+ * Published: none under the common CIFAR-100 protocol.
  * Cost: 2 B^2 doubles, B^2 + B D floats of scratch. */
 #include "distill/feature.h"
 #include <math.h>
@@ -46,8 +46,8 @@ static kd_status check(kd_loss_feature_desc *d)
     KD_TRY(kd__feature_pairs(d, 1, ~0u));
     for (size_t i = 0; d->gamma > 0 && i < d->student_count; i++)
         if (irg_moves(d, i) && !(irg_fits(d->student + i) && irg_fits(d->teacher + i)))
-            return kd__feature_misfit(d, i + 1, "for gamma > 0 a map is as large as the one before it or smaller, and has as many "
-                                                "channels or twice as many");
+            return kd__feature_misfit(d, i + 1, "for gamma > 0 a map is as large as the one before it or smaller, and has as "
+                                                "many channels or twice as many");
     return KD_OK;
 }
 
@@ -129,7 +129,8 @@ static kd_status edges(const kd__core *c, double *value)
     const size_t n = c->in[0]->shape[0], widest = KD_MAX(c->in[0]->count, c->in[1]->count) / n;
     double *memory = kd__scratch_get(c->ctx, 2 * n * n * sizeof *memory);
     float *floats = kd__scratch_get(c->ctx, (n * n + (n + 1) * widest) * sizeof *floats);
-    kd_status status = memory && floats ? edges_run(c, n, memory, floats, floats + n * n, value) : kd__fail(KD_ERR_NOMEM, "irg: out of memory");
+    kd_status status = kd__fail(KD_ERR_NOMEM, "irg: out of memory");
+    if (memory && floats) status = edges_run(c, n, memory, floats, floats + n * n, value);
     kd__scratch_put(c->ctx, floats);
     kd__scratch_put(c->ctx, memory);
     return status;

@@ -6,20 +6,21 @@
  *     R[c, c'] = exp(-(v_{i+1}[c'] - v_i[c])^2 / 8), v_i: a right singular vector of tap i as a matrix [height width, channels]
  *     teacher: the first one, its entry of largest magnitude made positive; student: of the first four the one with the largest
  *     |cos| to the teacher's, with the sign of that cosine; ties go to the first
- * Gradient: w = d loss / d v goes on to the map X as (X y) v^T + (X v) y^T, y = sum_m v_m (v_m . w) / (l - l_m) over the other
- *     vectors, l = squared singular values; terms with |l - l_m| <= 1e-10 of the largest are left out.
+ * Gradient: w = d loss / d v goes on to the map X as (X y) v^T + (X v) y^T, y = sum_m v_m (v_m . w) / (l - l_m) over the
+ *     other vectors, l = squared singular values; terms with |l - l_m| <= 1e-10 of the largest are left out.
  * Divides by: rows (B).
  * Detached: the teacher, the choice of the vector, its sign.
  * Taps: two to eight pairs of maps, each pair with the same channels; sizes need not agree.
  * Defaults: weight 1 (CIFAR-100, the three stages' maps).
  * Forms: one.
- * Traps: an SVD's signs are arbitrary, and with them the public code's value (one flip makes 0.13 of 0.10): here they are fixed.
- *     Equal singular values make its gradient infinite, and it puts 0 for whatever is not finite; here that part alone, along a
- *     vector that is not determined, is 0.  Vectors of singular value 0 (1e-5 of the largest) are not chosen; a map of zeros has
- *     the vector (1, 0, ..) and no gradient.  One port reshapes the map to [channels height, width] first: another method.
- * Published: no figure that the common CIFAR-100 protocol has for all pairs.
- * Cost: an eigen-decomposition of min(height width, channels)^2 doubles for each map and side, through a
- *     tridiagonal one; for each thread 2 min(height width, channels)^2 doubles a tap, twice that of the largest, and one map. */
+ * Traps: an SVD's signs are arbitrary, and with them the public code's value (one flip makes 0.13 of 0.10): here they are
+ *     fixed.  Equal singular values make its gradient infinite, and it puts 0 for whatever is not finite; here that part
+ *     alone, along a vector that is not determined, is 0.  Vectors of singular value 0 (1e-5 of the largest) are not
+ *     chosen; a map of zeros has the vector (1, 0, ..) and no gradient.  One port reshapes the map to [channels height,
+ *     width] first: another method.
+ * Published: none under the common CIFAR-100 protocol.
+ * Cost: an eigen-decomposition of min(height width, channels)^2 doubles for each map and side, through a tridiagonal one;
+ *     for each thread 2 min(height width, channels)^2 doubles a tap, twice that of the largest, and one map. */
 #include "distill/feature.h"
 #include <math.h>
 
@@ -76,8 +77,8 @@ static void svd_turn(double *x, double *y, size_t n, double c, double s)
 }
 
 /* Of a map X [pixels, channels]: eigenvalues l of the smaller of X^T X and X X^T [n, n], falling, the first `count` not 0.
- * Householder's reflections Q, in the rows of `q` right of the diagonal and in `beta`, make it tridiagonal; rows of `z` are that one's
- * eigenvectors, so that Q z are the matrix's. */
+ * Householder's reflections Q, in the rows of `q` right of the diagonal and in `beta`, make it tridiagonal; rows of `z` are
+ * eigenvectors of that one, so that Q z are the matrix's. */
 typedef struct svd_map {
     const float *x;
     size_t   pixels, channels, n, count;
@@ -309,7 +310,7 @@ static void svd_backward(const kd__core *core, const svd_tap *tap, double *room,
         svd_add(sum, (fabs(gap) > least ? dot / gap : 0) - dot / own, z, 0, z, n);
     }
     svd_outward(m, sum);
-    for (size_t k = 0; k < c; k++) room[k] = tap->grad[k] / own + (c == n ? sum[k] : 0);   /* the vectors whose l is 0: all but those */
+    for (size_t k = 0; k < c; k++) room[k] = tap->grad[k] / own + (c == n ? sum[k] : 0);   /* first as if all other l were 0 */
     for (size_t p = 0; p < n && c != n; p++)
         for (size_t k = 0; k < c; k++) room[k] += sum[p] * (double)m->x[p * c + k];
     float *y = (float *)(void *)room, *v = y + c;   /* y by the root of the largest l: in range if X is */

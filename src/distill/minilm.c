@@ -4,19 +4,19 @@
  * Formula:
  *     loss = 1 / (A sum_b l_b) sum over samples, heads, tokens of [ alpha KL(softmax a_t || softmax a_s)
  *            + beta KL(softmax r_t || softmax r_s) ]
- *     a: rows of attention scores, scaled, before their softmax; r: rows of V V^T / sqrt(d) of a head's values V [l, d]; A: heads,
- *     l_b: a sample's tokens; with a mask padding is left out as row and as column
+ *     a: rows of attention scores, scaled, before their softmax; r: rows of V V^T / sqrt(d) of a head's values V [l, d]
+ *     A: heads; l_b: a sample's tokens; with a mask padding is left out as row and as column
  * Gradient: (softmax a_s - softmax a_t) by the row; of a relation's G, (G + G^T) V / sqrt(d).
  * Divides by: heads and valid tokens.
  * Detached: the teacher.
- * Taps: two of each side, {heads, tokens, tokens} of scores and {tokens, width} of values, heads side by side in its columns; heads
- *     and tokens are equal on both sides, widths need not be.
+ * Taps: two of each side, {heads, tokens, tokens} of scores and {tokens, width} of values, heads side by side in its
+ *     columns; heads and tokens are equal on both sides, widths need not be.
  * Defaults: weight 1, alpha 1, beta 1.
  * Forms: one.
- * Traps: the authors' code for training is not public, so that this is the paper's formula.  Scores must be those before the softmax,
- *     with the scale 1 / sqrt(d) applied; -inf in the same places of both sides counts nothing.  The relation's scale is each
- *     side's own d.  A mask of zeros throughout gives 0.
- * Published: SQuAD 2 of a 6-layer, 768-wide student 76.4 (the paper).
+ * Traps: the authors' code for training is not public, so that this is the paper's formula.  Scores must be those before
+ *     the softmax, with the scale 1 / sqrt(d) applied; -inf in the same places of both sides counts nothing.  The
+ *     relation's scale is each side's own d.  A mask of zeros throughout gives 0.
+ * Published: 384 wide, SQuAD 2 and MNLI: 12 layers 81.7, 85.7; 6 layers 75.6, 83.3.
  * Cost: for each thread 2 tokens^2 + 3 tokens d floats: no relation of all heads is stored. */
 #include "distill/feature.h"
 #include <math.h>
@@ -31,8 +31,10 @@ static size_t minilm_cut(const kd__core *c, const minilm_job *job, float *at, mi
     const size_t l = job->tokens, ds = c->in[0]->shape[c->in[0]->rank - 1] / job->heads;
     const size_t dt = c->in[1]->shape[c->in[1]->rank - 1] / job->heads;
     const size_t kernel = KD_MAX(kd__distill_scratch(l), kd__distill_scratch(KD_MIN(l, (size_t)KD_DISTILL_PANEL)));
-    const size_t floats[] = { kernel, l * l, l * l, job->scores ? 0 : l * ds, job->scores ? 0 : l * dt, job->scores ? 0 : l * ds, l, l, l };
-    float **const part[] = { &room->kernel, &room->s, &room->t, &room->xs, &room->xt, &room->dx, &room->coef, &room->soft, &room->none };
+    const size_t xs = job->scores ? 0 : l * ds, xt = job->scores ? 0 : l * dt;
+    const size_t floats[] = { kernel, l * l, l * l, xs, xt, xs, l, l, l };
+    float **const part[] = { &room->kernel, &room->s, &room->t, &room->xs, &room->xt, &room->dx, &room->coef, &room->soft,
+                             &room->none };
     size_t used = 0;
     for (size_t i = 0; i < KD_COUNT(part); used += floats[i++]) *part[i] = at + used;
     room->index = (uint32_t *)(void *)(at + used);
@@ -86,7 +88,8 @@ static bool minilm_row(const kd__core *c, size_t r, void *scratch, double *value
     c->kernels->distill_f32(&(kd__distill_args){
         .rows = n, .classes = n, .student = m.s, .student_stride = n, .teacher = m.t, .teacher_stride = n, .hard_coef = m.none,
         .soft_coef = m.coef, .grad = grad ? m.s : NULL, .grad_stride = n, .hard = m.none, .soft = m.soft, .scratch = m.kernel,
-        .masked = &masked, .temperature = 1, .js_beta = 0.5f, .direction = KD_DIRECTION_FORWARD, .teacher_form = KD_TEACHER_LOGITS });
+        .masked = &masked, .temperature = 1, .js_beta = 0.5f, .direction = KD_DIRECTION_FORWARD,
+        .teacher_form = KD_TEACHER_LOGITS });
     c->kernels->sum_f32(&sum, m.soft, n);
     *value = sum * job->weight;
     if (!grad) return true;
@@ -113,7 +116,8 @@ static kd_status relation(const kd__core *c, double *value)
     return kd__core_rows(&own, n * job.heads, minilm_cut(c, &job, NULL, &room) * sizeof(float), minilm_row, value);
 }
 
-kd_tensor *kd__relation_kl(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, size_t tap, size_t heads, float weight)
+kd_tensor *kd__relation_kl(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, size_t tap, size_t heads,
+                           float weight)
 {
     kd_tensor *const inputs[] = { in->student[tap], in->teacher[tap], in->mask };
     return kd__core_run(tape, loss->name, inputs, 3, relation, &(kd__relation){ heads, (double)weight });

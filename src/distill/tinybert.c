@@ -1,23 +1,25 @@
-/* tinybert.c - attention scores, hidden states and embeddings (Jiao, Yin, Shang, Jiang, Chen, Li, Wang, Liu 2020, arXiv 1909.10351).
+/* tinybert.c - attention scores, hidden states and embeddings (Jiao, Yin, Shang, Jiang and others 2020, arXiv 1909.10351).
  * SPDX-License-Identifier: MIT
  *
  * Formula:
- *     loss = alpha sum over pairs of scores of mean (f(A_s) - f(A_t))^2 + beta sum over pairs of states of mean (H_s W + c - H_t)^2
+ *     loss = alpha sum over pairs of scores of mean (f(A_s) - f(A_t))^2
+ *          + beta sum over pairs of states of mean (H_s W + c - H_t)^2
  *     f(x) = x where x > -100, else 0; W, c: one linear layer for all states, to the teacher's width
  * Gradient: 2 (f(A_s) - f(A_t)) / elements where A_s > -100, else 0; of states through W, which is trained.
  * Divides by: elements; with a mask, those of valid tokens: pairs of them in every head, and widths of them.
  * Detached: the teacher.
- * Taps: pairs of {heads, tokens, tokens}, scores before the softmax, and of {tokens, width}, hidden states and embeddings, in any
- *     order: the k-th scores of the student go with the teacher's k-th, as do states.  All have the same tokens, states of a side
- *     the same width.
+ * Taps: pairs of {heads, tokens, tokens}, scores before the softmax, and of {tokens, width}, hidden states and embeddings,
+ *     in any order: the k-th scores of the student go with the teacher's k-th, as do states.  All have the same tokens,
+ *     states of a side the same width.
  * Adapters: "fit", if there are states.
- * Defaults: weight 1, alpha 1, beta 1.  Layers: the student's layer i with the teacher's i b + b - 1 (scores), i b (states, from 0:
- *     embeddings), b teacher layers to each of the student's.  The prediction stage is a loss of its own on the logits.
+ * Defaults: weight 1, alpha 1, beta 1.  Layers: the student's layer i with the teacher's i b + b - 1 (scores), i b (states,
+ *     from 0: embeddings), b teacher layers to each of the student's.  The prediction stage is a loss of its own on the
+ *     logits.
  * Forms: one.
- * Traps: scores, not probabilities.  What a model's own mask has made very negative (-10000) is 0 on each side, as in the public
- *     code, and so is a legitimate score of -100 or less.  That code's mean runs over padding too: give the mask to leave it out.
- *     A mask of zeros throughout gives 0.
- * Published: GLUE average 79.4 of a 6-layer student, 77.0 of a 4-layer one, BERT base 79.5 (the paper, test).
+ * Traps: scores, not probabilities.  What a model's own mask has made very negative (-10000) is 0 on each side, as in the
+ *     public code, and so is a legitimate score of -100 or less.  That code's mean runs over padding too: give the mask to
+ *     leave it out.  A mask of zeros throughout gives 0.
+ * Published: GLUE average on the test sets, 6 layers 79.4, 4 layers 77.0 (the paper).
  * Cost: one double a head of a sample. */
 #include "distill/feature.h"
 
@@ -46,7 +48,8 @@ static kd_status check(kd_loss_feature_desc *d)
                 return kd__feature_misfit(d, i, "taps are {heads, tokens, tokens} or {tokens, width}");
         }
     for (size_t rank = 2; rank < 4; rank++) {
-        const size_t n = d->student_count, first = tinybert_next(d->student, n, 0, rank), first_t = tinybert_next(d->teacher, n, 0, rank);
+        const size_t n = d->student_count, first = tinybert_next(d->student, n, 0, rank);
+        const size_t first_t = tinybert_next(d->teacher, n, 0, rank);
         size_t i = first, j = first_t;
         for (; i < n && j < n; i = tinybert_next(d->student, n, i + 1, rank), j = tinybert_next(d->teacher, n, j + 1, rank)) {
             const kd_feature_shape *s = &d->student[i], *t = &d->teacher[j];
@@ -54,12 +57,13 @@ static kd_status check(kd_loss_feature_desc *d)
             fits &= rank == 3 ? kd__feature_shape_same(s, t)
                               : s->size[1] == d->student[first].size[1] && t->size[1] == d->teacher[first_t].size[1];
             if (!fits)
-                return kd__fail(KD_ERR_SHAPE, "student tap %zu %S and teacher tap %zu %S: %s", i, s->rank, s->size, j, t->rank, t->size,
-                                rank == 3 ? "scores must be the same, with as many tokens as all taps"
+                return kd__fail(KD_ERR_SHAPE, "student tap %zu %S and teacher tap %zu %S: %s", i, s->rank, s->size, j, t->rank,
+                                t->size, rank == 3 ? "scores must be the same, with as many tokens as all taps"
                                           : "all taps have as many tokens, states of a side one width");
         }
         if (i < n || j < n)
-            return kd__fail(KD_ERR_ARG, "the student and the teacher have different numbers of %s", rank == 3 ? "scores" : "states");
+            return kd__fail(KD_ERR_ARG, "the student and the teacher have different numbers of %s",
+                            rank == 3 ? "scores" : "states");
     }
     return KD_OK;
 }

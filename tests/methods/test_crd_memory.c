@@ -36,8 +36,8 @@ static double run(kd_loss_feature *loss, batch *b, int train)
     const float *s = b->s, *t = b->t;
     float *grad = b->grad;
     double value = NAN;
-    kd_feature_batch in = { .struct_size = sizeof in, .rows = ROWS, .student = &s, .teacher = &t, .grad = &grad, .indices = b->own,
-                            .train = (uint32_t)train };
+    kd_feature_batch in = { .struct_size = sizeof in, .rows = ROWS, .student = &s, .teacher = &t, .grad = &grad,
+                            .indices = b->own, .train = (uint32_t)train };
     CHECK_OK(kd_loss_feature_eval(loss, &in, &value));
     return value;
 }
@@ -45,7 +45,8 @@ static double run(kd_loss_feature *loss, batch *b, int train)
 /* Row b through an adapter, of length 1, in double. */
 static void embed(const kd_loss_feature *loss, const char *path, const float *x, double e[WIDTH])
 {
-    const float *w = kd_tensor_f32(kd__adapter_parameter(loss, path, "weight")), *bias = kd_tensor_f32(kd__adapter_parameter(loss, path, "bias"));
+    const float *w = kd_tensor_f32(kd__adapter_parameter(loss, path, "weight"));
+    const float *bias = kd_tensor_f32(kd__adapter_parameter(loss, path, "bias"));
     double square = 0;
     for (size_t k = 0; k < WIDTH; k++) {
         e[k] = (double)bias[k];
@@ -108,8 +109,8 @@ TEST(second_batch)
         remember(loss, &b, memory);
         CHECK(loss->counter[0] == (n + 1) * ROWS);
         for (size_t i = 0; i < 2 * SAMPLES * WIDTH; i++)   /* six roundings of numbers up to 1 a batch, and an embedding's */
-            CHECK_MSG(fabs((double)loss->state[i] - memory[i]) <= 64 * 0x1p-24, "batch %u: memory[%zu] is %.9g, want %.9g", (unsigned)n, i,
-                      (double)loss->state[i], memory[i]);
+            CHECK_MSG(fabs((double)loss->state[i] - memory[i]) <= 64 * 0x1p-24, "batch %u: memory[%zu] is %.9g, want %.9g",
+                      (unsigned)n, i, (double)loss->state[i], memory[i]);
     }
     kd_loss_feature_free(loss);
 }
@@ -149,7 +150,8 @@ TEST(resumes)
     for (uint64_t n = 0; n < BATCHES; n++) {
         fill(&b, 1), fill(&c, 1);   /* the same batch: only draws and memories make the difference */
         value[n] = run(one, &b, 1);
-        CHECK_MSG(run(two, &c, 1) == value[n] && !memcmp(b.grad, c.grad, sizeof b.grad), "batch %u after a resume differs", (unsigned)n);
+        CHECK_MSG(run(two, &c, 1) == value[n] && !memcmp(b.grad, c.grad, sizeof b.grad), "batch %u after a resume differs",
+                  (unsigned)n);
         CHECK_MSG(value[n] != before, "batch %u has the value of the one before", (unsigned)n);
         before = value[n];
     }

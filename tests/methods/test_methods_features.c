@@ -49,7 +49,8 @@ static void fix(void *user)
     problem *p = user;
     for (size_t k = 0; k < p->x.taps; k++)
         memcpy(p->x.s_fixed[k].data, p->x.s[k].data, p->x.rows * p->x.s[k].each * sizeof(double));
-    for (size_t i = 0; i < p->x.params; i++) memcpy(p->x.param[i].fixed, p->x.param[i].data, p->x.param[i].count * sizeof(double));
+    for (size_t i = 0; i < p->x.params; i++)
+        memcpy(p->x.param[i].fixed, p->x.param[i].data, p->x.param[i].count * sizeof(double));
 }
 
 static void widen(double *to, const float *from, size_t n)
