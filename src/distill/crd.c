@@ -23,7 +23,8 @@
  *     terms neither overflow at small T nor need an e in a logarithm.  Negatives are other samples, drawn evenly with
  *     replacement from the loss's own stream, a function of seed, batch and row alone; with `negatives` at least N - 1, all
  *     of them once.  The public sampler leaves out samples of the row's class: here 1 in `classes` of the draws is one.  A
- *     zero embedding has no gradient.  EVAL changes nothing and uses its own batch's Z until there is one.
+ *     zero embedding has no gradient.  EVAL changes
+ *     nothing and uses its own batch's Z until there is one.  Of several processes each keeps its own memories.
  * Published: CIFAR-100 ResNet32x4 -> 8x4 75.51, WRN-40-2 -> 16-2 75.48.
  * Cost: 12 bytes a negative and row and 2 dot products of `width`; the public code gathers 8 width bytes for each. */
 #include "distill/feature.h"
