@@ -20,7 +20,7 @@
  *     width] first: another method.
  * Published: none under the common CIFAR-100 protocol.
  * Cost: an eigen-decomposition of min(height width, channels)^2 doubles for each map and side, through a tridiagonal one;
- *     for each thread 2 min(height width, channels)^2 doubles a tap, twice that of the largest, and one map. */
+ *     for each thread 7 min(height width, channels)^2 doubles a tap and for the largest one again, and one map. */
 #include "distill/feature.h"
 #include <math.h>
 
@@ -60,33 +60,51 @@ static void svd_add(double *x, double a, const double *y, double b, const double
     for (; i < n; i++) x[i] += a * y[i] + b * z[i];
 }
 
-/* x, y = c x - s y, s x + c y */
-static void svd_turn(double *x, double *y, size_t n, double c, double s)
-{
-    size_t i = 0;
-    for (; i + 2 <= n; i += 2) {
-        const svd_f64x2 p = *(const svd_loose *)(x + i), q = *(const svd_loose *)(y + i);
-        *(svd_loose *)(x + i) = c * p - s * q;
-        *(svd_loose *)(y + i) = s * p + c * q;
-    }
-    for (; i < n; i++) {
-        const double p = x[i], q = y[i];
-        x[i] = c * p - s * q;
-        y[i] = s * p + c * q;
-    }
-}
+/* Rows i and i + 1 become c i - s (i + 1) and s i + c (i + 1). */
+typedef struct svd_turn { double c, s; size_t i; } svd_turn;
 
 /* Of a map X [pixels, channels]: eigenvalues l of the smaller of X^T X and X X^T [n, n], falling, the first `count` not 0.
- * Householder's reflections Q, in the rows of `q` right of the diagonal and in `beta`, make it tridiagonal; rows of `z` are
- * eigenvectors of that one, so that Q z are the matrix's. */
+ * Householder's reflections Q, in the rows of `q` right of the diagonal and in `beta`, make it tridiagonal, `turned` rotations,
+ * whose product is Z, that one diagonal: rows of Z Q^T are eigenvectors.  Z is never formed. */
 typedef struct svd_map {
     const float *x;
-    size_t   pixels, channels, n, count;
-    double  *q, *beta, *l, *z;
-    size_t  *order;   /* of the rows of z */
+    size_t    pixels, channels, n, count;
+    double   *q, *beta, *l;
+    svd_turn *turn;
+    size_t    turned;
+    size_t   *order;   /* eigenvalues in the order of Z's rows */
 } svd_map;
 
-static size_t svd_doubles(const svd_map *m) { return 2 * m->n * m->n + 3 * m->n; }
+/* QL steps take less than two for each of n eigenvalues, of n / 2 rotations in the mean. */
+static size_t svd_turns(size_t n) { return 2 * n * n + SVD_STEPS; }
+static size_t svd_doubles(const svd_map *m)
+{
+    return m->n * m->n + 3 * m->n + svd_turns(m->n) * (sizeof(svd_turn) / sizeof(double));
+}
+
+/* Four columns x [n, 4] at once: x = Z x. */
+static void svd_forth(const svd_map *m, double *x)
+{
+    for (const svd_turn *t = m->turn; t < m->turn + m->turned; t++)
+        for (size_t k = 0; k < 4; k += 2) {
+            svd_loose *a = (svd_loose *)(x + 4 * t->i + k), *b = a + 2;
+            const svd_f64x2 p = *a, q = *b;
+            *a = t->c * p - t->s * q;
+            *b = t->s * p + t->c * q;
+        }
+}
+
+/* x = Z^T x */
+static void svd_back(const svd_map *m, double *x)
+{
+    for (const svd_turn *t = m->turn + m->turned; t-- > m->turn;)
+        for (size_t k = 0; k < 4; k += 2) {
+            svd_loose *a = (svd_loose *)(x + 4 * t->i + k), *b = a + 2;
+            const svd_f64x2 p = *a, q = *b;
+            *a = t->c * p + t->s * q;
+            *b = t->c * q - t->s * p;
+        }
+}
 
 /* v = Q v */
 static void svd_outward(const svd_map *m, double *v)
@@ -130,22 +148,19 @@ static void svd_tridiagonal(svd_map *m, double *side, double *p)
     }
 }
 
-/* Eigenvalues and vectors of the tridiagonal matrix by implicit QL steps. */
+/* Eigenvalues of the tridiagonal matrix by implicit QL steps. */
 static void svd_diagonal(svd_map *m, double *side)
 {
     const size_t n = m->n;
     double *l = m->l, least = 0;
-    memset(m->z, 0, n * n * sizeof *m->z);
-    for (size_t i = 0; i < n; i++) {
-        m->z[i * n + i] = 1;
-        least = KD_MAX(least, fabs(l[i]) + fabs(side[i]));
-    }
+    m->turned = 0;
+    for (size_t i = 0; i < n; i++) least = KD_MAX(least, fabs(l[i]) + fabs(side[i]));
     least *= 0x1p-53;
     for (size_t first = 0; first < n; first++)
         for (size_t step = 0; step < SVD_STEPS; step++) {
             size_t last = first;
             while (last + 1 < n && fabs(side[last]) > least) last++;
-            if (last == first) break;
+            if (last == first || m->turned + (last - first) > svd_turns(n)) break;
             const double half = (l[first + 1] - l[first]) / (2 * side[first]), root = sqrt(half * half + 1);
             double g = l[last] - l[first] + side[first] / (half < 0 ? half - root : half + root), s = 1, c = 1, lost = 0;
             size_t i = last;
@@ -159,7 +174,7 @@ static void svd_diagonal(svd_map *m, double *side)
                 lost = s * t;
                 l[i + 1] = g + lost;
                 g = c * t - b;
-                svd_turn(m->z + i * n, m->z + (i + 1) * n, n, c, s);
+                m->turn[m->turned++] = (svd_turn){ c, s, i };
             }
             if (i + 1 > first && i < last) {
                 l[i + 1] -= lost;
@@ -171,8 +186,12 @@ static void svd_diagonal(svd_map *m, double *side)
         }
 }
 
-/* room: svd_room doubles. */
-static size_t svd_room(const svd_map *m) { return m->channels == m->n ? (m->channels * m->pixels + 1) / 2 + 2 * m->n : 2 * m->n; }
+/* Doubles for what decomposes a map and what takes vectors and gradients from it. */
+static size_t svd_room(const svd_map *m)
+{
+    const size_t turned = m->channels == m->n ? (m->channels * m->pixels + 1) / 2 + 2 * m->n : 2 * m->n;
+    return KD_MAX(turned, 6 * m->n + 4 * m->channels);   /* of vectors, of backward */
+}
 
 static void svd_decompose(const kd__core *core, svd_map *m, double *room)
 {
@@ -208,52 +227,57 @@ static void svd_decompose(const kd__core *core, svd_map *m, double *room)
     if (!m->count) m->l[0] = 0;
 }
 
-/* Right singular vector i; room: n. */
-static void svd_vector(const svd_map *m, size_t i, double *room, double *v)
+/* The first `count` right singular vectors, at most 4, into out [4, channels]; returns how many there are.  room: 5 n. */
+static size_t svd_vectors(const svd_map *m, size_t count, double *room, double *out)
 {
     const size_t n = m->n, c = m->channels;
-    if (!m->count) {   /* zeros, or not numbers */
-        memset(v, 0, c * sizeof *v);
-        v[0] = m->l[0] + 1;
-        return;
+    double *u = room + 4 * n;
+    count = KD_MIN(count, m->count);
+    if (!count) {   /* zeros, or not numbers */
+        memset(out, 0, c * sizeof *out);
+        out[0] = m->l[0] + 1;
+        return 1;
     }
-    double *u = c == n ? v : room;
-    memcpy(u, m->z + m->order[i] * n, n * sizeof *u);
-    svd_outward(m, u);
-    if (c == n) return;
-    memset(v, 0, c * sizeof *v);
-    for (size_t p = 0; p < n; p++)
-        for (size_t k = 0; k < c; k++) v[k] += u[p] * (double)m->x[p * c + k];
-    const double length = sqrt(svd_dot(v, v, c));
-    for (size_t k = 0; k < c; k++) v[k] /= length;
+    memset(room, 0, 4 * n * sizeof *room);
+    for (size_t i = 0; i < count; i++) room[4 * m->order[i] + i] = 1;
+    svd_back(m, room);
+    for (size_t i = 0; i < count; i++) {
+        double *v = out + i * c;
+        for (size_t k = 0; k < n; k++) u[k] = room[4 * k + i];
+        svd_outward(m, u);
+        if (c == n) memcpy(v, u, n * sizeof *v);
+        else memset(v, 0, c * sizeof *v);
+        for (size_t p = 0; p < n && c != n; p++)
+            for (size_t k = 0; k < c; k++) v[k] += u[p] * (double)m->x[p * c + k];
+        const double length = sqrt(svd_dot(v, v, c));
+        for (size_t k = 0; k < c; k++) v[k] /= length;
+    }
+    return count;
 }
 
-/* The teacher's vector with its sign. */
+/* The teacher's vector with its sign.  room: 5 n, then 4 channels, as the next. */
 static void svd_teacher(const svd_map *m, double *room, double *v)
 {
+    const double *first = room + 5 * m->n;
     size_t top = 0;
-    svd_vector(m, 0, room, v);
+    svd_vectors(m, 1, room, room + 5 * m->n);
     for (size_t k = 1; k < m->channels; k++)
-        if (fabs(v[k]) > fabs(v[top])) top = k;
-    const bool turn = v[top] < 0;
-    for (size_t k = 0; k < m->channels && turn; k++) v[k] = -v[k];
+        if (fabs(first[k]) > fabs(first[top])) top = k;
+    for (size_t k = 0; k < m->channels; k++) v[k] = first[top] < 0 ? -first[k] : first[k];
 }
 
-/* The student's; returns which it is.  other: room for another. */
-static size_t svd_student(const svd_map *m, const double *teacher, double *room, double *other, double *v)
+/* The student's; returns which it is. */
+static size_t svd_student(const svd_map *m, const double *teacher, double *room, double *v)
 {
-    const size_t c = m->channels;
+    const double *all = room + 5 * m->n;
+    const size_t c = m->channels, count = svd_vectors(m, SVD_KEPT, room, room + 5 * m->n);
     size_t best = 0;
-    svd_vector(m, 0, room, v);
-    double cosine = svd_dot(v, teacher, c);
-    for (size_t i = 1; i < m->count && i < SVD_KEPT; i++) {
-        svd_vector(m, i, room, other);
-        double dot = svd_dot(other, teacher, c);
-        if (!(fabs(dot) > fabs(cosine))) continue;
-        best = i, cosine = dot;
-        memcpy(v, other, c * sizeof *v);
+    double cosine = svd_dot(all, teacher, c);
+    for (size_t i = 1; i < count; i++) {
+        const double dot = svd_dot(all + i * c, teacher, c);
+        if (fabs(dot) > fabs(cosine)) best = i, cosine = dot;
     }
-    for (size_t k = 0; k < c && cosine < 0; k++) v[k] = -v[k];
+    for (size_t k = 0; k < c; k++) v[k] = cosine < 0 ? -all[best * c + k] : all[best * c + k];
     return best;
 }
 
@@ -288,7 +312,7 @@ static double svd_relations(const kd__core *c, const svd_tap *one, const svd_tap
     return value;
 }
 
-/* room: channels + 2 n doubles */
+/* room: 2 channels + 6 n doubles */
 static void svd_backward(const kd__core *core, const svd_tap *tap, double *room, float *out)
 {
     const svd_map *m = &tap->s;
@@ -297,23 +321,29 @@ static void svd_backward(const kd__core *core, const svd_tap *tap, double *room,
     memset(out, 0, m->pixels * c * sizeof *out);
     if (!m->count) return;
     const double own = m->l[tap->chosen], least = svd_equal * m->l[0], scale = 1 / sqrt(m->l[0]);
-    double *in = room + c, *sum = in + n;
+    double *in = room + c, *column = in + n, *sum = column + 4 * n;   /* one column of four is used */
     for (size_t p = 0; p < n && c != n; p++) {
         in[p] = 0;
         for (size_t k = 0; k < c; k++) in[p] += (double)m->x[p * c + k] * tap->grad[k];
     }
     if (c == n) memcpy(in, tap->grad, n * sizeof *in);
     svd_inward(m, in);
+    memset(column, 0, 4 * n * sizeof *column);
+    for (size_t k = 0; k < n; k++) column[4 * k] = in[k];
+    svd_forth(m, column);
     memset(sum, 0, n * sizeof *sum);
     for (size_t i = 0; i < m->count; i++) {
-        const double *z = m->z + m->order[i] * n, dot = svd_dot(z, in, n) / (c == n ? 1 : m->l[i]), gap = own - m->l[i];
-        svd_add(sum, (fabs(gap) > least ? dot / gap : 0) - dot / own, z, 0, z, n);
+        const double dot = column[4 * m->order[i]] / (c == n ? 1 : m->l[i]), gap = own - m->l[i];
+        sum[m->order[i]] = (fabs(gap) > least ? dot / gap : 0) - dot / own;
     }
+    for (size_t k = 0; k < n; k++) column[4 * k] = sum[k];
+    svd_back(m, column);
+    for (size_t k = 0; k < n; k++) sum[k] = column[4 * k];
     svd_outward(m, sum);
     for (size_t k = 0; k < c; k++) room[k] = tap->grad[k] / own + (c == n ? sum[k] : 0);   /* first as if all other l were 0 */
     for (size_t p = 0; p < n && c != n; p++)
         for (size_t k = 0; k < c; k++) room[k] += sum[p] * (double)m->x[p * c + k];
-    float *y = (float *)(void *)room, *v = y + c;   /* y by the root of the largest l: in range if X is */
+    float *y = (float *)(void *)(room + c + 6 * n), *v = y + c;   /* y by the root of the largest l: in range if X is */
     for (size_t k = 0; k < c; k++) y[k] = (float)(room[k] / scale);
     for (size_t k = 0; k < c; k++) v[k] = (float)tap->vs[k];
     for (size_t p = 0; p < m->pixels; p++) {
@@ -334,7 +364,8 @@ static svd_map svd_map_of(const kd__core *c, size_t in, size_t b)
 static double *svd_place(svd_map *m, double *at)
 {
     const size_t n = m->n;
-    m->q = at, m->z = at + n * n, m->l = m->z + n * n, m->beta = m->l + n, m->order = (size_t *)(void *)(m->beta + n);
+    m->q = at, m->l = at + n * n, m->beta = m->l + n, m->order = (size_t *)(void *)(m->beta + n);
+    m->turn = (svd_turn *)(void *)(m->beta + 2 * n);
     return at + svd_doubles(m);
 }
 
@@ -352,7 +383,7 @@ static bool row(const kd__core *c, size_t b, void *scratch, double *value)
         svd_decompose(c, &t, rest);
         svd_teacher(&t, rest, tap[i].vt);
         svd_decompose(c, &s, room);
-        tap[i].chosen = svd_student(&s, tap[i].vt, room, tap[i].grad, tap[i].vs);
+        tap[i].chosen = svd_student(&s, tap[i].vt, room, tap[i].vs);
         memset(tap[i].grad, 0, n * sizeof(double));
         tap[i].s = s;
     }
@@ -370,7 +401,6 @@ static kd_status core(const kd__core *c, double *value)
         const svd_map s = svd_map_of(c, i, 0), t = svd_map_of(c, taps + i, 0);
         kept += 3 * s.channels + svd_doubles(&s);
         room = KD_MAX(room, KD_MAX(svd_room(&s), svd_doubles(&t) + svd_room(&t)));
-        room = KD_MAX(room, s.channels + 2 * s.n);
     }
     return kd__core_rows(c, c->in[0]->shape[0], (kept + room) * sizeof(double), row, value);
 }
