@@ -176,6 +176,14 @@ void       kd__embed_pair_forward(const kd_loss_feature *loss, kd_tape *tape, co
 /* In place: g, the gradient of rows [n, w] divided by their lengths `norm`, becomes that of the rows; 0 for zero rows. */
 void       kd__unit_backward(const kd__kernels *k, size_t n, size_t w, const float *unit, const float *norm, float *g);
 
+/* minilm.c: weight times the mean over heads and valid tokens of KL(softmax t || softmax s), over rows of scores
+ * {heads, tokens, tokens} as they are, or of X X^T / sqrt(d) of each head's d columns X of tokens {tokens, width}; does such
+ * a pair fit? */
+typedef struct kd__relation { size_t heads; double weight; } kd__relation;
+kd_tensor *kd__relation_kl(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, size_t tap, size_t heads,
+                           float weight);
+kd_status  kd__relation_fits(const kd_loss_feature_desc *desc, size_t tap, size_t heads, size_t tokens);
+
 /* ---- feature_ops.c: pieces of several methods ------------------------------------------------------------------------ */
 /* RepDistiller's ConvReg below root, from a student map [s, s, c] to a teacher's [t, t, d]: 3x3 of stride 2 (s = 2t), transposed
  * 4x4 of stride 2 (2s = t), else k = 1 + s - t, without padding; + batch norm, + ReLU if wanted.  False: there is none for these
