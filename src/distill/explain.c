@@ -72,7 +72,7 @@ static const char *form_name(uint32_t form) { return form == KD_FORM_CODE ? "COD
 static void say_adapters(explain_text *t, const kd_model *m, bool external, const char *function)
 {
     if (!m || !m->parameter_count) return;
-    say(t, "adapters: %zu parameters, %s\n", m->size, m->frozen ? "frozen" : m->held ? "held by an optimizer" :
+    say(t, "adapters: %zu parameter%s, %s\n", m->size, m->size == 1 ? "" : "s", m->frozen ? "frozen" : m->held ? "held by an optimizer" :
         external ? "updated by other means (adapters_external)" : "held by no optimizer");
     if (!m->frozen && !m->held && !external)
         say(t, "warning: no optimizer holds the adapters: a TRAIN tape refuses this loss; kd_optimizer_add(optimizer, "
@@ -343,7 +343,7 @@ static void count_rows(output_audit *a)
         for (size_t c = 1; flat && c < a->width; c++) flat = teachers[0][c] == teachers[0][0];
         a->constant += flat;
         a->same += comparable && !memcmp(teachers[0], student, b->classes * sizeof *student);
-        a->repeated += had && !memcmp(a->before, a->row, a->width * sizeof *a->row) && class_of(a, r - 1) == y;
+        a->repeated += had && !memcmp(a->before, a->row, a->width * sizeof *a->row) && class_of(a, r - 1) == y && !b->teacher_classes;
         memcpy(a->before, a->row, a->width * sizeof *a->row);
         had = true;
         a->teacher_entropy += entropy(a, a->row, a->width);
@@ -487,7 +487,7 @@ static void warn_weights(explain_text *t, const output_audit *a)
                 (double)d->soft_weight, form_name(usual.form), form_name(d->form), ratio);
     }
     const double big = KD_MAX(a->hard_norm, a->soft_norm), small = KD_MIN(a->hard_norm, a->soft_norm);
-    if (a->hard_on && a->soft_on && small > 0 && big > 100 * small)
+    if (a->hard_on && a->soft_on && small > 0 && big > 100 * small && !(a->same && a->same == a->taught))
         say(t, "warning: the %s gradient is %.3g times the %s one: %s_weight hardly matters\n",
             a->hard_norm > a->soft_norm ? "hard" : "soft", big / small, a->hard_norm > a->soft_norm ? "soft" : "hard",
             a->hard_norm > a->soft_norm ? "soft" : "hard");
@@ -532,7 +532,7 @@ static void warn_rows(explain_text *t, const output_audit *a)
     else if (a->taught >= 4 && a->repeated + 1 == a->taught)
         say(t, "warning: the teacher says the same in all %zu taught rows\n", a->taught);
     warn_trailing(t, a);
-    if (a->compared < 16) return;
+    if (a->compared < 16 || a->same == a->taught) return;
     const size_t shifted = KD_MAX(a->after, a->ahead);
     if (2 * shifted > a->compared && 2 * a->agree < shifted)
         say(t, "warning: the teacher agrees with the label of the row %s in %zu of %zu rows: labels are shifted by one\n",
@@ -548,8 +548,9 @@ static void warn_outputs(explain_text *t, const output_audit *a, const kd_tape *
     const uint32_t method = a->loss->desc.method;
     const bool peer = method == KD_DISTILL_MUTUAL, itself = method == KD_DISTILL_PSKD;   /* on purpose */
     const bool teacher = b->teacher && a->soft_on;
-    warn_tapes(t, student_tape, a->in->student, teacher && !peer ? teacher_tape : NULL, teacher && !peer ? a->in->teacher : NULL);
-    if (teacher && !itself && b->teacher == b->student)
+    const bool one = teacher && b->teacher == b->student, looked_at = teacher && !peer && !one;
+    warn_tapes(t, student_tape, a->in->student, looked_at ? teacher_tape : NULL, looked_at ? a->in->teacher : NULL);
+    if (one && !itself)
         say(t, "warning: student and teacher are the same tensor\n");
     else if (teacher && !itself && a->same && a->same == a->taught && b->classes > 1)
         say(t, "warning: student and teacher hold the same numbers in every row\n");
@@ -712,7 +713,8 @@ static void lay_out_features(feature_audit *a, explain_room *room)
     a->b.mask = room_read(room, in->mask);
     a->b.student_logits = room_read(room, in->student_logits);
     a->b.teacher_logits = room_read(room, in->teacher_logits);
-    if (in->student_logits) a->b.grad_logits = room_take(room, in->student_logits->count, sizeof(float));
+    if (in->student_logits && loss->method->needs & KD__NEEDS_STUDENT_LOGITS)
+        a->b.grad_logits = room_take(room, in->student_logits->count, sizeof(float));
 }
 
 /* As on the student's tape; everything that a TRAIN tape moves is put back. */
@@ -750,8 +752,9 @@ static void warn_features(explain_text *t, const feature_audit *a, const kd_tape
     const kd_feature_inputs *in = a->in;
     char what[40];
     double squares = 0;
+    const bool one = in->student_count && in->teacher_count && a->student[0] == a->teacher[0];
     warn_tapes(t, student_tape, in->student_count ? in->student[0] : in->student_logits, teacher_tape,
-               in->teacher_count ? in->teacher[0] : in->teacher_logits);
+               one ? NULL : in->teacher_count ? in->teacher[0] : in->teacher_logits);
     for (size_t i = 0; i < in->student_count; i++) {
         const size_t n = in->student[i]->count;
         for (size_t j = 0; j < in->teacher_count; j++)
