@@ -1,4 +1,4 @@
-/* explain.c - which number does this loss compute: one batch through it, told in words, with the usual mistakes.
+/* explain_loss.c - which number does this loss compute: one batch through it, told in words, with the usual mistakes.
  * SPDX-License-Identifier: MIT */
 #include <stdarg.h>
 #include "distill/feature.h"
