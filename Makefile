@@ -44,10 +44,13 @@ endif
 ifneq (,$(filter aarch64 arm64,$(MACHINE)))
 ISAS    += neon
 endif
-# The plain-C level is there to be right, on CPUs that have nothing better: small.  Sanitized, it takes minutes with debugging
-# symbols, and proves no more.
-FLAGS_scalar  = $(if $(SAN),-O1 -g0,-Os)
-# Kernels call nobody, so nobody unwinds through them.
+# The plain-C level is there to be right, on CPUs that have nothing better: small.  Its vectors are arrays, of fixed size and
+# never indexed by data, each of which would have a canary.  Sanitized, it takes minutes with debugging symbols, and proves no more.
+FLAGS_scalar  = $(if $(SAN),-O1 -g0,-Os $(LEAN_scalar))
+# Nothing of C throws, and a callback may not: tables to unwind by would be a tenth of the library.  -g keeps them for debuggers, where
+# strip takes them.  Windows walks stacks by such tables.
+TABLES        = $(if $(SAN)$(WINDOWS),,-fno-asynchronous-unwind-tables)
+# Kernels call nobody.
 LEAN          = $(if $(SAN),,-fno-asynchronous-unwind-tables)
 FLAGS_neon   :=
 FLAGS_avx2   := -mavx2 -mfma -mf16c -mbmi2
@@ -73,17 +76,23 @@ SAN  := $(SAN_$(CONFIG))
 # Hardening, as far as the compiler has it: asked once, kept beside the objects.  HARDEN= turns it off; CFLAGS come later and win.
 # Fortifying needs an optimizer, and is yours where you name it.  Sanitizers have checks of their own, and for
 # Windows it would need a library of the compiler's.
+# LEAN_*: what keeps kernels small (docs/design/simd.md), where the compiler knows it.
 PROBED := $(OBJ)/hardening$(subst /,_,$(subst $(space),_,$(addprefix -,$(CC)))).mk
 $(PROBED):
 	@mkdir -p $(@D)
 	@has() { echo '#include <stdio.h>' | $(CC) -O2 -Werror "$$@" -x c -fsyntax-only - 2>/dev/null; }; \
 	  harden=; for f in -fstack-protector-strong -fstack-clash-protection -fcf-protection -mbranch-protection=standard; do \
 	    if has $$f; then harden="$$harden $$f"; fi; done; \
+	  lean=; for f in -fno-inline-functions-called-once -fno-stack-protector; do if has $$f; then lean="$$lean $$f"; fi; done; \
+	  gcse=; if has -fno-gcse; then gcse=-fno-gcse; fi; ivopts=; if has -fno-ivopts; then ivopts=-fno-ivopts; fi; \
 	  if has -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3; then level=3; else level=2; fi; \
-	  { echo "HARDEN ?=$$harden"; echo "FORTIFY ?= -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=$$level"; } > $@
+	  { echo "HARDEN ?=$$harden"; echo "FORTIFY ?= -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=$$level"; \
+	    echo "LEAN_scalar ?=$$lean"; echo "LEAN_vector ?= $$gcse"; echo "LEAN_gemm ?= $$ivopts"; } > $@
 ifneq (,$(if $(MAKECMDGOALS),$(filter-out clean help info dist uninstall,$(MAKECMDGOALS)),all))
-ifeq (,$(SAN)$(WINDOWS))
+ifeq (,$(SAN))
 include $(PROBED)
+endif
+ifeq (,$(SAN)$(WINDOWS))
 BASE += $(HARDEN) $(if $(findstring _FORTIFY_SOURCE,$(CPPFLAGS) $(CFLAGS)),,$(if $(filter-out -O0,$(filter -O%,$(CFLAGS))),$(FORTIFY)))
 endif
 endif
@@ -107,6 +116,11 @@ $(OBJ)/kernels/%.$(1).o: src/kernels/%.c
 KOBJS += $(KERN:src/%.c=$(OBJ)/%.$(1).o)
 endef
 $(foreach isa,$(ISAS),$(eval $(call ISA_RULE,$(isa))))
+# Where constants are many, moving what branches share before them makes more than there are registers; so do pointers of their own
+# for each row of a tile.
+vector_objs = $(foreach kern,$(1),$(foreach isa,$(filter-out scalar,$(ISAS)),$(OBJ)/kernels/kern_$(kern).$(isa).o))
+$(call vector_objs,depthwise distill eltwise gemm rnn softmax): LEAN += $(if $(SAN),,$(LEAN_vector))
+$(call vector_objs,gemm): LEAN += $(if $(SAN),,$(LEAN_gemm))
 
 # The shared library, the name that programs record (SONAME), the name that -lkd finds, and how it is linked.
 ifneq (,$(findstring darwin,$(TARGET)))
@@ -146,11 +160,13 @@ endif
 
 all: $(if $(STATIC),$(A)) $(if $(SHARED),$(SO)) $(PC) ## the library, static and shared (BUILD_STATIC=no, BUILD_SHARED=no)
 
-# Rooms that leave the loops over numbers to kernels are compiled small.
-$(filter $(foreach room,base autograd nn optim zoo data io,$(OBJ)/$(room)/%),$(OBJS)): SMALL = $(if $(filter -O2,$(CFLAGS)),-Os)
+# Rooms leave the loops over numbers to kernels, and are compiled small, but for the files that go over numbers, rows or tiles themselves.
+FAST := $(addprefix $(OBJ)/,distill/run.o tensor/convert.o tensor/copy.o tensor/conv_direct.o tensor/conv_weight.o tensor/gemm.o)
+$(filter-out $(FAST),$(filter $(foreach room,base cpu tensor autograd nn distill optim zoo data io,$(OBJ)/$(room)/%),$(OBJS))): \
+  SMALL = $(if $(filter -O2,$(CFLAGS)),-Os)
 $(OBJ)/%.o: src/%.c
 	@mkdir -p $(@D)
-	$(call say,CC,$<)$(CC) $(BASE) $(ISA_DEFS) $(CPPFLAGS) $(CFLAGS) $(SMALL) $(SAN) -c $< -o $@
+	$(call say,CC,$<)$(CC) $(BASE) $(TABLES) $(ISA_DEFS) $(CPPFLAGS) $(CFLAGS) $(SMALL) $(SAN) -c $< -o $@
 
 $(A): $(OBJS) $(KOBJS)
 	$(call say,AR,$@)rm -f $@ && $(AR) $(ARFLAGS) $@ $^

@@ -291,7 +291,8 @@ typedef struct kd_feature_inputs {
     kd_tensor *const *teacher;  size_t teacher_count;   /* the same; constants */
     kd_tensor *labels;          /* i32 or i64 [n]                                       */
     kd_tensor *indices;         /* CRD: i32 or i64 [n], which samples of the data set    */
-    kd_tensor *mask;            /* f32 [n, tokens of the first student tap]: 1 a token, 0 padding; NULL: no padding */
+    kd_tensor *mask;            /* f32 [n, tokens of the first student tap]: 1 a token, 0 padding; NULL: no padding.  Some methods give
+                                   it another meaning and width: their pages */
     kd_tensor *student_logits, *teacher_logits;   /* f32 [n, classes]: gradients flow to the student's */
 } kd_feature_inputs;
 /* The weighted loss of a batch, a scalar recorded on `tape`; never NULL; poison on error: KD_ERR_ARG, KD_ERR_SHAPE, KD_ERR_DTYPE,

@@ -31,7 +31,8 @@ KD_API void kd_model_free(kd_model *model);
 KD_API KD_MUST_USE kd_status kd_model_clone(kd_model **out, const kd_model *model);
 
 /* Run the model.  Returns a tensor of `tape`, never NULL (poison on error, naming the layer: "layer1.0.conv1: ...").
- * On an INFER tape each layer's memory is given back as soon as it is dead, except the result and tapped outputs. */
+ * What layers hand to each other gives its memory back as soon as neither a later layer nor kd_backward reads it; the result
+ * and tapped outputs stay until reset. */
 KD_API kd_tensor *kd_model_forward(kd_model *model, kd_tape *tape, kd_tensor *x);
 
 /* ---- layers.  `parent` is a container or block; `name` is one path component, unique in its parent, or NULL:
@@ -113,7 +114,7 @@ typedef struct kd_block_desc {
     size_t      struct_size;
     const char *type;   /* for summaries: "attention"; copied */
     /* Return a tensor of `tape`.  self's parameters: kd_layer_parameter; children: kd_layer_child + kd_layer_forward.
-     * On an INFER tape everything else made in here goes back when it returns. */
+     * On an INFER tape everything else made in here goes back when it returns; on others it, and x, stay until reset. */
     kd_tensor *(*forward)(kd_layer *self, kd_tape *tape, kd_tensor *x, void *user);
     void       (*free)(void *user);   /* called once when the last model with this block goes, or at once when the block
                                          cannot be made; NULL is fine */

@@ -30,7 +30,7 @@ float *kd__grad_open(kd_tape *tape, kd_tensor *x, bool *accumulate)
     if (x->owner == KD__OWNER_TAPE) {
         size_t block = kd__block_new(tape, bytes);
         if (block != KD__NO_BLOCK) {
-            x->block = block;
+            x->grad_block = block;
             return x->grad = (float *)(void *)tape->blocks[block].ptr;
         }
     } else if (kd__grow(tape->ctx, &tape->leaves, &tape->leaf_capacity, tape->leaf_count + 1, sizeof *tape->leaves) == KD_OK) {
@@ -46,16 +46,16 @@ bool kd__grad_give(kd_tape *tape, kd_tensor *x, float *grad)
 {
     if (!kd__tape_ok(tape) || !kd__wants_grad(tape, x) || x->owner != KD__OWNER_TAPE || x->grad) return false;
     x->grad = grad;
-    x->block = KD__NO_BLOCK;
+    x->grad_block = KD__NO_BLOCK;
     return true;
 }
 
 float *kd__grad_take(kd_tape *tape, kd_tensor *x, kd_tensor *y)
 {
     if (y->retain_grad || !kd__grad_give(tape, x, y->grad)) return NULL;
-    x->block = y->block;
+    x->grad_block = y->grad_block;
     y->grad = NULL;
-    y->block = KD__NO_BLOCK;
+    y->grad_block = KD__NO_BLOCK;
     return x->grad;
 }
 
@@ -101,21 +101,26 @@ static void undo(kd_tape *tape, kd__node *node)
 {
     bool reached = false;
     for (size_t i = 0; i < node->out_count; i++) reached |= node->out[i]->grad != NULL;
-    if (!reached) return;
+    if (!reached) {
+        kd__node_drop(tape, node);
+        return;
+    }
     tape->op_name = kd__op_name(node->id);
     tape->op_number = node->number;
     if (kd_context_cancelled(tape->ctx)) {
         kd__tape_fail(tape, kd__fail(KD_ERR_CANCELLED, "cancelled"));
         return;
     }
-    kd__op_backward(tape, node);
+    kd__node_ready(tape, node);
+    if (kd__tape_ok(tape)) kd__op_backward(tape, node);
     for (size_t i = 0; i < node->out_count; i++) {
         kd_tensor *y = node->out[i];
         if (!y->grad || y->retain_grad) continue;
         y->grad = NULL;
-        if (y->block != KD__NO_BLOCK) kd__block_drop(tape, y->block);
-        y->block = KD__NO_BLOCK;
+        if (y->grad_block != KD__NO_BLOCK) kd__block_drop(tape, y->grad_block);
+        y->grad_block = KD__NO_BLOCK;
     }
+    kd__node_drop(tape, node);
 }
 
 kd_status kd_backward(kd_tape *tape, kd_tensor *loss)

@@ -108,6 +108,7 @@ static kd_tensor *conv(kd_tape *tape, kd__op_id id, bool one, kd_tensor *x, kd_t
     if (op.recording) {
         conv_saved *saved = kd__op_save(&op, sizeof *saved);
         if (saved) *saved = (conv_saved){ s, after && after->relu };
+        op.unread_out = !(after && after->relu);
     }
     return kd__op_end(&op);
 }

@@ -44,6 +44,7 @@ kd_tensor *kd_dropout(kd_tape *tape, kd_tensor *x, float p)
                    .threshold = whole + ((double)whole < units), .scale = 1.0f / (1.0f - p) };
         kd__parallel_range(tape->ctx, x->count, GRAIN, drop_range, &d);
         if (saved) *saved = d;
+        op.unread_in = op.unread_out = 1;
     }
     return kd__op_end(&op);
 }

@@ -42,6 +42,9 @@ kd_tensor *kd__unary_run(kd__op_scope *op, uint32_t f, float a, float b)
     if (!y) return kd__poison(op->tape);
     unary_job job = { .kernels = op->tape->ctx->kernels, .f = f, .a = a, .b = b, .in = x->data, .out = y->data };
     kd__parallel_range(op->tape->ctx, x->count, KD__GRAIN, unary_task, &job);
+    const uint32_t needs = kd__unary_saves(f);
+    op->unread_in = needs != KD_UNARY_SAVES_IN;
+    op->unread_out = needs != KD_UNARY_SAVES_OUT;
     if (op->recording && (a != 0.0f || b != 0.0f)) {
         float *saved = kd__op_save(op, 2 * sizeof *saved);
         if (!saved) return kd__poison(op->tape);
@@ -147,6 +150,8 @@ static kd_tensor *binary(kd_tape *tape, kd__op_id id, uint32_t f, kd_tensor *a, 
         *saved = plan;
     }
     kd__binary(tape->ctx, &plan, f, a->data, b->data, y->data);
+    op.unread_in = f == KD_BINARY_ADD || f == KD_BINARY_SUB ? 3 : 0;
+    op.unread_out = 1;
     return kd__op_end(&op);
 }
 

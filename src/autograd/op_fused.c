@@ -16,7 +16,7 @@ static void scaled(const kd_tape *tape, float *in_grad, const float *grad, size_
 {
     const kd__kernels *k = tape->ctx->kernels;
     if (accumulate) k->axpy_f32(in_grad, grad, n, factor);
-    else k->unary_f32(KD_UNARY_SCALE_ADD, in_grad, grad, n, factor, 0.0f);
+    else k->unary_f32(KD_UNARY_SCALE_ADD, in_grad, grad, n, factor, -0.0f);   /* a zero keeps its sign: the bits of kd__grad_give */
 }
 
 /* out has one element, or one for each leading row of the input. */

@@ -69,6 +69,7 @@ kd_tensor *kd_matmul(kd_tape *tape, kd_tensor *a, kd_tensor *b, uint32_t flags)
     if (op.recording) {
         matmul_saved *saved = kd__op_save(&op, sizeof *saved);
         if (saved) *saved = s;
+        op.unread_out = 1;
     }
     return kd__op_end(&op);
 }
@@ -160,6 +161,7 @@ kd_tensor *kd__linear(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor 
         .c = y->data, .c_stride = out, .after = kd__after_epilogue(after, bias, out) }, packed);
     if (status != KD_OK) return kd__tape_fail(tape, status);
     tape->multiply_adds += (uint64_t)rows * in * out;
+    op.unread_out = !(after && after->relu);
     if (op.recording && after && after->relu) {
         linear_saved *saved = kd__op_save(&op, sizeof *saved);
         if (saved) saved->relu = true;

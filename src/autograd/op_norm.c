@@ -131,6 +131,14 @@ static bool column_statistics(columns *g, double *mean, double *m2)
     return true;
 }
 
+/* n numbers rounded, behind them. */
+static const float *to_single(double *x, size_t n)
+{
+    float *single = (float *)(void *)(x + n);
+    for (size_t i = 0; i < n; i++) single[i] = (float)x[i];
+    return single;
+}
+
 /* Saved for backward; mean and rstd follow, one per set each. */
 typedef struct norm_saved {
     size_t samples, rows, width;
@@ -139,21 +147,21 @@ typedef struct norm_saved {
 } norm_saved;
 static float *saved_mean(norm_saved *s) { return (float *)(void *)(s + 1); }
 
-static bool save_statistics(kd__op_scope *op, const columns *g, bool constant, const double *mean, const double *rstd)
+static bool save_statistics(kd__op_scope *op, const columns *g, bool constant, const float *mean, const float *rstd)
 {
     size_t sets = column_sets(g);
     norm_saved *saved = kd__op_save(op, sizeof *saved + 2 * sets * sizeof(float));
     if (!saved) return false;
     *saved = (norm_saved){ g->samples, g->rows, g->width, constant, g->relu };
-    for (size_t s = 0; s < sets; s++) {
-        saved_mean(saved)[s] = (float)mean[s];
-        saved_mean(saved)[sets + s] = (float)rstd[s];
-    }
+    op->unread_in = 1u << 3;
+    op->unread_out = !g->residual;
+    memcpy(saved_mean(saved), mean, sets * sizeof *mean);
+    memcpy(saved_mean(saved) + sets, rstd, sets * sizeof *rstd);
     return true;
 }
 
 /* y = (x - mean) rstd weight + bias with a mean and rstd per set. */
-static bool column_apply(columns *g, const double *mean, const double *rstd, const kd_tensor *weight, const kd_tensor *bias,
+static bool column_apply(columns *g, const float *mean, const float *rstd, const kd_tensor *weight, const kd_tensor *bias,
                          float *y)
 {
     size_t n = g->samples * g->c, j = 0;
@@ -161,8 +169,8 @@ static bool column_apply(columns *g, const double *mean, const double *rstd, con
     if (!space) return false;
     EACH_COLUMN(i, set, column_sets(g), g->width) {
         float w = weight ? ((const float *)weight->data)[j] : 1.0f;
-        space[i] = (float)mean[set];
-        space[n + i] = (float)rstd[set] * w;
+        space[i] = mean[set];
+        space[n + i] = rstd[set] * w;
         space[2 * n + i] = bias ? ((const float *)bias->data)[j] : 0.0f;
         if (++j == g->c) j = 0;
     }
@@ -339,6 +347,8 @@ static bool batch_norm_running(kd__op_scope *op, columns *g, const float *mean, 
     norm_saved *saved = kd__op_save(op, sizeof *saved + 2 * c * sizeof(float));
     if (!saved) return false;
     *saved = (norm_saved){ 1, g->rows, 1, true, false };
+    op->unread_in = 1u << 3;
+    op->unread_out = 1;
     for (size_t j = 0; j < c; j++) {
         saved_mean(saved)[j] = mean[j];
         saved_mean(saved)[c + j] = (float)(1.0 / sqrt((double)var[j] + (double)eps));
@@ -381,14 +391,16 @@ kd_tensor *kd__batch_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_ten
             return kd__tape_fail(tape, KD_ERR_NOMEM);
         return kd__op_end(&op);
     }
-    double *mean = kd__scratch_get(g.ctx, 2 * c * sizeof *mean), *m2 = mean ? mean + c : NULL;
+    double *mean = kd__scratch_get(g.ctx, 2 * c * (sizeof *mean + sizeof(float))), *m2 = mean ? mean + c : NULL;
     bool ok = mean && column_statistics(&g, mean, m2);
     if (ok) {
         if (tape->mode == KD_TAPE_TRAIN && running_mean)
             move_running(running_mean->data, running_var->data, c, mean, m2, (double)rows, (double)momentum);
         for (size_t j = 0; j < c; j++) m2[j] = 1.0 / sqrt(m2[j] / (double)rows + (double)eps);   /* now rstd */
-        ok = column_apply(&g, mean, m2, op.in[1], op.in[2], y->data) &&
-             (!op.recording || save_statistics(&op, &g, false, mean, m2));
+        const float *single = to_single(mean, 2 * c);
+        ok = column_apply(&g, single, single + c, op.in[1], op.in[2], y->data) &&
+             (!op.recording || save_statistics(&op, &g, false, single, single + c));
+        op.again = !residual;
     }
     kd__scratch_put(g.ctx, mean);
     return ok ? kd__op_end(&op) : kd__tape_fail(tape, KD_ERR_NOMEM);
@@ -402,6 +414,17 @@ kd_tensor *kd_batch_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tens
 
 /* y = (x - mean) rstd weight + bias over the rows of each column */
 void kd__backward_batch_norm(kd_tape *tape, kd__node *node) { column_backward(tape, node); }
+
+/* y as kd__batch_norm made it, by the same pass. */
+void kd__make_again(kd_tape *tape, const kd__node *node)
+{
+    const kd_tensor *x = node->in[0], *weight = node->in[1], *bias = node->in[2];
+    norm_saved *saved = node->saved;
+    const size_t c = x->shape[x->rank - 1];
+    columns g = { .ctx = tape->ctx, .samples = 1, .rows = saved->rows, .c = c, .width = 1, .chunks = column_chunks(saved->rows),
+                  .x = x->data, .relu = saved->relu };
+    if (!column_apply(&g, saved_mean(saved), saved_mean(saved) + c, weight, bias, node->out[0]->data)) kd__tape_fail(tape, KD_ERR_NOMEM);
+}
 
 /* ---- group norm ------------------------------------------------------------------------------------- */
 
@@ -422,12 +445,13 @@ kd_tensor *kd_group_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tens
     columns g = { .ctx = tape->ctx, .samples = n, .rows = rows, .c = c, .width = c ? c / groups : 1,
                   .chunks = column_chunks(rows), .x = x->data };
     size_t sets = column_sets(&g);
-    double *mean = kd__scratch_get(g.ctx, 2 * sets * sizeof *mean), *m2 = mean ? mean + sets : NULL;
+    double *mean = kd__scratch_get(g.ctx, 2 * sets * (sizeof *mean + sizeof(float))), *m2 = mean ? mean + sets : NULL;
     bool ok = mean && column_statistics(&g, mean, m2);
     if (ok) {
         for (size_t s = 0; s < sets; s++) m2[s] = 1.0 / sqrt(m2[s] / set_size(&g) + (double)eps);   /* now rstd */
-        ok = column_apply(&g, mean, m2, op.in[1], op.in[2], y->data) &&
-             (!op.recording || save_statistics(&op, &g, false, mean, m2));
+        const float *single = to_single(mean, 2 * sets);
+        ok = column_apply(&g, single, single + sets, op.in[1], op.in[2], y->data) &&
+             (!op.recording || save_statistics(&op, &g, false, single, single + sets));
     }
     kd__scratch_put(g.ctx, mean);
     return ok ? kd__op_end(&op) : kd__tape_fail(tape, KD_ERR_NOMEM);

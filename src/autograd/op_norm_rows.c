@@ -48,6 +48,7 @@ kd_tensor *kd_layer_norm(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tens
                     .bias = op.in[2] ? op.in[2]->data : NULL, .out = y->data, .mean_out = stats, .rstd_out = stats + rows,
                     .eps = eps };
     kd__parallel_range(tape->ctx, rows, kd__row_grain(c), layer_forward_task, &t);
+    op.unread_out = 1;
     kd__scratch_put(tape->ctx, scratch);
     return kd__op_end(&op);
 }
@@ -129,6 +130,7 @@ kd_tensor *kd_l2_normalize(kd_tape *tape, kd_tensor *x, float eps)
     saved[0] = eps;
     rows_task t = { .kernels = tape->ctx->kernels, .c = c, .x = x->data, .out = y->data, .mean_out = saved + 1, .eps = eps };
     kd__parallel_range(tape->ctx, rows, kd__row_grain(c), l2_task, &t);
+    op.unread_in = 1;
     kd__scratch_put(tape->ctx, scratch);
     return kd__op_end(&op);
 }

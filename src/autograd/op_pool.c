@@ -94,6 +94,7 @@ static kd_tensor *pool(kd_tape *tape, kd__op_id id, kd_tensor *x, const uint32_t
     job.args.in = x->data;
     job.args.out = y->data;
     run(tape->ctx, &job, s.n, s.args.ow);
+    op.unread_in = op.unread_out = 1;
     if (op.recording) {
         pool_saved *saved = kd__op_save(&op, sizeof *saved);
         if (saved) *saved = s;
@@ -145,6 +146,7 @@ kd_tensor *kd_global_avg_pool(kd_tape *tape, kd_tensor *x)
     if (!y) return kd__op_end(&op);
     const double area = (double)x->shape[1] * (double)x->shape[2];
     kd_status status = kd__reduce_sum(tape->ctx, 4, x->shape, 1u << 1 | 1u << 2, x->data, 1.0 / area, y->data, false);
+    op.unread_in = op.unread_out = 1;
     return status == KD_OK ? kd__op_end(&op) : kd__tape_fail(tape, status);
 }
 

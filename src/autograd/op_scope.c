@@ -101,7 +101,7 @@ kd_tensor *kd__op_output_view(kd__op_scope *op, kd_tensor *x, size_t offset, siz
     y->ctx = tape->ctx;
     y->tape = tape;
     y->generation = tape->state.generation;
-    if (tape->mode == KD_TAPE_INFER && x->owner == KD__OWNER_TAPE && x->block != KD__NO_BLOCK) {
+    if (x->owner == KD__OWNER_TAPE && x->block != KD__NO_BLOCK) {
         y->block = x->block;
         tape->blocks[x->block].references++;
     }
@@ -158,8 +158,10 @@ static void record(kd__op_scope *op)
     for (size_t i = 0; i < op->out_count; i++) op->out[i]->requires_grad = true;
     tape->nodes[tape->node_count++] = (kd__node){
         .id = op->id, .in_count = (uint16_t)op->in_count, .out_count = (uint16_t)op->out_count, .number = op->number,
-        .in = operands, .out = operands + op->in_count, .saved = op->saved
+        .unread_in = op->unread_in, .unread_out = op->unread_out, .in = operands, .out = operands + op->in_count, .saved = op->saved
     };
+    kd__node_hold(tape, &tape->nodes[tape->node_count - 1]);
+    if (op->again && !op->in[0]->maker) op->out[0]->maker = tape->node_count;
 }
 
 kd_tensor *kd__op_end(kd__op_scope *op)
@@ -167,8 +169,9 @@ kd_tensor *kd__op_end(kd__op_scope *op)
     kd_tape *tape = op->tape;
     if (kd__tape_ok(tape) && tape->check_finite) check_finite(op);
     if (kd__tape_ok(tape) && op->recording) record(op);
+    const bool shown = op->recording && op->id == KD__OP_custom;   /* its backward is the caller's, and sees its inputs */
     for (size_t i = 0; i < op->in_count; i++)
-        if (op->copied >> i & 1) kd__tape_release(tape, op->in[i]);
+        if (op->copied >> i & 1 && !shown) kd__tape_release(tape, op->in[i]);
     tape->op_name = op->outer_name;
     tape->op_number = op->outer_number;
     if (op->fp_changed) kd__tape_fp_back(tape);

@@ -13,6 +13,13 @@ static void pass(kd_tape *tape, kd_tensor *x, kd_tensor *y)
     else kd__strided_copy(tape->ctx, sizeof *dx, 1, &y->count, dx, &one, kd__grad_out(tape, y), &one);
 }
 
+/* How the ops of this file end: their backward reads no data. */
+static kd_tensor *moved(kd__op_scope *op)
+{
+    op->unread_in = op->unread_out = UINT16_MAX;
+    return kd__op_end(op);
+}
+
 /* ---- contiguous: y[i] = x[i], any strides of x ----------------------------------------------------------- */
 kd_tensor *kd__contiguous(kd_tape *tape, kd_tensor *x)
 {
@@ -25,7 +32,7 @@ kd_tensor *kd__contiguous(kd_tape *tape, kd_tensor *x)
     if (!y) return kd__poison(tape);
     kd__tensor_gather(x, y->data);
     op.out[op.out_count++] = y;
-    return kd__op_end(&op);
+    return moved(&op);
 }
 
 void kd__backward_contiguous(kd_tape *tape, kd__node *node)
@@ -42,7 +49,7 @@ kd_tensor *kd_reshape(kd_tape *tape, kd_tensor *x, size_t rank, const size_t *sh
     kd_status status = kd__shape_infer(__func__, op.in[0]->count, rank, shape, sizes);
     if (status != KD_OK) return kd__tape_fail(tape, status);
     kd__op_output_view(&op, op.in[0], 0, rank, sizes);
-    return kd__op_end(&op);
+    return moved(&op);
 }
 
 kd_tensor *kd_flatten(kd_tape *tape, kd_tensor *x)
@@ -55,7 +62,7 @@ kd_tensor *kd_flatten(kd_tape *tape, kd_tensor *x)
     if (!kd__shape_count(x->rank - 1u, x->shape + 1, &sizes[1]))
         return kd__op_fail(&op, KD_ERR_OVERFLOW, "x %S: the sizes of a row do not fit", (size_t)x->rank, x->shape);
     kd__op_output_view(&op, x, 0, 2, sizes);
-    return kd__op_end(&op);
+    return moved(&op);
 }
 
 void kd__backward_reshape(kd_tape *tape, kd__node *node)
@@ -89,7 +96,7 @@ kd_tensor *kd_permute(kd_tape *tape, kd_tensor *x, const size_t *perm)
         order *saved = kd__op_save(&op, sizeof *saved);
         if (saved && x->rank) memcpy(saved->perm, perm, x->rank * sizeof *perm);
     }
-    return kd__op_end(&op);
+    return moved(&op);
 }
 
 void kd__backward_permute(kd_tape *tape, kd__node *node)
@@ -147,7 +154,7 @@ kd_tensor *kd_slice(kd_tape *tape, kd_tensor *x, size_t axis, size_t begin, size
         region *saved = kd__op_save(&op, sizeof *saved);
         if (saved) saved->before[axis] = begin;
     }
-    return kd__op_end(&op);
+    return moved(&op);
 }
 
 void kd__backward_slice(kd_tape *tape, kd__node *node)
@@ -212,7 +219,7 @@ kd_tensor *kd_concat(kd_tape *tape, kd_tensor *const *parts, size_t count, size_
         region *saved = kd__op_save(&op, sizeof *saved);
         if (saved) saved->axis = axis;
     }
-    return kd__op_end(&op);
+    return moved(&op);
 }
 
 void kd__backward_concat(kd_tape *tape, kd__node *node)
@@ -258,7 +265,7 @@ kd_tensor *kd_pad(kd_tape *tape, kd_tensor *x, const size_t *before, const size_
         region *saved = kd__op_save(&op, sizeof *saved);
         if (saved) memcpy(saved->before, front, sizeof front);
     }
-    return kd__op_end(&op);
+    return moved(&op);
 }
 
 void kd__backward_pad(kd_tape *tape, kd__node *node)
@@ -274,5 +281,5 @@ kd_tensor *kd_detach(kd_tape *tape, kd_tensor *x)
     if (!kd__op_begin_as(&op, tape, KD__OP_reshape, __func__, (kd_tensor *[]){ x }, 1, 0, 0)) return kd__poison(tape);
     op.recording = false;
     kd__op_output_view(&op, op.in[0], 0, op.in[0]->rank, op.in[0]->shape);
-    return kd__op_end(&op);
+    return moved(&op);
 }

@@ -41,6 +41,7 @@ static kd_tensor *softmax(kd_tape *tape, kd__op_id id, kd_tensor *x, float t, in
     if (!y) return kd__poison(tape);
     softmax_job job = { .kernels = tape->ctx->kernels, .n = n, .t = t, .logarithm = logarithm, .in = x->data, .out = y->data };
     kd__parallel_range(tape->ctx, x->count / n, kd__row_grain(n), softmax_task, &job);
+    op.unread_in = 1;
     if (op.recording) {
         float *saved = kd__op_save(&op, sizeof *saved);
         if (!saved) return kd__poison(tape);

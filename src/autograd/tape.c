@@ -6,7 +6,8 @@
 _Static_assert(offsetof(struct kd_tape, state) == 0, "kd_tensor reads the state at the tape's beginning");
 
 /* What ops return when there is no tape.  Never written. */
-static kd_tensor no_tape = { .magic = KD__TENSOR_MAGIC, .dtype = KD_F32, .owner = KD__OWNER_POISON, .block = KD__NO_BLOCK };
+static kd_tensor no_tape = { .magic = KD__TENSOR_MAGIC, .dtype = KD_F32, .owner = KD__OWNER_POISON, .block = KD__NO_BLOCK,
+                             .grad_block = KD__NO_BLOCK };
 
 kd_status kd_tape_create(kd_tape **out, kd_context *ctx, uint32_t mode)
 {
@@ -24,6 +25,7 @@ kd_status kd_tape_create(kd_tape **out, kd_context *ctx, uint32_t mode)
     tape->poison = no_tape;
     tape->poison.tape = tape;
     kd__arena_init(&tape->arena, tape->ctx);
+    kd__arena_init(&tape->records, tape->ctx);
     kd_tape_reset(tape);
     *out = tape;
     return KD_OK;

@@ -29,16 +29,18 @@ typedef enum kd__op_id {
 typedef struct kd__node {
     kd__op_id   id;
     uint16_t    in_count, out_count;
+    uint16_t    unread_in, unread_out;   /* bit i: backward does not read the data of in[i], out[i] */
     uint64_t    number;    /* of the call on its tape, from 1 */
     kd_tensor **in;        /* contiguous f32 unless the op says otherwise */
     kd_tensor **out;
     void       *saved;     /* op's own record, in the arena; NULL if none */
 } kd__node;
 
-/* A piece of the tape's recycled memory (INFER: results; else: gradients), counted by the tensors that share it. */
+/* A piece of the tape's memory, counted by the tensors that share it and by the nodes whose backward reads it. */
 typedef struct kd__block {
     unsigned char *ptr;
     size_t   bytes, next, prev;   /* neighbours in memory, KD__NO_BLOCK at an end; an unused entry: next unused */
+    size_t   free_next, free_prev;   /* in the list of free ones */
     uint32_t references;          /* 0: free */
     bool     kept;                /* until reset */
 } kd__block;
@@ -60,12 +62,14 @@ struct kd_tape {
     uint64_t    op_number;
     uint64_t    multiply_adds;
     kd_rng      rng;
-    kd__arena   arena;
+    kd__arena   arena;           /* blocks */
+    kd__arena   records;         /* what is small and stays until reset, so that blocks keep their neighbours */
     size_t      used, peak;      /* bytes in use now, and at most since the tape was made */
     kd_tensor   poison;
     kd_tensor **headers; size_t header_chunks, header_capacity, header_used;   /* chunks of 64, never freed before the tape */
     kd__node   *nodes; size_t node_count, node_capacity;
-    kd__block  *blocks; size_t block_count, block_capacity, block_unused, block_free, block_last;
+    kd__block  *blocks; size_t block_count, block_capacity, block_unused, block_last;
+    size_t      block_free;      /* the first free one */
     kd__leaf   *leaves; size_t leaf_count, leaf_capacity;
     kd__tag    *tags;            /* see tag.c */
     bool        error_placed;    /* the text says where already */
@@ -83,6 +87,8 @@ typedef struct kd__op_scope {
     kd_tensor  *out[16];
     void       *saved;
     uint32_t    copied;           /* bit i: in[i] is a contiguous copy made for this op */
+    uint16_t    unread_in, unread_out;   /* set by the op: bit i: its backward does not read the data of in[i], out[i] */
+    bool        again;            /* set by the op: kd__make_again can make out[0] from its inputs and what it saved */
     bool        recording;        /* some input needs a gradient and the tape records */
     bool        fp_changed;       /* by this op, not by one around it */
 } kd__op_scope;
@@ -143,11 +149,11 @@ const float *kd__grad_out(const kd_tape *tape, const kd_tensor *y);
  * is out).  out[0] has one element, or one for each leading row of in[i]. */
 float     *kd__fused_grad(kd__op_scope *op, size_t i);
 
-/* ---- INFER memory, for kd_model_forward.  On other tapes these do nothing. -------------------------------
- * A result holds a reference to its block; views (reshape, a slice along axis 0) share it.  Giving a tensor back makes it
- * stale and drops its reference; a block without references is free and joins its free neighbours.  A request takes the
- * smallest free block that holds it (the first in the table of equal ones) and leaves the rest free: the same forward finds
- * the same places again.  The pattern of a chain of layers:
+/* ---- memory given back early, for kd_model_forward ---------------------------------------------------------
+ * A result holds a reference to its block; views (reshape, a slice along axis 0) share it, and so does a node whose backward
+ * reads it, until it is undone.  Giving a tensor back makes it stale and drops its reference; a block without references is
+ * free and joins its free neighbours.  A request takes the smallest free block that holds it and leaves the rest free: the
+ * same step finds the same places again.  Only what no caller can have seen is given back.  The pattern of a chain of layers:
  *
  *     size_t mark = kd__tape_block_mark(tape);
  *     kd_tensor *y = layer(tape, x);                  // any number of ops
@@ -156,10 +162,12 @@ float     *kd__fused_grad(kd__op_scope *op, size_t i);
 size_t     kd__tape_block_mark(const kd_tape *tape);
 /* Give back what was made since `mark`, except `keep` (may be NULL) and tensors in blocks marked kept. */
 void       kd__tape_release_since(kd_tape *tape, size_t mark, const kd_tensor *keep);
-/* Give back this one unless it is kept, another tape's or the caller's. */
+/* Give back this one unless it is kept, asked for its gradient, another tape's or the caller's. */
 void       kd__tape_release(kd_tape *tape, kd_tensor *x);
 /* A tapped output: its block stays until reset. */
 void       kd__tape_keep(kd_tape *tape, const kd_tensor *x);
+/* A user's block saw x, returned y and made what was made since `mark`: where a tape records, all of it stays until reset. */
+void       kd__tape_keep_seen(kd_tape *tape, size_t mark, const kd_tensor *x, const kd_tensor *y);
 
 /* ---- tag.c: what the rooms above leave on a tape -------------------------------------------------------------- */
 /* Remember x under an address until reset; a later one replaces it.  Poisons when memory is out. */
@@ -181,6 +189,12 @@ kd_tensor  *kd__header_new(kd_tape *tape);
 /* A block of at least `bytes`, referenced once; KD__NO_BLOCK (with text) when out. */
 size_t      kd__block_new(kd_tape *tape, size_t bytes);
 void        kd__block_drop(kd_tape *tape, size_t block);
+/* Compute out[0], which was given back, once more, for the nodes that read it (op_norm.c). */
+void        kd__make_again(kd_tape *tape, const kd__node *node);
+/* A node takes the references to what its backward reads, sees that it is there, and drops them. */
+void        kd__node_hold(kd_tape *tape, const kd__node *node);
+void        kd__node_ready(kd_tape *tape, const kd__node *node);
+void        kd__node_drop(kd_tape *tape, const kd__node *node);
 /* Forget all blocks and headers, rewind the arena. */
 void        kd__memory_reset(kd_tape *tape);
 void        kd__memory_free(kd_tape *tape);

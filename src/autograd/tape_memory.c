@@ -1,7 +1,7 @@
-/* tape_memory.c - the tape's memory: headers, what lives until reset, and blocks that are recycled before it.
+/* tape_memory.c - the tape's memory: headers, records, and blocks for all that is large.
  *
- * Everything lies in the arena.  Blocks are cut from it, given back when the last tensor that shares them is done (an INFER
- * result, a gradient that has been used), joined with free neighbours and handed out again.
+ * Blocks are cut from an arena, given back when the last tensor or node that shares them is done (an inner result of a model,
+ * a gradient that has been used), joined with free neighbours and handed out again.
  * SPDX-License-Identifier: MIT */
 #include "autograd/tape_internal.h"
 
@@ -21,7 +21,7 @@
 #define unpoison(ptr, bytes) ((void)(ptr), (void)(bytes))
 #endif
 
-enum { HEADERS = 64 };
+enum { HEADERS = 64, LEAST_REST = 4096, LARGEST_RECORD = 1024 };
 
 kd_tensor *kd__header_new(kd_tape *tape)
 {
@@ -47,12 +47,16 @@ static void count_used(kd_tape *tape, size_t bytes)
 
 void *kd__tape_alloc(kd_tape *tape, size_t bytes)
 {
-    void *ptr = kd__tape_ok(tape) ? kd__arena_push(&tape->arena, bytes) : NULL;
-    if (!ptr) {
-        if (kd__tape_ok(tape)) kd__tape_fail(tape, kd__fail(KD_ERR_NOMEM, "out of memory: %zu bytes", bytes));
-        return NULL;
+    if (!kd__tape_ok(tape)) return NULL;
+    void *ptr = NULL;
+    if (bytes <= LARGEST_RECORD) {
+        ptr = kd__arena_push(&tape->records, bytes);
+        if (ptr) count_used(tape, (bytes + KD_ALIGN - 1) & ~(size_t)(KD_ALIGN - 1));
+    } else {
+        size_t block = kd__block_new(tape, bytes);
+        if (block != KD__NO_BLOCK) ptr = tape->blocks[block].ptr;
     }
-    count_used(tape, (bytes + KD_ALIGN - 1) & ~(size_t)(KD_ALIGN - 1));
+    if (!ptr) kd__tape_fail(tape, kd__fail(KD_ERR_NOMEM, "out of memory: %zu bytes", bytes));
     return ptr;
 }
 
@@ -65,20 +69,14 @@ kd_tensor *kd__tape_new(kd_tape *tape, kd_dtype dtype, size_t rank, const size_t
         kd__tape_fail(tape, status);
         return NULL;
     }
-    size_t bytes = header.count * kd_dtype_size(dtype);
     kd_tensor *x = kd__header_new(tape);
-    if (x && tape->mode == KD_TAPE_INFER) {
-        header.block = kd__block_new(tape, bytes);
-        if (header.block != KD__NO_BLOCK) header.data = tape->blocks[header.block].ptr;
-    } else if (x) {
-        header.data = kd__arena_push(&tape->arena, bytes);
-        if (header.data) count_used(tape, (bytes + KD_ALIGN - 1) & ~(size_t)(KD_ALIGN - 1));
-    }
-    if (!header.data) {
+    if (x) header.block = kd__block_new(tape, header.count * kd_dtype_size(dtype));
+    if (header.block == KD__NO_BLOCK) {
         kd__tape_fail(tape, kd__fail(KD_ERR_NOMEM, "out of memory for %s %S", kd_dtype_name(dtype), rank, shape));
         return NULL;
     }
     *x = header;
+    x->data = tape->blocks[header.block].ptr;
     x->owner = KD__OWNER_TAPE;
     x->ctx = tape->ctx;
     x->tape = tape;
@@ -108,6 +106,23 @@ static void entry_free(kd_tape *tape, size_t i)
 
 static bool is_free(const kd__block *b) { return b->bytes && !b->references; }
 
+static void list_free(kd_tape *tape, size_t i)
+{
+    kd__block *b = &tape->blocks[i];
+    b->free_next = tape->block_free;
+    b->free_prev = KD__NO_BLOCK;
+    if (b->free_next != KD__NO_BLOCK) tape->blocks[b->free_next].free_prev = i;
+    tape->block_free = i;
+}
+
+static void unlist_free(kd_tape *tape, size_t i)
+{
+    const kd__block *b = &tape->blocks[i];
+    if (b->free_prev == KD__NO_BLOCK) tape->block_free = b->free_next;
+    else tape->blocks[b->free_prev].free_next = b->free_next;
+    if (b->free_next != KD__NO_BLOCK) tape->blocks[b->free_next].free_prev = b->free_prev;
+}
+
 /* Block i, free, takes over its free neighbour `next`. */
 static void join(kd_tape *tape, size_t i)
 {
@@ -117,20 +132,46 @@ static void join(kd_tape *tape, size_t i)
     b->next = tape->blocks[gone].next;
     if (b->next != KD__NO_BLOCK) tape->blocks[b->next].prev = i;
     if (tape->block_last == gone) tape->block_last = i;
+    unlist_free(tape, gone);
     entry_free(tape, gone);
-    tape->block_free--;
 }
 
 static size_t best_fit(const kd_tape *tape, size_t bytes)
 {
     size_t best = KD__NO_BLOCK;
-    for (size_t i = 0, seen = 0; seen < tape->block_free; i++) {
-        const kd__block *b = &tape->blocks[i];
-        if (!is_free(b)) continue;
-        seen++;
-        if (b->bytes >= bytes && (best == KD__NO_BLOCK || b->bytes < tape->blocks[best].bytes)) best = i;
-    }
+    for (size_t i = tape->block_free; i != KD__NO_BLOCK; i = tape->blocks[i].free_next)
+        if (tape->blocks[i].bytes >= bytes && (best == KD__NO_BLOCK || tape->blocks[i].bytes < tape->blocks[best].bytes)) best = i;
     return best;
+}
+
+/* Entry `at` becomes the arena's next bytes; false: out of memory. */
+static bool cut(kd_tape *tape, size_t at, size_t bytes)
+{
+    unsigned char *ptr = kd__arena_push(&tape->arena, bytes);
+    if (!ptr) return false;
+    kd__block *last = tape->block_last == KD__NO_BLOCK ? NULL : &tape->blocks[tape->block_last];
+    bool follows = last && last->ptr + last->bytes == ptr;
+    tape->blocks[at] = (kd__block){ .ptr = ptr, .bytes = bytes, .next = KD__NO_BLOCK,
+                                    .prev = follows ? tape->block_last : KD__NO_BLOCK };
+    if (follows) last->next = at;
+    tape->block_last = at;
+    return true;
+}
+
+/* The rests of chunks that are too small for a request become free blocks. */
+static void cut_rests(kd_tape *tape, size_t bytes)
+{
+    size_t rest;
+    while ((rest = kd__arena_rest(&tape->arena)) < bytes) {
+        if (rest >= LEAST_REST) {
+            size_t at = entry_new(tape);
+            if (at == KD__NO_BLOCK) return;
+            cut(tape, at, rest);
+            poison(tape->blocks[at].ptr, rest);
+            list_free(tape, at);
+        }
+        if (!kd__arena_next(&tape->arena, bytes)) return;
+    }
 }
 
 size_t kd__block_new(kd_tape *tape, size_t bytes)
@@ -142,29 +183,23 @@ size_t kd__block_new(kd_tape *tape, size_t bytes)
     size_t at = best_fit(tape, need);
     if (at != KD__NO_BLOCK) {
         kd__block *b = &tape->blocks[at];
+        unlist_free(tape, at);
         if (b->bytes > need) {
             tape->blocks[spare] = (kd__block){ .ptr = b->ptr + need, .bytes = b->bytes - need, .next = b->next, .prev = at };
             if (b->next != KD__NO_BLOCK) tape->blocks[b->next].prev = spare;
             if (tape->block_last == at) tape->block_last = spare;
             b->next = spare;
             b->bytes = need;
+            list_free(tape, spare);
         } else {
             entry_free(tape, spare);
-            tape->block_free--;
         }
     } else {
-        unsigned char *ptr = kd__arena_push(&tape->arena, need);
-        if (!ptr) {
+        cut_rests(tape, need);
+        if (!cut(tape, at = spare, need)) {
             entry_free(tape, spare);
             return KD__NO_BLOCK;
         }
-        at = spare;
-        kd__block *last = tape->block_last == KD__NO_BLOCK ? NULL : &tape->blocks[tape->block_last];
-        bool follows = last && last->ptr + last->bytes == ptr;
-        tape->blocks[at] = (kd__block){ .ptr = ptr, .bytes = need, .next = KD__NO_BLOCK,
-                                        .prev = follows ? tape->block_last : KD__NO_BLOCK };
-        if (follows) last->next = at;
-        tape->block_last = at;
     }
     unpoison(tape->blocks[at].ptr, need);
     tape->blocks[at].references = 1;
@@ -177,46 +212,115 @@ void kd__block_drop(kd_tape *tape, size_t block)
     kd__block *b = &tape->blocks[block];
     if (--b->references) return;
     tape->used -= b->bytes;
-    tape->block_free++;
     b->kept = false;
     poison(b->ptr, b->bytes);
+    list_free(tape, block);
     if (b->next != KD__NO_BLOCK && is_free(&tape->blocks[b->next])) join(tape, block);
     if (b->prev != KD__NO_BLOCK && is_free(&tape->blocks[b->prev])) join(tape, b->prev);
 }
 
+/* ---- what backward reads --------------------------------------------------------------------------------- */
+static bool in_block(const kd_tape *tape, const kd_tensor *x)
+{
+    return x && x->owner == KD__OWNER_TAPE && x->tape == tape && x->block != KD__NO_BLOCK;
+}
+
+/* What can be made again is not held: its readers are counted. */
+static void hold(kd_tape *tape, kd_tensor *x)
+{
+    if (!in_block(tape, x)) return;
+    if (x->maker) x->readers++;
+    else tape->blocks[x->block].references++;
+}
+
+static void drop(kd_tape *tape, kd_tensor *x)
+{
+    if (!in_block(tape, x)) return;
+    if (!x->maker) {
+        kd__block_drop(tape, x->block);
+    } else if (--x->readers == 0 && !x->generation) {
+        kd__block_drop(tape, x->block);
+        x->block = KD__NO_BLOCK;
+    }
+}
+
+void kd__node_hold(kd_tape *tape, const kd__node *node)
+{
+    for (size_t i = 0; i < node->in_count; i++)
+        if (!(node->unread_in >> i & 1)) hold(tape, node->in[i]);
+    for (size_t i = 0; i < node->out_count; i++)
+        if (!(node->unread_out >> i & 1)) hold(tape, node->out[i]);
+}
+
+void kd__node_drop(kd_tape *tape, const kd__node *node)
+{
+    for (size_t i = 0; i < node->in_count; i++)
+        if (!(node->unread_in >> i & 1)) drop(tape, node->in[i]);
+    for (size_t i = 0; i < node->out_count; i++)
+        if (!(node->unread_out >> i & 1)) drop(tape, node->out[i]);
+}
+
+void kd__node_ready(kd_tape *tape, const kd__node *node)
+{
+    for (size_t i = 0; i < node->in_count; i++) {
+        kd_tensor *x = node->in[i];
+        if (node->unread_in >> i & 1 || !x || !x->maker || x->owner != KD__OWNER_TAPE || x->tape != tape ||
+            x->block != KD__NO_BLOCK)
+            continue;
+        x->block = kd__block_new(tape, x->count * sizeof(float));
+        if (x->block == KD__NO_BLOCK) {
+            kd__tape_fail(tape, kd__fail(KD_ERR_NOMEM, "out of memory for %S", (size_t)x->rank, x->shape));
+            return;
+        }
+        x->data = tape->blocks[x->block].ptr;
+        kd__make_again(tape, &tape->nodes[x->maker - 1]);
+    }
+}
+
 /* ---- for kd_model_forward ------------------------------------------------------------------------------- */
+static bool alive_in_block(const kd_tape *tape, const kd_tensor *x)
+{
+    return tape && in_block(tape, x) && x->generation == tape->state.generation;
+}
+
 size_t kd__tape_block_mark(const kd_tape *tape) { return tape ? tape->header_used : 0; }
 
 void kd__tape_release(kd_tape *tape, kd_tensor *x)
 {
-    if (!tape || !x || tape->mode != KD_TAPE_INFER || x->owner != KD__OWNER_TAPE || x->tape != tape ||
-        x->generation != tape->state.generation || x->block == KD__NO_BLOCK || tape->blocks[x->block].kept)
-        return;
+    if (!alive_in_block(tape, x) || x->retain_grad || tape->blocks[x->block].kept) return;
     x->generation = 0;
     kd__block_drop(tape, x->block);
+    if (x->maker) x->block = KD__NO_BLOCK;
 }
 
 void kd__tape_release_since(kd_tape *tape, size_t mark, const kd_tensor *keep)
 {
-    if (!tape || tape->mode != KD_TAPE_INFER) return;
+    if (!tape) return;
     for (size_t i = mark; i < tape->header_used; i++)
         if (header_at(tape, i) != keep) kd__tape_release(tape, header_at(tape, i));
 }
 
 void kd__tape_keep(kd_tape *tape, const kd_tensor *x)
 {
-    if (tape && x && tape->mode == KD_TAPE_INFER && x->owner == KD__OWNER_TAPE && x->tape == tape &&
-        x->generation == tape->state.generation && x->block != KD__NO_BLOCK)
-        tape->blocks[x->block].kept = true;
+    if (alive_in_block(tape, x)) tape->blocks[x->block].kept = true;
+}
+
+void kd__tape_keep_seen(kd_tape *tape, size_t mark, const kd_tensor *x, const kd_tensor *y)
+{
+    if (tape->mode == KD_TAPE_INFER) return;
+    kd__tape_keep(tape, x);
+    if (kd__tensor_alive(y)) kd__tape_keep(tape, y);
+    for (size_t i = mark; i < tape->header_used; i++) kd__tape_keep(tape, header_at(tape, i));
 }
 
 void kd__memory_reset(kd_tape *tape)
 {
     tape->header_used = tape->node_count = tape->leaf_count = 0;
-    tape->block_count = tape->block_free = 0;
-    tape->block_unused = tape->block_last = KD__NO_BLOCK;
+    tape->block_count = 0;
+    tape->block_unused = tape->block_last = tape->block_free = KD__NO_BLOCK;
     tape->used = 0;
     kd__arena_reset(&tape->arena);
+    kd__arena_reset(&tape->records);
 }
 
 void kd__memory_free(kd_tape *tape)
@@ -227,12 +331,13 @@ void kd__memory_free(kd_tape *tape)
     kd__free(tape->ctx, tape->blocks);
     kd__free(tape->ctx, tape->leaves);
     kd__arena_free(&tape->arena);
+    kd__arena_free(&tape->records);
 }
 
 size_t kd_tape_bytes(const kd_tape *tape)
 {
     if (!tape) return 0;
-    return sizeof *tape + tape->arena.total + tape->header_chunks * HEADERS * sizeof(kd_tensor) +
+    return sizeof *tape + tape->arena.total + tape->records.total + tape->header_chunks * HEADERS * sizeof(kd_tensor) +
            tape->header_capacity * sizeof *tape->headers + tape->node_capacity * sizeof *tape->nodes +
            tape->block_capacity * sizeof *tape->blocks + tape->leaf_capacity * sizeof *tape->leaves;
 }

@@ -5,7 +5,10 @@
 
 typedef struct header {
     size_t total;   /* bytes asked of the allocator, header included */
+    void  *start;   /* what it gave */
 } header;
+
+enum { LARGE = 1024 * 1024 };
 
 static header *header_of(void *ptr) { return (header *)(void *)((unsigned char *)ptr - KD_ALIGN); }
 
@@ -24,13 +27,27 @@ void *kd__alloc_raw(kd_context *ctx, size_t bytes)
         kd__fail(KD_ERR_NOMEM, "out of memory: %zu bytes", bytes);
         return NULL;
     }
-    h->total = total;
+    *h = (header){ total, h };
+    return (unsigned char *)h + KD_ALIGN;
+}
+
+/* Zeros that the system makes where they are first touched; NULL: it must be done here. */
+static void *untouched(const kd_context *ctx, size_t bytes)
+{
+    size_t total;
+    if (bytes < LARGE || ctx->allocator.alloc != kd__system_alloc || !kd__add(bytes, 3 * KD_ALIGN, &total)) return NULL;
+    unsigned char *start = kd__system_zeros(total);
+    if (!start) return NULL;
+    header *h = (header *)(void *)(start + (KD_ALIGN - (uintptr_t)start % KD_ALIGN) % KD_ALIGN);
+    *h = (header){ total, start };
     return (unsigned char *)h + KD_ALIGN;
 }
 
 void *kd__alloc(kd_context *ctx, size_t bytes)
 {
-    void *ptr = kd__alloc_raw(ctx, bytes);
+    void *ptr = untouched(kd__context(ctx), bytes);
+    if (ptr) return ptr;
+    ptr = kd__alloc_raw(ctx, bytes);
     if (ptr) memset(ptr, 0, bytes);
     return ptr;
 }
@@ -49,8 +66,8 @@ void kd__free(kd_context *ctx, void *ptr)
 {
     if (!ptr) return;
     ctx = kd__context(ctx);
-    header *h = header_of(ptr);
-    ctx->allocator.free(h, h->total, ctx->allocator.user);
+    const header h = *header_of(ptr);
+    ctx->allocator.free(h.start, h.total, ctx->allocator.user);
 }
 
 kd_status kd__grow(kd_context *ctx, void *ptr_to_ptr, size_t *capacity, size_t count, size_t bytes_each)

@@ -1,8 +1,8 @@
 /* arena.c - a stack of memory that grows by chunks and is rewound, never freed, between steps.
  *
- * A push that does not fit goes to the first later chunk where it does; a new chunk goes to the end of the
- * list.  So a sequence of pushes and rewinds that ran once lands on the same places when it runs again, and
- * allocates nothing.  Under AddressSanitizer what was rewound is poisoned.
+ * A push that does not fit goes to the first later chunk where it does.  If there is none, a new chunk goes to the end of the
+ * list, in place of those that were too small and not used since the last reset.  So a sequence of pushes and rewinds that ran
+ * once lands on the same places when it runs again, and allocates nothing.  Under AddressSanitizer what was rewound is poisoned.
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
 
@@ -22,12 +22,13 @@
 #define unpoison(ptr, bytes) ((void)(ptr), (void)(bytes))
 #endif
 
-enum { FIRST_CHUNK = 64 * 1024 };
+enum { FIRST_CHUNK = 64 * 1024, LARGE = 1024 * 1024 };
 
 struct kd__chunk {
     kd__chunk *next;
     size_t     bytes;    /* usable, after the chunk's first KD_ALIGN bytes */
     size_t     before;   /* bytes in use in the chunks before this one */
+    uint64_t   used_in;  /* the last of the arena's rounds in which it was used */
 };
 
 static unsigned char *data_of(kd__chunk *chunk) { return (unsigned char *)chunk + KD_ALIGN; }
@@ -37,19 +38,53 @@ void kd__arena_init(kd__arena *arena, kd_context *ctx)
     *arena = (kd__arena){ .ctx = kd__context(ctx) };
 }
 
-/* A chunk of at least `bytes` at the end of the list, half as large as all before it together. */
-static kd__chunk *append(kd__arena *arena, kd__chunk *last, size_t bytes)
+static void free_chunk(kd__arena *arena, kd__chunk *chunk)
 {
-    size_t want = KD_MAX(KD_MAX(bytes, arena->total / 2), FIRST_CHUNK - 2 * KD_ALIGN), total;
+    arena->total -= chunk->bytes;
+    unpoison(data_of(chunk), chunk->bytes);
+    kd__free(arena->ctx, chunk);
+}
+
+/* A chunk of at least `bytes` at the end, half as large as all before it together, a quarter once that is much. */
+static kd__chunk *append(kd__arena *arena, size_t bytes)
+{
+    size_t want = KD_MAX(KD_MAX(bytes, arena->total / (arena->total < LARGE ? 2 : 4)), FIRST_CHUNK - 2 * KD_ALIGN), total, gone = 0;
+    kd__chunk **link = arena->current ? &arena->current->next : &arena->first, *chunk;
+    while ((chunk = *link) != NULL) {
+        if (chunk->used_in == arena->round) {
+            link = &chunk->next;
+        } else {
+            *link = chunk->next;
+            gone += chunk->bytes;
+            free_chunk(arena, chunk);
+        }
+    }
+    want = KD_MAX(want, gone);
     if (!kd__round_up(want, KD_ALIGN, &want) || !kd__add(want, KD_ALIGN, &total)) total = SIZE_MAX;
-    kd__chunk *chunk = kd__alloc_raw(arena->ctx, total);
+    chunk = kd__alloc_raw(arena->ctx, total);
     if (!chunk) return NULL;
     *chunk = (kd__chunk){ .bytes = want };
     poison(data_of(chunk), want);
-    if (last) last->next = chunk;
-    else arena->first = chunk;
+    *link = chunk;
     arena->total += want;
     return chunk;
+}
+
+/* The chunk behind the present one where `bytes` fit; NULL: none. */
+static kd__chunk *later(const kd__arena *arena, size_t bytes)
+{
+    kd__chunk *chunk = arena->current ? arena->current->next : arena->first;
+    while (chunk && chunk->bytes < bytes) chunk = chunk->next;
+    return chunk;
+}
+
+static void enter(kd__arena *arena, kd__chunk *chunk)
+{
+    const kd__chunk *at = arena->current;
+    chunk->before = at ? at->before + arena->used : 0;
+    chunk->used_in = arena->round;
+    arena->current = chunk;
+    arena->used = 0;
 }
 
 void *kd__arena_push(kd__arena *arena, size_t bytes)
@@ -59,23 +94,26 @@ void *kd__arena_push(kd__arena *arena, size_t bytes)
         kd__fail(KD_ERR_NOMEM, "out of memory: %zu bytes", bytes);
         return NULL;
     }
-    kd__chunk *at = arena->current;
-    if (KD_UNLIKELY(!at || at->bytes - arena->used < need)) {
-        kd__chunk *last = at, *chunk = at ? at->next : arena->first;
-        while (chunk && chunk->bytes < need) {
-            last = chunk;
-            chunk = chunk->next;
-        }
-        if (!chunk && !(chunk = append(arena, last, need))) return NULL;
-        chunk->before = at ? at->before + arena->used : 0;
-        arena->current = at = chunk;
-        arena->used = 0;
+    if (KD_UNLIKELY(!arena->current || arena->current->bytes - arena->used < need)) {
+        kd__chunk *chunk = later(arena, need);
+        if (!chunk && !(chunk = append(arena, need))) return NULL;
+        enter(arena, chunk);
     }
+    kd__chunk *at = arena->current;
     unsigned char *ptr = data_of(at) + arena->used;
     arena->used += need;
     arena->peak = KD_MAX(arena->peak, at->before + arena->used);
     unpoison(ptr, bytes);
     return ptr;
+}
+
+size_t kd__arena_rest(const kd__arena *arena) { return arena->current ? arena->current->bytes - arena->used : 0; }
+
+bool kd__arena_next(kd__arena *arena, size_t bytes)
+{
+    if (!later(arena, bytes)) return false;
+    enter(arena, arena->current ? arena->current->next : arena->first);
+    return true;
 }
 
 kd__mark kd__arena_mark(const kd__arena *arena)
@@ -93,15 +131,18 @@ void kd__arena_rewind(kd__arena *arena, kd__mark mark)
     arena->used = mark.used;
 }
 
-void kd__arena_reset(kd__arena *arena) { kd__arena_rewind(arena, (kd__mark){ NULL, 0 }); }
+void kd__arena_reset(kd__arena *arena)
+{
+    kd__arena_rewind(arena, (kd__mark){ NULL, 0 });
+    arena->round++;
+}
 
 void kd__arena_free(kd__arena *arena)
 {
     kd__chunk *chunk = arena->first;
     while (chunk) {
         kd__chunk *next = chunk->next;
-        unpoison(data_of(chunk), chunk->bytes);
-        kd__free(arena->ctx, chunk);
+        free_chunk(arena, chunk);
         chunk = next;
     }
     kd__arena_init(arena, arena->ctx);

@@ -145,10 +145,13 @@ typedef struct kd__arena {
     kd__chunk  *first, *current;
     size_t      used;            /* bytes used in `current` */
     size_t      peak, total;     /* most ever used; reserved */
+    uint64_t    round;           /* counts resets */
 } kd__arena;
 typedef struct kd__mark { kd__chunk *chunk; size_t used; } kd__mark;
 void    kd__arena_init(kd__arena *arena, kd_context *ctx);
 void   *kd__arena_push(kd__arena *arena, size_t bytes);   /* KD_ALIGN-aligned, not cleared; NULL when out */
+size_t  kd__arena_rest(const kd__arena *arena);           /* bytes left in the present chunk */
+bool    kd__arena_next(kd__arena *arena, size_t bytes);   /* go on in the next chunk; false: none of those to come holds `bytes` */
 kd__mark kd__arena_mark(const kd__arena *arena);
 void    kd__arena_rewind(kd__arena *arena, kd__mark mark);
 void    kd__arena_reset(kd__arena *arena);                /* everything reusable, nothing freed */
@@ -252,6 +255,7 @@ bool kd__glob_match(const char *pattern, const char *text);
 double kd__now(void);
 /* The default allocator. */
 void *kd__system_alloc(size_t bytes, size_t align, void *user);
+void *kd__system_zeros(size_t bytes);   /* zeros that take no memory until they are touched, for kd__system_free; NULL: cannot */
 void  kd__system_free(void *ptr, size_t bytes, void *user);
 /* CPUs that this process may use, at least 1. */
 uint32_t kd__system_cpus(void);

@@ -10,21 +10,35 @@
 #include <sys/mman.h>
 #include <time.h>
 
-/* Large blocks on huge pages where the system has them: the first touch of 256 MB takes 35 ms instead of 220. */
+enum { HUGE_PAGE = 2 << 20 };
+
+/* The whole huge pages from `ptr` on: the first touch of 256 MB takes 35 ms instead of 220. */
+static void advise(void *ptr, size_t bytes)
+{
+    const size_t before = (HUGE_PAGE - (uintptr_t)ptr % HUGE_PAGE) % HUGE_PAGE;
+    if (bytes < before + 2 * (size_t)HUGE_PAGE) return;
+#ifdef MADV_HUGEPAGE
+    int saved = errno;
+    madvise((unsigned char *)ptr + before, (bytes - before) & ~(size_t)(HUGE_PAGE - 1), MADV_HUGEPAGE);   /* advice: refused is fine */
+    errno = saved;
+#endif
+}
+
 void *kd__system_alloc(size_t bytes, size_t align, void *user)
 {
     (void)user;
-    const size_t huge = (size_t)2 << 20;
     void *ptr = NULL;
-    bool large = bytes >= 2 * huge;
-    if (posix_memalign(&ptr, large ? huge : align, bytes) != 0) return NULL;
-#ifdef MADV_HUGEPAGE
-    if (large) {
-        int saved = errno;
-        madvise(ptr, bytes & ~(huge - 1), MADV_HUGEPAGE);   /* advice: refused is fine */
-        errno = saved;
-    }
-#endif
+    if (posix_memalign(&ptr, bytes >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : align, bytes) != 0) return NULL;
+    advise(ptr, bytes);
+    return ptr;
+}
+
+void *kd__system_zeros(size_t bytes)
+{
+    int saved = errno;
+    void *ptr = calloc(1, bytes);
+    errno = saved;
+    if (ptr) advise(ptr, bytes);
     return ptr;
 }
 

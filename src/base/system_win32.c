@@ -11,6 +11,12 @@ void *kd__system_alloc(size_t bytes, size_t align, void *user)
     return _aligned_malloc(bytes, align);
 }
 
+void *kd__system_zeros(size_t bytes)
+{
+    (void)bytes;
+    return NULL;   /* what calloc gives _aligned_free does not take */
+}
+
 void kd__system_free(void *ptr, size_t bytes, void *user)
 {
     (void)bytes;

@@ -14,7 +14,7 @@
  *     run through the weights, and has a cross-entropy for its forward part.  This is what the paper describes.  Equal probabilities
  *     enter the head in the order of the classes.  Under a mask of the teacher reverse KL is +inf where the student has mass.
  * Published: its tables are ROUGE-L of GPT-2, Llama; above forward, reverse and Jensen-Shannon there.
- * Cost: seven rows of scratch, and the kernel's. */
+ * Cost: eight rows of scratch, and the kernel's. */
 #include "distill/row_ops.h"
 
 static void defaults(kd_loss_distill_desc *d) { d->temperature = 1, d->hard_weight = 0, d->soft_weight = 1, d->alpha = 0.5f; }
@@ -27,21 +27,21 @@ static kd_status check(const kd_loss_distill_desc *d)
 
 static size_t scratch(const kd__soft *s)
 {
-    const size_t rows = kd__times(7, s->classes);
-    return rows > SIZE_MAX / 4 ? SIZE_MAX : kd__distill_scratch(s->classes) + 16 + rows;
+    const size_t rows = kd__times(8, s->classes);
+    return rows > SIZE_MAX / 4 ? SIZE_MAX : kd__distill_scratch(s->classes) + 32 + rows;
 }
 
 static double share(const kd__soft *s, size_t r, float *p, float *q, float *sorted, float *work)
 {
     const size_t n = s->classes;
-    uint32_t *order = (uint32_t *)(void *)(work + 2 * n);
+    uint32_t *order = (uint32_t *)(void *)(work + KD__SORT_FLOATS(n));
     double before = 0, head = 0, tail = 0;
     s->kernels->softmax_f32(p, n, s->teacher + r * s->teacher_stride, n, 1, n, s->desc->temperature, 0);
     s->kernels->softmax_f32(q, n, s->student + r * s->student_stride, n, 1, n, s->desc->temperature, 0);
     memcpy(sorted, p, n * sizeof *p);
     kd__sort_descending(sorted, order, n, work);
     for (size_t i = 0; i < n; i++) {
-        const double d = (double)p[order[i]] - (double)q[order[i]], gap = d < 0 ? -d : d;
+        const double gap = __builtin_fabs((double)p[order[i]] - (double)q[order[i]]);
         if (before < (double)s->desc->alpha) head += gap;
         else tail += gap;
         before += (double)sorted[i];

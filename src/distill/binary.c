@@ -32,8 +32,7 @@ static void rows(const kd__soft *s)
         const float *student = s->student + r * s->student_stride, *teacher = s->teacher + r * s->teacher_stride;
         double sum = 0;
         for (size_t c = 0; c < n; c++) {
-            const float sign = teacher[c] > 0 ? -1.0f : 1.0f;
-            x[c] = sign * teacher[c] / t, y[c] = sign * student[c] / t;
+            x[c] = -__builtin_fabsf(teacher[c]) / t, y[c] = __builtin_copysignf(1, -teacher[c]) * student[c] / t;
         }
         k->unary_f32(KD_UNARY_SIGMOID, a, x, n, 0, 0);
         k->unary_f32(KD_UNARY_SOFTPLUS, b, x, n, 0, 0);
@@ -46,7 +45,7 @@ static void rows(const kd__soft *s)
         float *grad = s->grad + r * s->grad_stride;
         const float coef = s->coef[r] / t;
         k->unary_f32(KD_UNARY_SIGMOID, b, y, n, 0, 0);
-        for (size_t c = 0; c < n; c++) grad[c] += coef * (teacher[c] > 0 ? a[c] - b[c] : b[c] - a[c]);
+        for (size_t c = 0; c < n; c++) grad[c] += __builtin_copysignf(coef, -teacher[c]) * (b[c] - a[c]);
     }
 }
 

@@ -78,10 +78,11 @@ static size_t scratch(const kd__soft *s)
 /* e^-x - 1 + x, without what cancels near 0. */
 static double excess(double x)
 {
-    double term = x * x / 2, sum = term;
     if (!(x > -0.5 && x < 0.5)) return kd__fixed_exp(-KD_MIN(KD_MAX(x, -600.0), 600.0)) - 1 + x;
-    for (int i = 3; i < 16; i++) sum += term *= -x / i;
-    return sum;
+    const double y = x * x;   /* the even and the odd terms up to x^13 */
+    const double even = 1.0 / 2 + y * (1.0 / 24 + y * (1.0 / 720 + y * (1.0 / 40320 + y * (1.0 / 3628800 + y * (1.0 / 479001600)))));
+    const double odd = 1.0 / 6 + y * (1.0 / 120 + y * (1.0 / 5040 + y * (1.0 / 362880 + y * (1.0 / 39916800 + y * (1.0 / 6227020800)))));
+    return y * (even - x * odd);
 }
 
 /* dKL/dT, or d(T^2 KL)/dT over T^2.  With x = (t - s) / T minus its mean under p, and S = sum p e^-x:  KL = log S, q = p e^-x / S.
@@ -89,35 +90,34 @@ static double excess(double x)
 static double derivative(const float *teacher, const float *student, const float *p, const float *q, size_t n, double t, double value,
                          bool squared)
 {
-    double all = 0, apart = 0, mean = 0, more = 0, covariance = 0, moved = 0, top = -1e300;
-    bool apart_only = false;   /* the student has classes that the teacher has not: no S then, and nothing cancels */
+    double all = 0, apart = 0, mean = 0, more = 0, covariance = 0, moved = 0, weight = 0, top = -1e300;
+    bool wider = false;   /* the student has classes that the teacher has not: there is no S then, and nothing cancels */
     for (size_t c = 0; c < n; c++) {
+        const double pc = (double)p[c];
         top = KD_MAX(top, (double)student[c]);
-        if (p[c] > 0) {
-            all += (double)p[c];
-            apart += (double)p[c] * ((double)teacher[c] - (double)student[c]);
-            mean += (double)p[c] * (double)teacher[c];
-        } else {
-            apart_only |= q[c] > 0;
-        }
+        wider |= !(pc > 0) && q[c] > 0;
+        if (!(pc > 0)) continue;
+        all += pc;
+        apart += pc * ((double)teacher[c] - (double)student[c]);
+        mean += pc * (double)teacher[c];
     }
     apart /= all, mean /= all;
     for (size_t c = 0; c < n; c++) {
-        if (!(p[c] > 0)) continue;
-        const double x = ((double)teacher[c] - (double)student[c] - apart) / t;
-        more += (double)p[c] * excess(x);
-        covariance += (double)p[c] * x * ((double)teacher[c] - mean);
+        const double pc = (double)p[c];
+        if (!(pc > 0)) continue;
+        const double x = ((double)teacher[c] - (double)student[c] - apart) / t, e = wider ? 0 : excess(x), above = (double)student[c] - top;
+        more += pc * e;
+        covariance += pc * x * ((double)teacher[c] - mean);
+        moved += pc * (e - x) * above, weight += pc * above;
     }
     more /= all, covariance /= all;
-    for (size_t c = 0; apart_only && c < n; c++)
-        if (q[c] > 0) moved += ((double)q[c] - (double)p[c] / all) * ((double)student[c] - top);
-    if (apart_only) return (squared ? 2 * value / t : 0) - (covariance + moved) / (t * t);
-    for (size_t c = 0; c < n; c++) {
-        if (!(p[c] > 0)) continue;
-        const double x = ((double)teacher[c] - (double)student[c] - apart) / t;
-        moved += (double)p[c] / all * (excess(x) - x - more) / (1 + more) * ((double)student[c] - top);
+    moved = (moved - more * weight) / all / (1 + more);   /* sum (q - p) (student - top) */
+    double kl = more < 1e-4 ? more - more * more / 2 + more * more * more / 3 : kd__fixed_log(1 + more);
+    if (wider) {
+        kl = value, moved = 0;
+        for (size_t c = 0; c < n; c++)
+            if (q[c] > 0) moved += ((double)q[c] - (double)p[c] / all) * ((double)student[c] - top);
     }
-    const double kl = more < 1e-4 ? more - more * more / 2 + more * more * more / 3 : kd__fixed_log(1 + more);
     return (squared ? 2 * kl / t : 0) - (covariance + moved) / (t * t);
 }
 

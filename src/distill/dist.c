@@ -94,10 +94,11 @@ static void squares_task(size_t i, void *arg)
     const kd__kernels *k = w->s->kernels;
     const float *q = w->q + first * n, *p = w->p + first * n;
     float *parts = w->parts + i * PARTS * n, *spare = parts + SPARE * n;
-    k->norm_columns_stats_f32(rows, n, q, w->mean_q, parts + REST_Q * n, parts + QQ * n);
-    k->norm_columns_stats_f32(rows, n, p, w->mean_p, parts + REST_P * n, parts + PP * n);
-    float *g = w->g + first * n;   /* p less its mean, here and for the gradient */
+    float *g = w->g + first * n;   /* q, then p less its mean: the latter for the gradient as well */
+    k->binary_f32(KD_BINARY_SUB, g, n, (kd__operand){ q, n, 1 }, (kd__operand){ w->mean_q, 0, 1 }, rows, n);
+    k->norm_columns_dots_f32(rows, n, g, q, w->mean_q, parts + REST_Q * n, parts + QQ * n, NULL);
     k->binary_f32(KD_BINARY_SUB, g, n, (kd__operand){ p, n, 1 }, (kd__operand){ w->mean_p, 0, 1 }, rows, n);
+    k->norm_columns_dots_f32(rows, n, g, p, w->mean_p, parts + REST_P * n, parts + PP * n, NULL);
     k->norm_columns_dots_f32(rows, n, g, q, w->mean_q, spare, parts + QP * n, NULL);
 }
 

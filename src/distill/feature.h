@@ -23,7 +23,8 @@
 #include "nn/nn.h"
 
 /* What a method needs beside taps; a mask is always given on if there is one. */
-enum { KD__NEEDS_LABELS = 1, KD__NEEDS_INDICES = 2, KD__NEEDS_STUDENT_LOGITS = 4, KD__NEEDS_TEACHER_LOGITS = 8 };
+enum { KD__NEEDS_LABELS = 1, KD__NEEDS_INDICES = 2, KD__NEEDS_STUDENT_LOGITS = 4, KD__NEEDS_TEACHER_LOGITS = 8,
+       KD__TAKES_LOGITS = 16 };   /* of both sides, each if it is there */
 
 /* A batch as a method sees it.  Teacher tensors and the mask are constants. */
 typedef struct kd__feature_in {
@@ -51,6 +52,7 @@ typedef struct kd__feature_method {
     /* The loss of a batch before weight and warm-up: a scalar of the tape, or poison. */
     kd_tensor *(*apply)(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in);
     uint32_t    forms;     /* how many KD_FORM_*; 0: one */
+    size_t    (*mask_width)(const kd_loss_feature_desc *desc);   /* columns of the mask; NULL: tokens of the first student tap */
 } kd__feature_method;
 
 struct kd_loss_feature {
@@ -112,6 +114,66 @@ kd_tensor *kd__core_run(kd_tape *tape, const char *name, kd_tensor *const *in, s
 kd_tensor *kd__core_pairs(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, kd__core_fn core);
 /* a + b; b alone if a is NULL: for sums over taps. */
 kd_tensor *kd__feature_add(kd_tape *tape, kd_tensor *a, kd_tensor *b);
+
+/* ---- feature_rows.c: losses that are a sum over pairs of taps, and over rows ------------------------------------------- */
+typedef struct kd__pair { const kd_loss_feature *loss; size_t i; } kd__pair;   /* the core's `user` */
+/* Adapters and pooling of pair i, before its core. */
+typedef void (*kd__pair_fn)(const kd_loss_feature *loss, kd_tape *tape, size_t i, kd_tensor **s, kd_tensor **t);
+/* The sum over pairs of `core` on what `prepare` makes of student[i], teacher[i]. */
+kd_tensor *kd__each_pair(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, kd__pair_fn prepare,
+                         kd__core_fn core);
+/* A kd__pair_fn: the larger map pooled to the smaller, height and width each on its own. */
+void       kd__match_maps(const kd_loss_feature *loss, kd_tape *tape, size_t i, kd_tensor **s, kd_tensor **t);
+/* Pairs of maps of equal height and width; does a pair's student have other channels, so that it needs an adapter; a kd__pair_fn:
+ * the student's map through it. */
+kd_status  kd__same_size_pairs(const kd_loss_feature_desc *desc);
+bool       kd__pair_adapted(const kd_loss_feature_desc *desc, size_t i);
+void       kd__adapt_channels(const kd_loss_feature *loss, kd_tape *tape, size_t i, kd_tensor **s, kd_tensor **t);
+/* "s0", the adapter of pair 0. */
+const char *kd__pair_name(char name[24], size_t i);
+/* There: "0", a 1x1 convolution without bias, "1", batch norm. */
+void       kd__conv1x1_bn(kd_layer *root, size_t i, size_t in, size_t out);
+/* row(core, r, scratch, value) for each r < rows as tasks, with `bytes` of scratch each; *value = the sum of the values in order.
+ * A row returns false when out of memory, the one error it can have. */
+typedef bool (*kd__core_row_fn)(const kd__core *c, size_t r, void *scratch, double *value);
+kd_status  kd__core_rows(const kd__core *c, size_t rows, size_t bytes, kd__core_row_fn row, double *value);
+/* Sums of squares d^2 over pairs l, by factor 2^(l - L + 1) / B: a row puts its differences d where its gradient goes (`scratch`
+ * without one) and then takes its value from _row_squares, which makes the gradient of them. */
+static inline float kd__keep(float x, bool keep)   /* x or 0, without a branch: where signs are a coin's toss */
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits &= 0u - (uint32_t)keep;
+    memcpy(&x, &bits, sizeof bits);
+    return x;
+}
+kd_status  kd__core_squares(const kd__core *c, kd__core_row_fn row, double *value);
+double     kd__row_squares(const kd__core *c, float *d, size_t n, double factor);
+
+/* ---- feature_layers.c: adapters of several methods, and what they draw --------------------------------------------------------- */
+/* A block that holds parameters and layers, and is not run itself. */
+kd_layer  *kd__holder(kd_layer *parent, const char *name);
+/* A 1x1 convolution where `shape` is a map's, else a linear layer; a k x k one that keeps the size. */
+void       kd__point_layer(kd_layer *parent, const char *name, const kd_feature_shape *shape, size_t in, size_t out, bool bias);
+kd_layer  *kd__same_conv(kd_layer *parent, const char *name, size_t in, size_t out, size_t k, bool bias);
+/* "generation": 3x3, ReLU, 3x3. */
+void       kd__generator(kd_layer *parent, size_t channels);
+/* "0" to "8": 1x1, 3x3, 1x1 without bias, batch norm and ReLU behind each, behind the last one only if norm_last. */
+void       kd__projector(kd_layer *sequence, size_t in, size_t width, size_t out, bool norm_last);
+/* floor(share n), where a share of .7 is meant and not the float below it. */
+size_t     kd__share(float share, size_t n);
+/* Constants drawn from the tape's random stream, as kd_dropout does: 0 with probability p, else 1; [rows, tokens] with `masked` zeros
+ * in each row, each choice as likely as another. */
+kd_tensor *kd__draw_keep(kd_tape *tape, size_t rank, const size_t *shape, float p);
+kd_tensor *kd__draw_tokens(kd_tape *tape, size_t rows, size_t tokens, size_t masked);
+/* scale sqrt(sum w (a - b)^2), gradient 0 at 0; w a constant for each leading row of a, or NULL. */
+kd_tensor *kd__distance(kd_tape *tape, const char *name, kd_tensor *a, kd_tensor *b, kd_tensor *w, float scale);
+
+/* CC, CRD: "s0.linear" and "t0.linear", the flattened taps 0 to `width`; run them. */
+void       kd__embed_pair(const kd_loss_feature_desc *desc, kd_layer *root);
+void       kd__embed_pair_forward(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, kd_tensor *e[2]);
+/* In place: g, the gradient of rows [n, w] divided by their lengths `norm`, becomes that of the rows; 0 for zero rows. */
+void       kd__unit_backward(const kd__kernels *k, size_t n, size_t w, const float *unit, const float *norm, float *g);
 
 /* ---- feature_ops.c: pieces of several methods ------------------------------------------------------------------------ */
 /* RepDistiller's ConvReg below root, from a student map [s, s, c] to a teacher's [t, t, d]: 3x3 of stride 2 (s = 2t), transposed

@@ -116,10 +116,12 @@ static kd_status check_numbers(kd_tape *tape, const kd_tensor *x, const char *wh
     return KD_OK;
 }
 
-/* Tokens of the first student tap: {tokens, width}, {heads, tokens, tokens}; 1 for {width}. */
-static size_t tokens_of(const kd_loss_feature_desc *d)
+/* Tokens of the first student tap: {tokens, width}, {heads, tokens, tokens}; 1 for {width}; or what the method says. */
+static size_t tokens_of(const kd_loss_feature *loss)
 {
+    const kd_loss_feature_desc *d = &loss->desc;
     const kd_feature_shape *s = d->student;
+    if (loss->method->mask_width) return loss->method->mask_width(d);
     return !d->student_count || s->rank == 1 ? 1 : s->size[s->rank - 2];
 }
 
@@ -129,18 +131,18 @@ static kd_status check_rest(const kd_loss_feature *loss, kd_tape *tape, const kd
     const uint32_t needs = loss->method->needs;
     size_t classes = d->classes;
     if (in->rows == SIZE_MAX && b->student_logits && b->student_logits->rank) in->rows = b->student_logits->shape[0];
-    if (needs & KD__NEEDS_STUDENT_LOGITS) {
+    if (needs & KD__NEEDS_STUDENT_LOGITS || (needs & KD__TAKES_LOGITS && b->student_logits)) {
         KD_TRY(check_logits(loss, b->student_logits, "student_logits", &classes, in->rows));
         in->student_logits = b->student_logits;
     }
-    if (needs & KD__NEEDS_TEACHER_LOGITS) {
+    if (needs & KD__NEEDS_TEACHER_LOGITS || (needs & KD__TAKES_LOGITS && b->teacher_logits)) {
         KD_TRY(check_logits(loss, b->teacher_logits, "teacher_logits", &classes, in->rows));
         in->teacher_logits = constant(tape, b->teacher_logits);
     }
     if (needs & KD__NEEDS_LABELS) KD_TRY(check_numbers(tape, b->labels, "labels", in->rows, classes, &in->labels));
     if (needs & KD__NEEDS_INDICES) KD_TRY(check_numbers(tape, b->indices, "indices", in->rows, d->samples, &in->indices));
     if (b->mask) {
-        const size_t tokens = tokens_of(d);
+        const size_t tokens = tokens_of(loss);
         KD_TRY(kd__tensor_check(b->mask, "kd_loss_feature_apply", "mask"));
         if (b->mask->dtype != KD_F32) return kd__fail(KD_ERR_DTYPE, "mask is %s, not f32", kd_dtype_name(b->mask->dtype));
         if (b->mask->rank != 2 || b->mask->shape[0] != in->rows || b->mask->shape[1] != tokens)
@@ -247,7 +249,7 @@ static kd_status eval(kd_loss_feature *loss, const kd_feature_batch *b, double *
     kd_tape *tape = loss->tape;
     bool backward = b->grad_logits || (b->train && m && m->parameter_count && !m->frozen);
     for (size_t i = 0; b->grad && i < d->student_count; i++) backward |= b->grad[i] != NULL;
-    const size_t n = b->rows, logits[2] = { n, d->classes }, mask[2] = { n, tokens_of(d) };
+    const size_t n = b->rows, logits[2] = { n, d->classes }, mask[2] = { n, tokens_of(loss) };
     kd_feature_inputs in = { .struct_size = sizeof in, .student_count = d->student_count, .teacher_count = d->teacher_count };
     in.student = taps(tape, n, d->student, d->student_count, b->student, b->grad);
     in.teacher = taps(tape, n, d->teacher, d->teacher_count, b->teacher, NULL);

@@ -144,27 +144,34 @@ static double up_to_median(float *x, size_t n, uint32_t *order, float *scratch)
     return (double)count / (double)n;
 }
 
-/* m_r and m_c of THIRD.  Ranks need twice as many numbers as they rank: m and g lie behind each other. */
+/* m_r and m_c of THIRD. */
 static void masks(mlkd_view *v, double *by_row, double *by_class)
 {
     size_t rows = 0;
     v->t = 1;
     soften(v, v->p, v->teacher, v->teacher_stride);
     v->s->kernels->column_sums_f32(v->d, v->p, v->n, v->k, v->k, 0);
-    *by_class = up_to_median(v->d, v->k, (uint32_t *)(void *)v->q, v->m);
+    *by_class = up_to_median(v->d, v->k, (uint32_t *)(void *)v->kernel, v->kernel + v->k);
     for (size_t r = 0; r < v->n; r++) {
         float *row = v->p + r * v->k, top;
         if (v->s->coef[r] == 0) continue;
         v->s->kernels->row_max_f32(&top, NULL, row, 1, v->k, v->k);
-        v->kernel[rows++] = top;
+        v->d[rows++] = top;
     }
-    *by_row = rows ? up_to_median(v->kernel, rows, (uint32_t *)(void *)v->kernel + v->n, v->kernel + 2 * v->n) : 0;
+    *by_row = rows ? up_to_median(v->d, rows, (uint32_t *)(void *)v->kernel, v->kernel + v->n) : 0;
+}
+
+/* Of the kernel, or of ranks. */
+static size_t working(const kd__soft *s)
+{
+    const size_t most = KD_MAX(s->rows, s->classes);
+    return KD_MAX(kd__distill_scratch(s->classes), most + KD__SORT_FLOATS(most));
 }
 
 static size_t scratch(const kd__soft *s)
 {
     size_t matrices = kd__times(kd__times(5, s->rows), s->classes), squares = kd__times(kd__times(3, s->rows), s->rows), sum;
-    size_t more = KD_MAX(kd__distill_scratch(s->classes), 4 * s->rows) + 16;
+    size_t more = working(s) + 16;
     if (!kd__add(matrices, squares, &sum) || !kd__add(sum, more, &sum)) return SIZE_MAX;
     return sum;
 }
@@ -180,7 +187,7 @@ static kd_status batch(const kd__soft *s)
     float *at = s->scratch;
     mlkd_view weak = { .s = s, .student = s->student, .student_stride = s->student_stride, .teacher = s->teacher,
                        .teacher_stride = s->teacher_stride, .grad = s->grad, .grad_stride = s->grad_stride, .n = s->rows, .k = s->classes };
-    weak.kernel = at, at += (KD_MAX(kd__distill_scratch(s->classes), 4 * s->rows) + 15) / 16 * 16;
+    weak.kernel = at, at += (working(s) + 15) / 16 * 16;
     weak.p = at, weak.q = weak.p + all, weak.d = weak.q + all, weak.m = weak.d + all, weak.g = weak.m + all;
     weak.dd = weak.g + all, weak.mm = weak.dd + square, weak.x = weak.mm + square;
     mlkd_view strong = weak;

@@ -85,43 +85,37 @@ static float rank_value(uint32_t bits)
     return v.f;
 }
 
-/* Eight bits at a time, from the lowest: equal keys keep their order.  Few keys: each into its place. */
+/* Keys with their columns below them, eight bits at a time from the lowest of the key: equal keys keep their order.  Few of them:
+ * each into its place. */
 void kd__sort_descending(float *key, uint32_t *order, size_t n, float *scratch)
 {
-    uint32_t *from = (uint32_t *)(void *)key, *to = (uint32_t *)(void *)scratch, *order_from = order, *order_to = to + n;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits = rank_bits(key[i]);
-        memcpy(&key[i], &bits, sizeof bits);
-        order[i] = (uint32_t)i;
-    }
-    if (n <= 48) {
-        for (size_t i = 1; i < n; i++) {
-            uint32_t bits = from[i], which = order[i];
+    uint64_t *from = (uint64_t *)(((uintptr_t)scratch + 7) & ~(uintptr_t)7), *to = from + n;
+    if (n <= 32) {
+        for (size_t i = 0; i < n; i++) {
+            const uint64_t item = (uint64_t)rank_bits(key[i]) << 32 | i;
             size_t at = i;
-            for (; at && from[at - 1] > bits; at--) from[at] = from[at - 1], order[at] = order[at - 1];
-            from[at] = bits, order[at] = which;
+            for (; at && from[at - 1] > item; at--) from[at] = from[at - 1];
+            from[at] = item;
         }
     } else {
-        for (uint32_t shift = 0; shift < 32; shift += 8) {   /* four passes: the last one ends where the first began */
-            size_t count[256] = { 0 }, sum = 0;
-            for (size_t i = 0; i < n; i++) count[from[i] >> shift & 255]++;
-            for (size_t d = 0; d < 256; d++) {
-                size_t here = count[d];
-                count[d] = sum;
+        uint32_t count[4][256] = { { 0 } };
+        for (size_t i = 0; i < n; i++) {
+            const uint32_t bits = rank_bits(key[i]);
+            from[i] = (uint64_t)bits << 32 | i;
+            for (uint32_t d = 0; d < 4; d++) count[d][bits >> 8 * d & 255]++;
+        }
+        for (uint32_t d = 0; d < 4; d++) {
+            uint32_t *c = count[d], sum = 0;
+            if (c[from[0] >> (32 + 8 * d) & 255] == n) continue;   /* all alike here */
+            for (size_t i = 0; i < 256; i++) {
+                const uint32_t here = c[i];
+                c[i] = sum;
                 sum += here;
             }
-            for (size_t i = 0; i < n; i++) {
-                size_t at = count[from[i] >> shift & 255]++;
-                to[at] = from[i], order_to[at] = order_from[i];
-            }
-            uint32_t *swap = from;
+            for (size_t i = 0; i < n; i++) to[c[from[i] >> (32 + 8 * d) & 255]++] = from[i];
+            uint64_t *swap = from;
             from = to, to = swap;
-            swap = order_from, order_from = order_to, order_to = swap;
         }
     }
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &key[i], sizeof bits);
-        key[i] = rank_value(bits);
-    }
+    for (size_t i = 0; i < n; i++) key[i] = rank_value((uint32_t)(from[i] >> 32)), order[i] = (uint32_t)from[i];
 }

@@ -18,7 +18,16 @@ void   kd__softened(const kd__soft *s, size_t r, float *lp, float *lq, float *p,
 /* The row's gradient += coef / T q (g - sum q g), which is dD / d logits for g = dD / dq (of classes with q 0: anything finite); g is
  * overwritten. */
 void   kd__through_softmax(const kd__soft *s, size_t r, float *g, const float *q);
+/* One of the two without a branch, which what is random would mispredict. */
+static inline float kd__choose(bool first, float a, float b)
+{
+    union { float f; uint32_t u; } x = { a }, y = { b };
+    const uint32_t mask = 0u - (uint32_t)first;
+    x.u = (x.u & mask) | (y.u & ~mask);
+    return x.f;
+}
 /* order[i] = the column of the i-th largest of key[n], equal ones from left to right, NaN before +inf; key comes back sorted.
- * scratch: 2 n floats. */
+ * scratch: KD__SORT_FLOATS(n) floats, none of which is key or order. */
+#define KD__SORT_FLOATS(n) (4 * (n) + 2)
 void   kd__sort_descending(float *key, uint32_t *order, size_t n, float *scratch);
 #endif

@@ -39,17 +39,17 @@ static void rows(const kd__soft *s)
         s->kernels->softmax_f32(q, n, s->student + r * s->student_stride, n, 1, n, s->desc->temperature, 0);
         for (size_t c = 0; c < n; c++) {
             const float d = q[c] > 0 ? rest * (p[c] - q[c]) / q[c] : 0.0f;
-            x[c] = d > -0.5f && d < 0.5f ? d : ratio * (p[c] / q[c]);
+            x[c] = kd__choose(__builtin_fabsf(d) < 0.5f, d, ratio * (p[c] / q[c]));
         }
         s->kernels->unary_f32(KD_UNARY_LOG1P, l, x, n, 0, 0);
         for (size_t c = 0; c < n; c++) {
             const float d = q[c] > 0 ? rest * (p[c] - q[c]) / q[c] : 0.0f, m = rest * p[c] + alpha * q[c];
-            const bool near = d > -0.5f && d < 0.5f;
+            const bool near = __builtin_fabsf(d) < 0.5f;
             if (!(l[c] < __builtin_inff())) l[c] = (float)(kd__fixed_log((double)ratio * (double)p[c]) - kd__fixed_log((double)q[c]));
-            sum += (double)q[c] * ((double)l[c] + (near ? 0 : least));
+            sum += (double)q[c] * ((double)l[c] + (double)!near * least);
             /* dD / dq = - L - alpha q / m, and the constant log alpha + 1 */
-            x[c] = near ? (float)(least - (double)l[c] + (double)rest * (1 - (double)alpha * ((double)q[c] - (double)p[c]) / (double)m))
-                        : rest * p[c] / m - l[c];
+            x[c] = kd__choose(near, (float)(least + (double)rest * (1 - (double)alpha * ((double)q[c] - (double)p[c]) / (double)m)),
+                              rest * p[c] / m) - l[c];
             if (!(q[c] > 0)) x[c] = 0;
         }
         s->soft[r] = (float)-sum;

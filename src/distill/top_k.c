@@ -16,7 +16,7 @@
  *     1 again: offline); a store should say at which T, and of which teacher.  Mass above 1 leaves no rest.  A class twice in a row counts
  *     twice.
  * Published: none that is a number of this loss alone.
- * Cost: three rows of scratch. */
+ * Cost: four rows of scratch. */
 #include "distill/row_ops.h"
 
 static void defaults(kd_loss_distill_desc *d) { d->temperature = 1, d->hard_weight = 0, d->soft_weight = 1; }
@@ -28,43 +28,47 @@ static kd_status check(const kd_loss_distill_desc *d)
                     " is left");
 }
 
-static size_t scratch(const kd__soft *s) { return kd__times(3, KD_MAX(s->classes, s->teacher_width)); }
+static size_t scratch(const kd__soft *s) { return kd__times(4, KD_MAX(s->classes, s->teacher_width)); }
 
 static void rows(const kd__soft *s)
 {
     const kd__kernels *k = s->kernels;
     const size_t n = s->classes, kept = s->teacher_width;
     const float t = s->desc->temperature;
-    float *lq = s->scratch, *lp = lq + KD_MAX(n, kept), *others = lp + KD_MAX(n, kept);
+    float *q = s->scratch, *lp = q + KD_MAX(n, kept), *others = lp + KD_MAX(n, kept), *p = others + KD_MAX(n, kept);
     for (size_t r = 0; r < s->rows; r++) {
         if (s->coef[r] == 0) continue;
         const float *teacher = s->teacher + r * s->teacher_stride, *student = s->student + r * s->student_stride;
         const int32_t *which = s->teacher_classes + r * s->teacher_classes_stride;
         double value = 0, mass = 0, rest = 0;
-        k->softmax_f32(lq, n, student, n, 1, n, t, 1);
+        float top;
+        int32_t most;
+        k->softmax_f32(q, n, student, n, 1, n, t, 0);
+        k->row_max_f32(&top, &most, student, 1, n, n);
+        const double all = kd__fixed_log((double)q[most]);   /* log q_j = (s_j - s_most) / T + log q_most */
         if (s->desc->form == KD_FORM_CODE) k->softmax_f32(lp, kept, teacher, kept, 1, kept, t, 1);
         else k->unary_f32(KD_UNARY_SCALE_ADD, lp, teacher, kept, 1 / t, 0);
+        k->unary_f32(KD_UNARY_EXP, p, lp, kept, 0, 0);
         for (size_t j = 0; j < kept; j++) {
-            const double p = kd__fixed_exp((double)lp[j]);
-            if (lp[j] > -1e30f) value += p * ((double)lp[j] - (double)lq[which[j]]), mass += p;
+            if (!(p[j] > 0)) continue;
+            value += (double)p[j] * ((double)lp[j] - all - ((double)student[which[j]] - (double)top) / (double)t);
+            mass += (double)p[j];
         }
         if (s->desc->form != KD_FORM_CODE && kept < n && mass < 1) {
             rest = 1 - mass;
             memcpy(others, student, n * sizeof *others);
             for (size_t j = 0; j < kept; j++) others[which[j]] = -__builtin_inff();
-            float all, left;
-            k->logsumexp_f32(&all, student, n, 1, n, t);
+            float sum, left;
+            k->logsumexp_f32(&sum, student, n, 1, n, t);
             k->logsumexp_f32(&left, others, n, 1, n, t);
-            value += rest * (kd__fixed_log(rest) - ((double)left - (double)all));
+            value += rest * (kd__fixed_log(rest) - ((double)left - (double)sum));
         }
         s->soft[r] = (float)value;
         if (!s->grad) continue;
         float *grad = s->grad + r * s->grad_stride;
         const double coef = (double)s->coef[r] / (double)t;
-        k->unary_f32(KD_UNARY_EXP, lq, lq, n, 0, 0);
-        k->axpy_f32(grad, lq, n, (float)(coef * (mass + rest)));
-        for (size_t j = 0; j < kept; j++)
-            if (lp[j] > -1e30f) grad[which[j]] -= (float)(coef * kd__fixed_exp((double)lp[j]));
+        k->axpy_f32(grad, q, n, (float)(coef * (mass + rest)));
+        for (size_t j = 0; j < kept; j++) grad[which[j]] -= (float)(coef * (double)p[j]);
         if (rest > 0) {
             k->softmax_f32(others, n, others, n, 1, n, t, 0);
             k->axpy_f32(grad, others, n, (float)(-coef * rest));

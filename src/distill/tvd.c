@@ -28,15 +28,15 @@ static void rows(const kd__soft *s)
         s->kernels->softmax_f32(q, n, s->student + r * s->student_stride, n, 1, n, s->desc->temperature, 0);
         for (size_t c = 0; c < n; c++) {
             const double d = (double)q[c] - (double)p[c];
-            sum += d < 0 ? -d : d;
-            *(d > 0 ? &above : d < 0 ? &below : &equal) += (double)q[c];
+            sum += __builtin_fabs(d);
+            above += (double)q[c] * (double)(d > 0), below += (double)q[c] * (double)(d < 0), equal += (double)q[c] * (double)(d == 0);
         }
         s->soft[r] = (float)(sum / 2);
         if (!s->grad) continue;
         const double coef = (double)s->coef[r] / (double)s->desc->temperature / 2;
         const float up = (float)(coef * (2 * below + equal)), down = (float)(-coef * (2 * above + equal)), same = (float)(coef * (below - above));
         float *grad = s->grad + r * s->grad_stride;
-        for (size_t c = 0; c < n; c++) grad[c] += q[c] * (q[c] > p[c] ? up : q[c] < p[c] ? down : same);
+        for (size_t c = 0; c < n; c++) grad[c] += q[c] * (up * (float)(q[c] > p[c]) + down * (float)(q[c] < p[c]) + same * (float)(q[c] == p[c]));
     }
 }
 

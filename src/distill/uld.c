@@ -13,17 +13,21 @@
  *     code averages over tokens of a sample first, then over samples: for that, weight the rows by 1 / tokens of their sample.  Equal
  *     probabilities keep the order of the classes.
  * Published: its tables are of pairs with different tokenisers (Llama 2, Mistral to OPT, Pythia, Bloomz).
- * Cost: six rows of scratch, of the wider side. */
+ * Cost: eight rows of scratch, of the wider side. */
 #include "distill/row_ops.h"
 
 static void defaults(kd_loss_distill_desc *d) { d->temperature = 1, d->hard_weight = 0, d->soft_weight = 1; }
-static size_t scratch(const kd__soft *s) { return kd__times(6, KD_MAX(s->classes, s->teacher_width)); }
+static size_t scratch(const kd__soft *s)
+{
+    const size_t wide = KD_MAX(s->classes, s->teacher_width);
+    return wide > SIZE_MAX / 16 ? SIZE_MAX : 8 * wide + 2;
+}
 
 static void rows(const kd__soft *s)
 {
     const size_t n = s->classes, m = s->teacher_width, wide = KD_MAX(n, m);
     float *q = s->scratch, *qs = q + wide, *ps = qs + wide, *work = ps + wide;
-    uint32_t *order = (uint32_t *)(void *)(work + 2 * wide);
+    uint32_t *order = (uint32_t *)(void *)(work + KD__SORT_FLOATS(wide));
     for (size_t r = 0; r < s->rows; r++) {
         if (s->coef[r] == 0) continue;
         double sum = 0;
@@ -34,8 +38,8 @@ static void rows(const kd__soft *s)
         kd__sort_descending(qs, order, n, work);
         for (size_t i = 0; i < wide; i++) {
             const float a = i < n ? qs[i] : 0.0f, b = i < m ? ps[i] : 0.0f;
-            sum += a > b ? (double)(a - b) : (double)(b - a);
-            if (i < n) work[order[i]] = a > b ? 1.0f : a < b ? -1.0f : 0.0f;   /* dD / dq */
+            sum += (double)__builtin_fabsf(a - b);
+            if (i < n) work[order[i]] = (float)((a > b) - (a < b));   /* dD / dq */
         }
         s->soft[r] = (float)sum;
         kd__through_softmax(s, r, work, q);

@@ -11,12 +11,6 @@ typedef struct epilogue_columns {
     int has_bias, has_scale, relu;
 } epilogue_columns;
 
-V_FN kd_f32x16 load_part(const float *p, size_t n) { return n == 16 ? v_load(p) : v_load_n(p, n, 0.0f); }
-V_FN void store_part(float *p, kd_f32x16 a, size_t n)
-{
-    if (n == 16) v_store(p, a);
-    else v_store_n(p, a, n);
-}
 
 /* Columns [j, j + n), n <= 16. */
 V_FN epilogue_columns epilogue_begin(const kd__epilogue *e, size_t j, size_t n)

@@ -10,7 +10,7 @@ V_FN kd_f32x16 operand_n(const float *row, size_t step, size_t i, size_t n)
     return step ? v_load_n(row + i, n, 1.0f) : v_set1(*row);
 }
 
-/* `op` and `which` are constants wherever these are called. */
+/* `op` and `how` are constants wherever these are called. */
 V_FN kd_f32x16 binary_value(uint32_t op, kd_f32x16 a, kd_f32x16 b)
 {
     switch (op) {
@@ -20,13 +20,16 @@ V_FN kd_f32x16 binary_value(uint32_t op, kd_f32x16 a, kd_f32x16 b)
     default: return v_div(a, b);
     }
 }
-V_FN kd_f32x16 binary_gradient(uint32_t op, int which, kd_f32x16 g, kd_f32x16 a, kd_f32x16 b)
+/* The gradient by one operand: of the sum and the difference, g or -g; g times the other factor; of the quotient a / b. */
+enum { PASS, NEGATE, TIMES_B, BY_DIVIDEND, BY_DIVISOR };
+V_FN kd_f32x16 binary_gradient(const int how, kd_f32x16 g, kd_f32x16 a, kd_f32x16 b)
 {
-    switch (op) {
-    case KD_BINARY_ADD: return g;
-    case KD_BINARY_SUB: return which ? v_neg(g) : g;
-    case KD_BINARY_MUL: return v_mul(g, which ? a : b);
-    default: return which ? v_neg(v_div(v_mul(g, v_div(a, b)), b)) : v_div(g, b);
+    switch (how) {
+    case PASS: return g;
+    case NEGATE: return v_neg(g);
+    case TIMES_B: return v_mul(g, b);
+    case BY_DIVIDEND: return v_div(g, b);
+    default: return v_neg(v_div(v_mul(g, v_div(a, b)), b));
     }
 }
 
@@ -55,31 +58,31 @@ typedef struct backward_args {
     int accumulate;
 } backward_args;
 
-V_FN kd_f32x16 gradient_at(uint32_t op, int which, const backward_args *p, size_t r, size_t i, size_t n)
+V_FN kd_f32x16 gradient_at(const int how, const backward_args *p, size_t r, size_t i, size_t n)
 {
     const float *g = p->grad_out + r * p->out_row + i, *a = p->a.data + r * p->a.row, *b = p->b.data + r * p->b.row;
-    if (n == 16) return binary_gradient(op, which, v_load(g), operand(a, p->a.step, i), operand(b, p->b.step, i));
+    if (n == 16) return binary_gradient(how, v_load(g), operand(a, p->a.step, i), operand(b, p->b.step, i));
     kd_f32x16 x = operand_n(a, p->a.step, i, n), y = operand_n(b, p->b.step, i, n);
-    return v_select(vm_first(n), binary_gradient(op, which, v_load_n(g, n, 0.0f), x, y), v_zero());
+    return v_select(vm_first(n), binary_gradient(how, v_load_n(g, n, 0.0f), x, y), v_zero());
 }
 
-V_FN void backward_each(uint32_t op, int which, const backward_args *p)
+V_FN void backward_each(const int how, const backward_args *p)
 {
     for (size_t r = 0; r < p->rows; r++) {
         float *out = p->grad.data + r * p->grad.row;
         size_t i = 0;
         for (; i + 16 <= p->n; i += 16) {
-            kd_f32x16 g = gradient_at(op, which, p, r, i, 16);
+            kd_f32x16 g = gradient_at(how, p, r, i, 16);
             v_store(out + i, p->accumulate ? v_add(v_load(out + i), g) : g);
         }
         if (i < p->n) {
-            kd_f32x16 g = gradient_at(op, which, p, r, i, p->n - i);
+            kd_f32x16 g = gradient_at(how, p, r, i, p->n - i);
             v_store_n(out + i, p->accumulate ? v_add(v_load_n(out + i, p->n - i, 0.0f), g) : g, p->n - i);
         }
     }
 }
 
-V_FN void backward_columns(uint32_t op, int which, const backward_args *p)
+V_FN void backward_columns(const int how, const backward_args *p)
 {
     for (size_t i = 0; i < p->n; i += 16) {
         size_t n = p->n - i < 16 ? p->n - i : 16;
@@ -87,28 +90,28 @@ V_FN void backward_columns(uint32_t op, int which, const backward_args *p)
         for (size_t r = 0; r < p->rows; r += 64) {
             size_t end = p->rows - r < 64 ? p->rows : r + 64;
             kd_f32x16 block = v_zero();
-            for (size_t k = r; k < end; k++) block = v_add(block, gradient_at(op, which, p, k, i, n));
+            for (size_t k = r; k < end; k++) block = v_add(block, gradient_at(how, p, k, i, n));
             sum = v_add(sum, block);
         }
         v_store_n(p->grad.data + i, sum, n);
     }
 }
 
-V_FN double backward_row_sum(uint32_t op, int which, const backward_args *p, size_t r)
+V_FN double backward_row_sum(const int how, const backward_args *p, size_t r)
 {
     kd_f64x16 sum[4] = { vd_set1(0), vd_set1(0), vd_set1(0), vd_set1(0) };
     for (size_t i = 0, k = 0; i < p->n; i += 16, k = (k + 1) % 4) {
         size_t n = p->n - i < 16 ? p->n - i : 16;
-        sum[k] = vd_add(sum[k], vd_from_f32(gradient_at(op, which, p, r, i, n)));
+        sum[k] = vd_add(sum[k], vd_from_f32(gradient_at(how, p, r, i, n)));
     }
     return vd_sum(vd_add(vd_add(sum[0], sum[1]), vd_add(sum[2], sum[3])));
 }
 
-V_FN void backward_rows(uint32_t op, int which, const backward_args *p)
+V_FN void backward_rows(const int how, const backward_args *p)
 {
     double total = 0;
     for (size_t r = 0; r < p->rows; r++) {
-        double sum = backward_row_sum(op, which, p, r);
+        double sum = backward_row_sum(how, p, r);
         float *out = p->grad.data + r * p->grad.row;
         if (p->grad.row) *out = p->accumulate ? *out + (float)sum : (float)sum;
         total += sum;
@@ -116,11 +119,11 @@ V_FN void backward_rows(uint32_t op, int which, const backward_args *p)
     if (!p->grad.row) *p->grad.data = p->accumulate ? *p->grad.data + (float)total : (float)total;
 }
 
-V_FN void backward(uint32_t op, int which, const backward_args *p)
+V_FN void backward(const int how, const backward_args *p)
 {
-    if (!p->grad.step) backward_rows(op, which, p);
-    else if (!p->grad.row) backward_columns(op, which, p);
-    else backward_each(op, which, p);
+    if (!p->grad.step) backward_rows(how, p);
+    else if (!p->grad.row) backward_columns(how, p);
+    else backward_each(how, p);
 }
 
 void KD_K(binary_f32)(uint32_t op, float *out, size_t out_row, kd__operand a, kd__operand b, size_t rows, size_t n)
@@ -147,17 +150,21 @@ void KD_K(binary_backward_f32)(uint32_t op, int which, kd__target grad, const fl
                                kd__operand a, kd__operand b, size_t rows, size_t n, int accumulate)
 {
     backward_args p = { grad, grad_out, out_row, a, b, rows, n, accumulate };
-#define BACKWARD_CASE(op)                                                  \
-    case op:                                                               \
-        if (which) backward(op, 1, &p);                                    \
-        else backward(op, 0, &p);                                          \
-        break;
     switch (op) {
-        BACKWARD_CASE(KD_BINARY_ADD)
-        BACKWARD_CASE(KD_BINARY_SUB)
-        BACKWARD_CASE(KD_BINARY_MUL)
-        BACKWARD_CASE(KD_BINARY_DIV)
+    case KD_BINARY_SUB:
+        if (which) {
+            backward(NEGATE, &p);
+            break;
+        }   /* fall through */
+    case KD_BINARY_ADD: backward(PASS, &p); break;
+    case KD_BINARY_MUL:
+        if (which) p.b = a;
+        backward(TIMES_B, &p);
+        break;
+    case KD_BINARY_DIV:
+        if (which) backward(BY_DIVISOR, &p);
+        else backward(BY_DIVIDEND, &p);
+        break;
     default: break;
     }
-#undef BACKWARD_CASE
 }

@@ -52,8 +52,8 @@ V_FN void strip(const kd__depthwise_args *d, size_t c, size_t n)
 void KD_K(depthwise_f32)(const kd__depthwise_args *d)
 {
     size_t c = 0;
-    for (; c + 16 <= d->channels; c += 16) strip(d, c, 16);
-    if (c < d->channels) strip(d, c, d->channels - c);
+    V_FAST(for (; c + 16 <= d->channels; c += 16) strip(d, c, 16);)
+    V_END(c, d->channels) strip(d, c, V_LEFT(c, d->channels));
 }
 
 /* `taps` taps from j on, two vectors of channels (the second may be empty). */
@@ -98,9 +98,7 @@ V_FN void weight_strip(const kd__depthwise_args *d, size_t c, size_t n0, size_t 
 void KD_K(depthwise_weight_f32)(const kd__depthwise_args *d)
 {
     size_t c = 0;
-    for (; c + 32 <= d->channels; c += 32) weight_strip(d, c, 16, 16);
-    if (c == d->channels) return;
-    const size_t left = d->channels - c;
-    if (left > 16) weight_strip(d, c, 16, left - 16);
-    else weight_strip(d, c, left, 0);
+    V_FAST(for (; c + 32 <= d->channels; c += 32) weight_strip(d, c, 16, 16);)
+    for (; c + 16 < d->channels; c += 32) weight_strip(d, c, 16, part_of(d->channels - c - 16));
+    if (c < d->channels) weight_strip(d, c, d->channels - c, 0);
 }

@@ -95,12 +95,11 @@ V_FN kd_f32x16 unary_gradient(uint32_t op, kd_f32x16 g, kd_f32x16 s, kd_f32x16 a
     }
 }
 
+/* Over whole vectors.  The end of an array comes here again, as a vector of its own: one copy of each function. */
 V_FN void unary_loop(uint32_t op, float *out, const float *in, size_t n, float a, float b)
 {
     kd_f32x16 va = v_set1(a), vb = v_set1(b);
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) v_store(out + i, unary_value(op, v_load(in + i), va, vb));
-    if (i < n) v_store_n(out + i, unary_value(op, v_load_n(in + i, n - i, 1.0f), va, vb), n - i);
+    for (size_t i = 0; i < n; i += 16) v_store(out + i, unary_value(op, v_load(in + i), va, vb));
 }
 
 V_FN void unary_backward_loop(uint32_t op, float *grad_in, const float *grad_out, const float *saved, size_t n,
@@ -108,22 +107,15 @@ V_FN void unary_backward_loop(uint32_t op, float *grad_in, const float *grad_out
 {
     kd_f32x16 va = v_set1(a), vb = v_set1(b), g, s = va;
     const int reads = kd__unary_saves(op) != KD_UNARY_SAVES_NONE;
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
+    for (size_t i = 0; i < n; i += 16) {
         if (reads) s = v_load(saved + i);
         g = unary_gradient(op, v_load(grad_out + i), s, va, vb);
         if (accumulate) g = v_add(v_load(grad_in + i), g);
         v_store(grad_in + i, g);
     }
-    if (i < n) {
-        if (reads) s = v_load_n(saved + i, n - i, 1.0f);
-        g = unary_gradient(op, v_load_n(grad_out + i, n - i, 0.0f), s, va, vb);
-        if (accumulate) g = v_add(v_load_n(grad_in + i, n - i, 0.0f), g);
-        v_store_n(grad_in + i, g, n - i);
-    }
 }
 
-void KD_K(unary_f32)(uint32_t op, float *out, const float *in, size_t n, float a, float b)
+V_CALL void unary_whole(uint32_t op, float *out, const float *in, size_t n, float a, float b)
 {
     switch (op) {
 #define UNARY_CASE(name, saved) \
@@ -134,8 +126,8 @@ void KD_K(unary_f32)(uint32_t op, float *out, const float *in, size_t n, float a
     }
 }
 
-void KD_K(unary_backward_f32)(uint32_t op, float *grad_in, const float *grad_out, const float *saved, size_t n,
-                              float a, float b, int accumulate)
+V_CALL void unary_backward_whole(uint32_t op, float *grad_in, const float *grad_out, const float *saved, size_t n, float a, float b,
+                                 int accumulate)
 {
     switch (op) {
 #define UNARY_CASE(name, save)                                                                          \
@@ -146,4 +138,30 @@ void KD_K(unary_backward_f32)(uint32_t op, float *grad_in, const float *grad_out
 #undef UNARY_CASE
     default: break;
     }
+}
+
+void KD_K(unary_f32)(uint32_t op, float *out, const float *in, size_t n, float a, float b)
+{
+    const size_t rest = n % 16, whole = n - rest;
+    float end[16];
+    if (whole) unary_whole(op, out, in, whole, a, b);
+    if (!rest) return;
+    v_store(end, v_load_n(in + whole, rest, 1.0f));
+    unary_whole(op, end, end, 16, a, b);
+    v_store_n(out + whole, v_load(end), rest);
+}
+
+void KD_K(unary_backward_f32)(uint32_t op, float *grad_in, const float *grad_out, const float *saved, size_t n,
+                              float a, float b, int accumulate)
+{
+    const size_t rest = n % 16, whole = n - rest;
+    const int reads = kd__unary_saves(op) != KD_UNARY_SAVES_NONE;
+    float end[16] = { 0 }, g[16], s[16] = { 0 };
+    if (whole) unary_backward_whole(op, grad_in, grad_out, saved, whole, a, b, accumulate);
+    if (!rest) return;
+    v_store(g, v_load_n(grad_out + whole, rest, 0.0f));
+    if (reads) v_store(s, v_load_n(saved + whole, rest, 1.0f));
+    if (accumulate) v_store(end, v_load_n(grad_in + whole, rest, 0.0f));
+    unary_backward_whole(op, end, g, s, 16, a, b, accumulate);
+    v_store_n(grad_in + whole, v_load(end), rest);
 }

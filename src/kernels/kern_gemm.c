@@ -32,7 +32,7 @@
 #define EACH_ROWS_1(X, ...) \
     X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__) X(5, __VA_ARGS__) X(6, __VA_ARGS__)
 #endif
-enum { BY_ROW, BY_COLUMN, HALF = 8, SHARED_K = 3 };
+enum { ANY, BY_COLUMN, HALF = 8, SHARED_K = 3 };   /* how A lies; by columns: with constant distances */
 /* The compiler may not know how this pointer was made. */
 #define OPAQUE(pointer) __asm__("" : "+r"(pointer))
 
@@ -85,15 +85,34 @@ V_FN void put(const kd__gemm_block *g, kd_f32x16 acc[ROWS][VECS], size_t i, size
 #undef PART
 }
 
+/* What follows in A: the rows of the next tile, if they lie close together line after line, which memory answers twice as fast as a
+ * line of each.  Columns come by themselves where a tile is wide. */
+typedef struct ahead {
+    size_t    lines, line;     /* lines asked for with sixteen steps along k, `line` floats apart */
+    ptrdiff_t first, step;     /* from the first k's place in A to the first of them; and on for the next sixteen */
+} ahead;
+
+static const ahead *look_ahead(const kd__gemm_block *g, size_t rows, ahead *it)
+{
+    const int by_row = g->a_row != 1 || g->a_k == 1, dense = by_row && g->a_row < g->length + 16;
+    if (!(g->prefetch & KD__GEMM_FETCH_A) || !(by_row || VECS == 1)) return NULL;
+    it->lines = by_row ? rows : 16;
+    it->line = dense ? 16 : by_row ? g->a_row : g->a_k;
+    it->first = (ptrdiff_t)(by_row ? rows * g->a_row : g->length * g->a_k);
+    it->step = (ptrdiff_t)(by_row && !dense ? 16 : it->lines * it->line);
+    return it;
+}
+
 /* The tile at row i and column j; b is its first column of B.  rows, vecs, order and partial are constants;
- * partial: the last vector of B may have less than sixteen columns in memory. */
-V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, const size_t rows, const size_t vecs,
-               const int order, const int partial)
+ * partial: the last vector of B may have less than sixteen columns in memory.  after: what to fetch, or NULL. */
+V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, const ahead *after, const size_t rows,
+               const size_t vecs, const int order, const int partial)
 {
     kd_f32x16 acc[ROWS][VECS];
-    const size_t a_row = order == BY_ROW ? g->a_row : 1, a_k = g->a_k, b_k = g->b_k;
+    const size_t a_row = order == BY_COLUMN ? 1 : g->a_row, a_k = g->a_k, b_k = g->b_k;
     const size_t width = last_width(g, j, vecs);
     const float *a = g->a + i * a_row;
+    if (order == BY_COLUMN) after = NULL;
 
     V_UNROLL(16)
     for (size_t r = 0; r < rows; r++)
@@ -104,23 +123,20 @@ V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, cons
         for (size_t p = 0; p < g->inner; p++) {
             const float *ak = a + (ptrdiff_t)o * g->a_outer + (ptrdiff_t)p * g->a_inner;
             const float *restrict bk = b + (ptrdiff_t)o * g->b_outer + (ptrdiff_t)p * g->b_inner;
-            /* What follows in A: the rows of the next tile, if they lie close together line after line, which memory answers twice
-             * as fast as a line of each.  Columns come by themselves where a tile is wide. */
-            const int fetch = (g->prefetch & KD__GEMM_FETCH_A) && (order == BY_ROW || VECS == 1);
-            const int dense = order == BY_ROW && g->a_row < g->length + 16;
-            const size_t lines = order == BY_ROW ? rows : 16, next_line = dense ? 16 : order == BY_ROW ? a_row : a_k;
-            const size_t next_piece = order == BY_ROW && !dense ? 16 : lines * next_line, piece = fetch ? 16 : g->length;
-            const float *next = ak + (order == BY_ROW ? rows * a_row : g->length * a_k);
-            for (size_t k = 0; k < g->length; k += piece) {
-                const size_t steps = g->length - k < piece ? g->length - k : piece;
-                if (fetch) {
-                    for (size_t line = 0; line < lines; line++) v_prefetch(next + line * next_line);
-                    next += next_piece;
+            const float *next = after ? ak + after->first : NULL;
+            for (size_t to_do = g->length; to_do;) {
+                size_t steps = to_do;
+                if (after) {
+                    if (steps > 16) steps = 16;
+                    for (size_t line = 0; line < after->lines; line++) v_prefetch(next + line * after->line);
+                    next += after->step;
                 }
+                to_do -= steps;
                 /* Seven distances from two places, not fifteen from one: more do not fit the registers. */
                 const float *restrict low = ak, *restrict high = ak + (rows > HALF ? HALF * a_row : 0);
                 OPAQUE(high);
-                for (size_t left = steps; left; left--) {
+                ak += steps * a_k;
+                do {
                     kd_f32x16 x[VECS];
                     V_UNROLL(2)
                     for (size_t v = 0; v < vecs; v++)
@@ -134,8 +150,7 @@ V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, cons
                     low += a_k;
                     high += a_k;
                     bk += b_k;
-                }
-                ak += steps * a_k;
+                } while (--steps);
             }
         }
     }
@@ -236,12 +251,12 @@ void KD_K(epilogue_f32)(const kd__epilogue *after, float *c, size_t c_row, size_
     }
 }
 
-typedef void (*tile_fn)(const kd__gemm_block *g, const float *b, size_t i, size_t j);
-#define TILE(rows, vecs, order, partial)                                                                     \
-    static void tile_##rows##_##vecs##_##order##_##partial(const kd__gemm_block *g, const float *b, size_t i, \
-                                                           size_t j)                                          \
-    {                                                                                                        \
-        tile(g, b, i, j, rows, vecs, order, partial);                                                        \
+typedef void (*tile_fn)(const kd__gemm_block *g, const float *b, size_t i, size_t j, const ahead *after);
+#define TILE(rows, vecs, order, partial)                                                                           \
+    static void tile_##rows##_##vecs##_##order##_##partial(const kd__gemm_block *g, const float *b, size_t i,      \
+                                                           size_t j, const ahead *after)                           \
+    {                                                                                                              \
+        tile(g, b, i, j, after, rows, vecs, order, partial);                                                       \
     }
 #define ENTRY(rows, vecs, order, partial) [rows] = tile_##rows##_##vecs##_##order##_##partial,
 #define TABLE(vecs, order, partial) tiles_##vecs##_##order##_##partial
@@ -250,20 +265,20 @@ typedef void (*tile_fn)(const kd__gemm_block *g, const float *b, size_t i, size_
     static const tile_fn TABLE(vecs, order, partial)[ROWS + 1] = {   \
         EACH_ROWS_##vecs(ENTRY, vecs, order, partial)                \
     };
-TILES(1, BY_ROW, 1)
-TILES(1, BY_COLUMN, 1)
-#if VECS == 2
-TILES(2, BY_ROW, 1)
+TILES(1, ANY, 1)
+#if MASKS
+TILES(2, ANY, 1)
+TILES(1, BY_COLUMN, 1)   /* of short sums, a third of the time goes into distances; where two ymm are one vector, they cost nothing */
 TILES(2, BY_COLUMN, 1)
-#endif
-#if !MASKS
-TILES(1, BY_ROW, 0)
-TILES(1, BY_COLUMN, 0)
+#else
+TILES(1, ANY, 0)
 #endif
 
 #define TILE_SHARED(rows, partial)                                                                                 \
-    static void shared_##rows##_##partial(const kd__gemm_block *g, const float *b, size_t i, size_t j)             \
+    static void shared_##rows##_##partial(const kd__gemm_block *g, const float *b, size_t i, size_t j,             \
+                                          const ahead *after)                                                      \
     {                                                                                                              \
+        (void)after;                                                                                               \
         tile_shared(g, b, i, j, rows, partial);                                                                    \
     }
 #define ENTRY_SHARED(rows, partial) [rows] = shared_##rows##_##partial,
@@ -279,7 +294,6 @@ TILES_SHARED(0)
 /* The tiles for `left` columns: how many of these one takes, how many rows at most. */
 static const tile_fn *choose(const kd__gemm_block *g, size_t left, size_t *columns, size_t *rows)
 {
-    const int order = g->a_row == 1 && g->a_k != 1 ? BY_COLUMN : BY_ROW;
     *columns = 16;
     *rows = ROWS;
     if (g->length == SHARED_K && g->a_k == g->a_row) {
@@ -288,17 +302,17 @@ static const tile_fn *choose(const kd__gemm_block *g, size_t left, size_t *colum
 #endif
         return TABLE_SHARED(1);
     }
-#if VECS == 2
+#if MASKS
+    const int by_column = g->a_row == 1;
     if (left > 16) {
         *columns = 32;
         *rows = ROWS_2;
-        return order == BY_ROW ? TABLE(2, BY_ROW, 1) : TABLE(2, BY_COLUMN, 1);
+        return by_column ? TABLE(2, BY_COLUMN, 1) : TABLE(2, ANY, 1);
     }
+    return by_column ? TABLE(1, BY_COLUMN, 1) : TABLE(1, ANY, 1);
+#else
+    return left >= 16 || g->b_panel ? TABLE(1, ANY, 0) : TABLE(1, ANY, 1);
 #endif
-#if !MASKS
-    if (left >= 16 || g->b_panel) return order == BY_ROW ? TABLE(1, BY_ROW, 0) : TABLE(1, BY_COLUMN, 0);
-#endif
-    return order == BY_ROW ? TABLE(1, BY_ROW, 1) : TABLE(1, BY_COLUMN, 1);
 }
 
 void KD_K(gemm_block_f32)(const kd__gemm_block *g)
@@ -314,7 +328,8 @@ void KD_K(gemm_block_f32)(const kd__gemm_block *g)
         for (size_t t = 0, i = 0; t < count; t++) {
             size_t rows = height + (t < higher);
             prefetch_tile(g, b, i, j, rows, columns, t, count);
-            tiles[rows](g, b, i, j);
+            ahead it;
+            tiles[rows](g, b, i, j, look_ahead(g, rows, &it));
             if (finish) {
                 const kd__epilogue after = kd__epilogue_at(&g->after, i, j);
                 KD_K(epilogue_f32)(&after, g->c + i * g->c_row + j, g->c_row, rows, g->n - j < columns ? g->n - j : columns);

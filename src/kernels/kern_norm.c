@@ -9,27 +9,20 @@
 #include "kernels/kernels.h"
 #include <math.h>
 
-/* n columns: 16, or fewer at the end of a row (a literal 16 costs nothing). */
-V_FN kd_f32x16 get(const float *p, size_t n) { return n == 16 ? v_load(p) : v_load_n(p, n, 0.0f); }
-V_FN void put(float *p, kd_f32x16 a, size_t n)
-{
-    if (n == 16) v_store(p, a);
-    else v_store_n(p, a, n);
-}
 /* step(j, 16) for each full vector of a row of c, step(j, rest) for the end. */
 #define FOR_ROW(step)                                     \
     do {                                                  \
         size_t j = 0;                                     \
-        for (; j + 16 <= c; j += 16) step(j, 16);         \
-        if (j < c) step(j, c - j);                        \
+        V_FAST(for (; j + 16 <= c; j += 16) step(j, 16);) \
+        V_END(j, c) step(j, V_LEFT(j, c));   \
     } while (0)
 
 /* ---- columns ------------------------------------------------------------------------------------- */
 
 /* `width` vectors side by side, the last with n columns. */
 #define EACH V_UNROLL(2) for (int v = 0; v < width; v++)
-#define LOAD(p) get((p) + 16 * v, v == width - 1 ? n : 16)
-#define STORE(p, a) put((p) + 16 * v, (a), v == width - 1 ? n : 16)
+#define LOAD(p) load_part((p) + 16 * v, v == width - 1 ? n : 16)
+#define STORE(p, a) store_part((p) + 16 * v, (a), v == width - 1 ? n : 16)
 
 V_FN void stats_block(size_t rows, size_t c, const float *x, float *shift, float *s1, float *s2, int width, size_t n)
 {
@@ -69,8 +62,8 @@ void KD_K(norm_columns_stats_f32)(size_t rows, size_t c, const float *x, float *
 {
     size_t j = 0;
     for (; j + 32 <= c; j += 32) stats_block(rows, c, x + j, shift + j, s1 + j, s2 + j, 2, 16);
-    for (; j + 16 <= c; j += 16) stats_block(rows, c, x + j, shift + j, s1 + j, s2 + j, 1, 16);
-    if (j < c) stats_block(rows, c, x + j, shift + j, s1 + j, s2 + j, 1, c - j);
+    V_FAST(for (; j + 16 <= c; j += 16) stats_block(rows, c, x + j, shift + j, s1 + j, s2 + j, 1, 16);)
+    V_END(j, c) stats_block(rows, c, x + j, shift + j, s1 + j, s2 + j, 1, V_LEFT(j, c));
 }
 
 /* What comes through a ReLU behind the norm: nothing does where y, as it was computed, is not above 0. */
@@ -128,8 +121,8 @@ V_FN void dots_columns(size_t rows, size_t c, const float *dy, const float *x, c
 {
     size_t j = 0;
     for (; j + 32 <= c; j += 32) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 2, 16);
-    for (; j + 16 <= c; j += 16) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 1, 16);
-    if (j < c) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 1, c - j);
+    V_FAST(for (; j + 16 <= c; j += 16) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 1, 16);)
+    V_END(j, c) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 1, V_LEFT(j, c));
 }
 
 void KD_K(norm_columns_dots_f32)(size_t rows, size_t c, const float *dy, const float *x, const float *mean, float *s_dy,
@@ -149,12 +142,12 @@ void KD_K(norm_columns_apply_f32)(size_t rows, size_t c, const float *x, const f
     const kd_f32x16 zero = v_zero();
 #define STEP(j, n, from)                                                                                         \
     do {                                                                                                         \
-        kd_f32x16 a = v_fma(from, get(scale + j, n), get(shift + j, n));                                         \
-        if (residual) a = v_add(a, get(residual + j, n));                                                        \
-        put(y + j, relu ? v_max(zero, a) : a, n);                                                                \
+        kd_f32x16 a = v_fma(from, load_part(scale + j, n), load_part(shift + j, n));                                         \
+        if (residual) a = v_add(a, load_part(residual + j, n));                                                        \
+        store_part(y + j, relu ? v_max(zero, a) : a, n);                                                                \
     } while (0)
-#define FROM_MEAN(j, n) STEP(j, n, v_sub(get(x + j, n), get(mean + j, n)))
-#define FROM_ZERO(j, n) STEP(j, n, get(x + j, n))
+#define FROM_MEAN(j, n) STEP(j, n, v_sub(load_part(x + j, n), load_part(mean + j, n)))
+#define FROM_ZERO(j, n) STEP(j, n, load_part(x + j, n))
     for (size_t r = 0; r < rows; r++, x += c, y += c) {
         if (mean) FOR_ROW(FROM_MEAN);
         else FOR_ROW(FROM_ZERO);
@@ -169,17 +162,17 @@ void KD_K(norm_columns_backward_f32)(size_t rows, size_t c, const float *dy, con
                                  const float *scale, const float *k, const float *m, const float *shift, float *dx,
                                  int accumulate)
 {
-#define ADD(j, n, g) put(dx + j, accumulate ? v_add(get(dx + j, n), g) : g, n)
+#define ADD(j, n, g) store_part(dx + j, accumulate ? v_add(load_part(dx + j, n), g) : g, n)
 #define WITH_X(j, n)                                                                                             \
     do {                                                                                                        \
-        kd_f32x16 d = v_sub(get(x + j, n), get(mean + j, n)), w = get(scale + j, n), g = get(dy + j, n);        \
-        if (shift) g = v_select(v_le(v_fma(d, w, get(shift + j, n)), v_zero()), v_zero(), g);                   \
-        g = v_fms(w, g, v_fma(d, get(k + j, n), get(m + j, n)));                                                \
+        kd_f32x16 d = v_sub(load_part(x + j, n), load_part(mean + j, n)), w = load_part(scale + j, n), g = load_part(dy + j, n);        \
+        if (shift) g = v_select(v_le(v_fma(d, w, load_part(shift + j, n)), v_zero()), v_zero(), g);                   \
+        g = v_fms(w, g, v_fma(d, load_part(k + j, n), load_part(m + j, n)));                                                \
         ADD(j, n, g);                                                                                           \
     } while (0)
 #define WITHOUT(j, n)                                                                                           \
     do {                                                                                                        \
-        kd_f32x16 g = v_mul(get(scale + j, n), get(dy + j, n));                                                 \
+        kd_f32x16 g = v_mul(load_part(scale + j, n), load_part(dy + j, n));                                                 \
         ADD(j, n, g);                                                                                           \
     } while (0)
     for (size_t r = 0; r < rows; r++, dy += c, dx += c) {
@@ -261,8 +254,8 @@ void KD_K(layer_norm_rows_f32)(size_t rows, size_t c, const float *x, const floa
         rstd_out[r] = (float)(1.0 / sqrt(var + (double)eps));
         kd_f32x16 m = v_set1(mean_out[r]), s = v_set1(rstd_out[r]);
 #define STEP(j, n)                                                                              \
-        put(y + j, v_fma(v_mul(v_sub(get(x + j, n), m), s), weight ? get(weight + j, n) : one,  \
-                         bias ? get(bias + j, n) : zero), n)
+        store_part(y + j, v_fma(v_mul(v_sub(load_part(x + j, n), m), s), weight ? load_part(weight + j, n) : one,  \
+                         bias ? load_part(bias + j, n) : zero), n)
         FOR_ROW(STEP);
 #undef STEP
     }
@@ -272,10 +265,10 @@ void KD_K(layer_norm_rows_f32)(size_t rows, size_t c, const float *x, const floa
 V_FN void layer_step(const float *dy, const float *x, const float *weight, size_t n, kd_f32x16 m, kd_f32x16 s,
                      float *dweight, float *dbias, kd_f32x16 *sum, kd_f32x16 *dot)
 {
-    kd_f32x16 g = get(dy, n), hat = v_mul(v_sub(get(x, n), m), s);
-    if (dweight) put(dweight, v_fma(g, hat, get(dweight, n)), n);
-    if (dbias) put(dbias, v_add(get(dbias, n), g), n);
-    if (weight) g = v_mul(g, get(weight, n));
+    kd_f32x16 g = load_part(dy, n), hat = v_mul(v_sub(load_part(x, n), m), s);
+    if (dweight) store_part(dweight, v_fma(g, hat, load_part(dweight, n)), n);
+    if (dbias) store_part(dbias, v_add(load_part(dbias, n), g), n);
+    if (weight) g = v_mul(g, load_part(weight, n));
     *sum = v_add(*sum, g);
     *dot = v_fma(g, hat, *dot);
 }
@@ -317,10 +310,10 @@ void KD_K(layer_norm_backward_rows_f32)(size_t rows, size_t c, const float *dy, 
         kd_f32x16 mean_g = v_set1((float)(s_g / (double)c)), mean_ghat = v_set1((float)(s_ghat / (double)c));
 #define STEP(j, n)                                                                                \
         do {                                                                                      \
-            kd_f32x16 g = get(dy + j, n), hat = v_mul(v_sub(get(x + j, n), m), s);                \
-            if (weight) g = v_mul(g, get(weight + j, n));                                         \
+            kd_f32x16 g = load_part(dy + j, n), hat = v_mul(v_sub(load_part(x + j, n), m), s);                \
+            if (weight) g = v_mul(g, load_part(weight + j, n));                                         \
             g = v_mul(s, v_fnma(hat, mean_ghat, v_sub(g, mean_g)));                               \
-            put(dx + j, accumulate ? v_add(get(dx + j, n), g) : g, n);                            \
+            store_part(dx + j, accumulate ? v_add(load_part(dx + j, n), g) : g, n);                            \
         } while (0)
         FOR_ROW(STEP);
 #undef STEP
@@ -332,7 +325,7 @@ void KD_K(layer_norm_backward_rows_f32)(size_t rows, size_t c, const float *dy, 
 V_FN double row_dot(const float *a, const float *b, size_t c)
 {
     kd_f64x16 s = vd_set1(0.0);
-#define STEP(j, n) s = vd_mac_f32(s, get(a + j, n), get(b + j, n))
+#define STEP(j, n) s = vd_mac_f32(s, load_part(a + j, n), load_part(b + j, n))
     FOR_ROW(STEP);
 #undef STEP
     return vd_sum(s);
@@ -343,7 +336,7 @@ void KD_K(l2_normalize_rows_f32)(size_t rows, size_t c, const float *x, float ep
     for (size_t r = 0; r < rows; r++, x += c, y += c) {
         norm[r] = (float)sqrt(row_dot(x, x, c));
         kd_f32x16 d = v_set1(norm[r] < eps ? eps : norm[r]);   /* a NaN stays one */
-#define STEP(j, n) put(y + j, v_div(get(x + j, n), d), n)
+#define STEP(j, n) store_part(y + j, v_div(load_part(x + j, n), d), n)
         FOR_ROW(STEP);
 #undef STEP
     }
@@ -357,8 +350,8 @@ void KD_K(l2_normalize_backward_rows_f32)(size_t rows, size_t c, const float *dy
         kd_f32x16 d = v_set1(below ? eps : norm[r]), dot = v_set1(below ? 0.0f : (float)row_dot(dy, y, c));
 #define STEP(j, n)                                                                    \
         do {                                                                          \
-            kd_f32x16 g = v_div(v_fnma(get(y + j, n), dot, get(dy + j, n)), d);       \
-            put(dx + j, accumulate ? v_add(get(dx + j, n), g) : g, n);                \
+            kd_f32x16 g = v_div(v_fnma(load_part(y + j, n), dot, load_part(dy + j, n)), d);       \
+            store_part(dx + j, accumulate ? v_add(load_part(dx + j, n), g) : g, n);                \
         } while (0)
         FOR_ROW(STEP);
 #undef STEP
@@ -387,8 +380,8 @@ void KD_K(cosine_backward_rows_f32)(size_t rows, size_t c, const float *dy, cons
         kd_f32x16 of_b = v_set1(below ? 1.0f : (float)(1.0 / bb)), of_a = v_set1(below ? 0.0f : (float)((double)y[r] / aa));
 #define STEP(j, n)                                                                                    \
         do {                                                                                          \
-            kd_f32x16 g = v_mul(front, v_fnma(of_a, get(a + j, n), v_mul(of_b, get(b + j, n))));      \
-            put(da + j, accumulate ? v_add(get(da + j, n), g) : g, n);                                \
+            kd_f32x16 g = v_mul(front, v_fnma(of_a, load_part(a + j, n), v_mul(of_b, load_part(b + j, n))));      \
+            store_part(da + j, accumulate ? v_add(load_part(da + j, n), g) : g, n);                                \
         } while (0)
         FOR_ROW(STEP);
 #undef STEP

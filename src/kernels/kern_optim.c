@@ -4,14 +4,6 @@
 #include "kernels/kernels.h"
 #include "simd/simd.h"
 
-/* n numbers at p: 16, or fewer at the end (a literal 16 costs nothing). */
-V_FN kd_f32x16 get(const float *p, size_t n) { return n == 16 ? v_load(p) : v_load_n(p, n, 0.0f); }
-V_FN void put(float *p, kd_f32x16 a, size_t n)
-{
-    if (n == 16) v_store(p, a);
-    else v_store_n(p, a, n);
-}
-
 /* ---- SGD ------------------------------------------------------------------------------------------- */
 
 typedef struct sgd_lanes {
@@ -21,15 +13,15 @@ typedef struct sgd_lanes {
 /* `velocity` and the flags are constants wherever this is called. */
 V_FN void sgd_16(float *w, float *g, float *v, size_t n, const sgd_lanes *s, int velocity, uint32_t flags)
 {
-    kd_f32x16 weight = get(w, n);
-    kd_f32x16 step = v_fma(s->decay, weight, v_mul(get(g, n), s->grad_scale));
+    kd_f32x16 weight = load_part(w, n);
+    kd_f32x16 step = v_fma(s->decay, weight, v_mul(load_part(g, n), s->grad_scale));
     if (velocity) {
-        kd_f32x16 speed = flags & KD_SGD_FIRST ? step : v_fma(step, s->share, v_mul(get(v, n), s->momentum));
-        put(v, speed, n);
+        kd_f32x16 speed = flags & KD_SGD_FIRST ? step : v_fma(step, s->share, v_mul(load_part(v, n), s->momentum));
+        store_part(v, speed, n);
         step = flags & KD_SGD_NESTEROV ? v_fma(speed, s->momentum, step) : speed;
     }
-    put(w, v_fma(s->minus_lr, step, weight), n);
-    put(g, v_zero(), n);
+    store_part(w, v_fma(s->minus_lr, step, weight), n);
+    store_part(g, v_zero(), n);
 }
 
 V_FN void sgd_loop(float *w, float *g, float *v, size_t n, const kd__sgd_step *step, int velocity, uint32_t flags)
@@ -37,8 +29,8 @@ V_FN void sgd_loop(float *w, float *g, float *v, size_t n, const kd__sgd_step *s
     const sgd_lanes s = { v_set1(step->grad_scale), v_set1(step->weight_decay), v_set1(step->momentum),
                           v_set1(step->grad_share), v_set1(-step->lr) };
     size_t i = 0;
-    for (; i + 16 <= n; i += 16) sgd_16(w + i, g + i, velocity ? v + i : v, 16, &s, velocity, flags);
-    if (i < n) sgd_16(w + i, g + i, velocity ? v + i : v, n - i, &s, velocity, flags);
+    V_FAST(for (; i + 16 <= n; i += 16) sgd_16(w + i, g + i, velocity ? v + i : v, 16, &s, velocity, flags);)
+    V_END(i, n) sgd_16(w + i, g + i, velocity ? v + i : v, V_LEFT(i, n), &s, velocity, flags);
 }
 
 void KD_K(sgd_step_f32)(float *w, float *g, float *v, size_t n, const kd__sgd_step *step)
@@ -60,16 +52,16 @@ typedef struct adam_lanes {
 
 V_FN void adam_16(float *w, float *g, float *m, float *v, size_t n, const adam_lanes *s)
 {
-    kd_f32x16 weight = get(w, n), first = get(m, n);
-    kd_f32x16 grad = v_fma(s->decay, weight, v_mul(get(g, n), s->grad_scale));
+    kd_f32x16 weight = load_part(w, n), first = load_part(m, n);
+    kd_f32x16 grad = v_fma(s->decay, weight, v_mul(load_part(g, n), s->grad_scale));
     first = v_fma(s->share1, v_sub(grad, first), first);
-    kd_f32x16 second = v_fma(v_mul(s->share2, grad), grad, v_mul(get(v, n), s->beta2));
+    kd_f32x16 second = v_fma(v_mul(s->share2, grad), grad, v_mul(load_part(v, n), s->beta2));
     kd_f32x16 below = v_add(v_div(v_sqrt(second), s->root_correction), s->eps);
     weight = v_add(v_mul(weight, s->keep), v_div(v_mul(s->minus_step, first), below));
-    put(m, first, n);
-    put(v, second, n);
-    put(w, weight, n);
-    put(g, v_zero(), n);
+    store_part(m, first, n);
+    store_part(v, second, n);
+    store_part(w, weight, n);
+    store_part(g, v_zero(), n);
 }
 
 void KD_K(adam_step_f32)(float *w, float *g, float *m, float *v, size_t n, const kd__adam_step *step)
@@ -78,8 +70,8 @@ void KD_K(adam_step_f32)(float *w, float *g, float *m, float *v, size_t n, const
                            v_set1(step->grad_share1), v_set1(step->beta2), v_set1(step->grad_share2),
                            v_set1(-step->step_size), v_set1(step->root_correction), v_set1(step->eps) };
     size_t i = 0;
-    for (; i + 16 <= n; i += 16) adam_16(w + i, g + i, m + i, v + i, 16, &s);
-    if (i < n) adam_16(w + i, g + i, m + i, v + i, n - i, &s);
+    V_FAST(for (; i + 16 <= n; i += 16) adam_16(w + i, g + i, m + i, v + i, 16, &s);)
+    V_END(i, n) adam_16(w + i, g + i, m + i, v + i, V_LEFT(i, n), &s);
 }
 
 /* ---- averages ------------------------------------------------------------------------------------------ */
@@ -88,8 +80,8 @@ void KD_K(approach_f32)(float *average, const float *x, size_t n, float share)
 {
     kd_f32x16 s = v_set1(share);
     for (size_t i = 0; i < n; i += 16) {
-        size_t k = n - i < 16 ? n - i : 16;
-        kd_f32x16 a = get(average + i, k);
-        put(average + i, v_fma(s, v_sub(get(x + i, k), a), a), k);
+        const size_t k = part_of(n - i);
+        kd_f32x16 a = load_part(average + i, k);
+        store_part(average + i, v_fma(s, v_sub(load_part(x + i, k), a), a), k);
     }
 }

@@ -280,8 +280,8 @@ void KD_K(winograd_dy_f32)(const kd__winograd_args *p)
         const float *const y[2][2] = { { first, right ? first + p->co : p->zeros },
                                        { down ? below : p->zeros, down && right ? below + p->co : p->zeros } };
         size_t i = 0;
-        for (; i + 16 <= p->co; i += 16) dy_tile(p, y, i, 16, v);
-        if (i < p->co) dy_tile(p, y, i, p->co - i, v);
+        V_FAST(for (; i + 16 <= p->co; i += 16) dy_tile(p, y, i, 16, v);)
+        V_END(i, p->co) dy_tile(p, y, i, V_LEFT(i, p->co), v);
     }
 }
 

@@ -304,7 +304,7 @@ const char *kd__layer_type_name(const kd_layer *layer)
 
 void kd__release_unless(kd_tape *tape, kd_tensor *x, const kd_tensor *stays, const kd_tensor *stays_too)
 {
-    if (tape->mode == KD_TAPE_INFER && kd__tape_ok(tape) && x != stays && x != stays_too && x->tape == tape)
+    if (kd__tape_ok(tape) && x != stays && x != stays_too && x->tape == tape)
         kd__tape_release(tape, x);
 }
 

@@ -39,5 +39,8 @@ kd_layer *kd_layer_block(kd_layer *parent, const char *name, const kd_block_desc
 kd_tensor *kd__layer_run_block(kd_layer *self, kd_tape *tape, kd_tensor *x)
 {
     const kd_block_desc *desc = &self->u.block->desc;
-    return desc->forward(self, tape, x, desc->user);
+    const size_t mark = kd__tape_block_mark(tape);
+    kd_tensor *y = desc->forward(self, tape, x, desc->user);
+    kd__tape_keep_seen(tape, mark, x, y);
+    return y;
 }

@@ -139,7 +139,7 @@ static inline kd__packed *kd__layer_packed(kd_layer *layer, const kd_tape *tape)
 }
 /* May `layer` run on x?  False: the tape is poisoned. */
 bool kd__layer_may_run(const kd_layer *layer, kd_tape *tape, const kd_tensor *x);
-/* Children one after the other, without the shortcut.  On an INFER tape each result goes back once the next is there. */
+/* Children one after the other, without the shortcut.  Each result goes back once the next is there. */
 kd_tensor *kd__forward_children(kd_layer *self, kd_tape *tape, kd_tensor *x, kd__join *join);
 
 /* ---- layer_chain.c: neighbours that run as one op --------------------------------------------------------------- */
@@ -147,7 +147,7 @@ kd_tensor *kd__forward_children(kd_layer *self, kd_tape *tape, kd_tensor *x, kd_
  * and, behind the last child of a residual, its sum and ReLU.  Returns the last of them and their result in *y; NULL when
  * `first` must run alone. */
 kd_layer *kd__chain_forward(kd_layer *first, kd_tape *tape, kd_tensor *x, kd__join *join, kd_tensor **y);
-/* Give x back on an INFER tape unless it is one of the two that stay. */
+/* Give x back unless it is one of the two that stay. */
 void kd__release_unless(kd_tape *tape, kd_tensor *x, const kd_tensor *stays, const kd_tensor *stays_too);
 /* Keep y until reset under `key` (the address of a tap flag), if that flag is set. */
 void kd__tap_store(kd_tape *tape, const bool *flag, kd_tensor *y);

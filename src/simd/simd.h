@@ -30,8 +30,26 @@
 #else
 #define V_FN static inline __attribute__((always_inline))
 #endif
+/* a function of a kernel that is called, not inlined */
+#define V_CALL static __attribute__((noinline))
+/* V_FAST(a loop over whole vectors) V_END(i, n) a step of n - i: the step alone, where speed does not count.
+ * V_PART(n): load and store by n; where a mask asks for no other instructions, always but for a literal 16. */
+#ifdef KD_ISA_scalar
+#define V_FAST(...)
+#define V_END(i, n)   for (; (i) < (n); (i) += 16)
+#define V_LEFT(i, n)  part_of((n) - (i))
+#else
+#define V_FAST(...)   __VA_ARGS__
+#define V_END(i, n)   if ((i) < (n))
+#define V_LEFT(i, n)  ((n) - (i))
+#endif
+#if defined KD_ISA_scalar || defined KD_ISA_avx512
+#define V_PART(n) !(__builtin_constant_p(n) && (n) == 16)
+#else
+#define V_PART(n) ((n) != 16)
+#endif
 /* before a loop over registers, of n rounds or less; in plain C there are none */
-#if defined __clang__ && defined KD_ISA_scalar
+#if defined KD_ISA_scalar
 #define V_UNROLL(n)
 #elif defined __clang__
 #define V_UNROLL(n) V_PRAGMA_(clang loop unroll(full))
@@ -58,6 +76,15 @@ V_FN kd_f32x16 v_zero(void) { return v_set1(0.0f); }
 V_FN kd_f32x16 v_load_u8(const uint8_t *p) { return vi_cvt_f32(vi_load_u8(p)); }
 V_FN kd_i32x16 vi_zero(void) { return vi_set1(0); }
 V_FN void v_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
+
+/* Sixteen or fewer, of `left`; a literal 16 costs nothing. */
+V_FN size_t part_of(size_t left) { return left < 16 ? left : 16; }
+V_FN kd_f32x16 load_part(const float *p, size_t n) { return V_PART(n) ? v_load_n(p, n, 0.0f) : v_load(p); }
+V_FN void store_part(float *p, kd_f32x16 a, size_t n)
+{
+    if (V_PART(n)) v_store_n(p, a, n);
+    else v_store(p, a);
+}
 
 /* x with the sign of s. */
 V_FN kd_f32x16 v_copysign(kd_f32x16 x, kd_f32x16 s)

@@ -40,10 +40,10 @@ V_FN kd_f32x16 v_load(const float *p) { return F2(_mm256_loadu_ps(p), _mm256_loa
 V_FN kd_f32x16 v_load_n(const float *p, size_t n, float fill)
 {
     __m256i lo = avx2_first_lo(n), hi = avx2_first_hi(n);
-    __m256 f = _mm256_set1_ps(fill);
-    __m256 a = _mm256_blendv_ps(f, _mm256_maskload_ps(p, lo), _mm256_castsi256_ps(lo)), b = f;
-    if (n > 8) b = _mm256_blendv_ps(f, _mm256_maskload_ps(p + 8, hi), _mm256_castsi256_ps(hi));
-    return F2(a, b);
+    __m256 a = _mm256_maskload_ps(p, lo), b = _mm256_setzero_ps(), f = _mm256_set1_ps(fill);
+    if (n > 8) b = _mm256_maskload_ps(p + 8, hi);
+    if (__builtin_constant_p(fill) && fill == 0.0f && !__builtin_signbit(fill)) return F2(a, b);   /* as the instruction leaves them */
+    return F2(_mm256_blendv_ps(f, a, _mm256_castsi256_ps(lo)), _mm256_blendv_ps(f, b, _mm256_castsi256_ps(hi)));
 }
 V_FN void v_store(float *p, kd_f32x16 a)
 {

@@ -56,7 +56,7 @@ kd_status kd__tensor_init(kd_tensor *x, const char *function, kd_dtype dtype, si
         return kd__fail(KD_ERR_OVERFLOW, "%s: shape %S of %s needs more bytes than can be counted", function, rank, shape,
                         dtypes[dtype].name);
     *x = (kd_tensor){ .magic = KD__TENSOR_MAGIC, .dtype = dtype, .rank = (uint8_t)rank, .count = count, .data = data,
-                      .block = KD__NO_BLOCK };
+                      .block = KD__NO_BLOCK, .grad_block = KD__NO_BLOCK };
     for (size_t i = 0; i < rank; i++) x->shape[i] = shape[i];
     /* Without elements the strides are never used, and the sizes' product may wrap. */
     if (count) kd__strides_contiguous(rank, shape, x->stride);

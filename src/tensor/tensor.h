@@ -34,7 +34,9 @@ struct kd_tensor {
     struct kd_tape *tape;         /* also set in a caller's view of a tape's tensor */
     uint64_t  generation;         /* equals the tape's while alive; 0: given back early */
     float    *grad;               /* contiguous; a parameter's lies in its model's block */
-    size_t    block;              /* index of its memory block (INFER: data; else: grad), or KD__NO_BLOCK */
+    size_t    block, grad_block;  /* indices of the memory blocks of data and grad, or KD__NO_BLOCK */
+    size_t    maker;              /* 1 + the node that can make the data again for backward; 0: none */
+    size_t    readers;            /* then: nodes to undo that read the data */
 };
 
 /* ---- shape.c, tensor.c -------------------------------------------------------------------------- */

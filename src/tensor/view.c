@@ -12,7 +12,8 @@ static kd_status view_begin(kd_tensor *view, kd_tensor **out, const kd_tensor *x
     view->owner = KD__OWNER_CALLER;
     view->requires_grad = view->retain_grad = view->is_parameter = false;
     view->grad = NULL;
-    view->block = KD__NO_BLOCK;
+    view->block = view->grad_block = KD__NO_BLOCK;
+    view->maker = view->readers = 0;
     return KD_OK;
 }
 

@@ -140,6 +140,29 @@ TEST(hardening)
     }
 }
 
+/* What docs/performance.md says of the library's size, for the library as `make` builds it; another compiler, other flags (KD_HARDEN ends
+ * in CFLAGS) or another CPU's instruction sets make another size. */
+TEST(shared_library_is_small)
+{
+    enum { LIMIT = 1000000 };   /* bytes, stripped */
+#if defined __x86_64__ && defined __linux__ && defined __GNUC__ && !defined __clang__ && !defined KD_BLIS
+    const char *flags = getenv("KD_HARDEN");
+    if (!plain_build()) return;
+    if (!kdtest_have("strip") || !flags || !strstr(flags, "-O2") || strstr(flags, "-march=")) {
+        kdtest_skip("no strip, or flags of somebody's own");
+        return;
+    }
+    int status;
+    char *bytes = kdtest_run(&status, "strip -o %s/stripped.so %s/libkd.so && wc -c < %s/stripped.so && rm %s/stripped.so", kdtest_obj(),
+                             kdtest_out(), kdtest_obj(), kdtest_obj());
+    const long size = strtol(bytes, NULL, 10);
+    CHECK_MSG(status == 0 && size > 0 && size < LIMIT, "libkd.so has %ld bytes, stripped: %d is the limit", size, (int)LIMIT);
+    free(bytes);
+#else
+    kdtest_skip("measured on x86-64 Linux, by gcc");
+#endif
+}
+
 /* ---- what is asked of the system --------------------------------------------------------------------------- */
 
 static const char *const refused[] = {

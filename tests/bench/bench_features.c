@@ -1,6 +1,7 @@
 /* bench_features.c - the methods between features as cases: value and gradient on plain pointers, their adapters trained.
  * SPDX-License-Identifier: MIT */
 #include "bench_cases.h"
+#include "distill/feature.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,8 +70,8 @@ static kd_tensor *drawn(bench *b, kd_rng *rng, size_t rows, const kd_feature_sha
     return t;
 }
 
-/* The adapters' parameters (from == NULL), or their gradients, in a row; of CRD the memories. */
-static kd_tensor *gathered(bench *b, int gradients, const char *buffer)
+/* The adapters' parameters or their gradients, in a row. */
+static kd_tensor *gathered(bench *b, int gradients)
 {
     kd_model *m = kd_loss_feature_adapters(b->feature);
     kd_param_info p = { .struct_size = sizeof p };
@@ -79,7 +80,7 @@ static kd_tensor *gathered(bench *b, int gradients, const char *buffer)
         size_t at = 0;
         for (size_t i = 0; i < kd_model_parameter_count(m); i++) {
             BENCH_NEED(kd_model_parameter_at(m, i, &p));
-            if (buffer ? !strstr(p.name, buffer) : (p.kind & KD_PARAM_BUFFER) != 0) continue;
+            if (p.kind & KD_PARAM_BUFFER) continue;
             const size_t n = kd_tensor_count(p.tensor);
             if (out) memcpy(kd_tensor_f32(out) + at, gradients ? p.grad : kd_tensor_f32(p.tensor), n * sizeof(float));
             at += n;
@@ -132,8 +133,12 @@ void bench_feature_open(bench *b, kd_rng *rng)
         for (size_t i = 0; i < kd_tensor_count(b->second); i++) kd_tensor_f32(b->second)[i] = (float)(i % 2);
     }
     BENCH_NEED(kd_loss_feature_create(&b->feature, b->ctx, &d));
-    b->adapters[0] = gathered(b, 0, NULL);
-    b->adapters[2] = gathered(b, 0, "memory_s"), b->adapters[3] = gathered(b, 0, "memory_t");
+    b->adapters[0] = gathered(b, 0);
+    const size_t half = b->feature->state_floats / 2;   /* the student's memory, the teacher's */
+    for (size_t i = 0; i < 2 && b->what->distill == KD_FEATURE_CRD; i++) {
+        BENCH_NEED(kd_tensor_create(&b->adapters[2 + i], b->ctx, KD_F32, 1, &half));
+        memcpy(kd_tensor_f32(b->adapters[2 + i]), b->feature->state + i * half, half * sizeof(float));
+    }
 }
 
 double bench_feature(bench *b)
@@ -163,7 +168,7 @@ double bench_feature(bench *b)
 double bench_feature_dump(bench *b)
 {
     const double value = bench_feature(b);
-    b->adapters[1] = gathered(b, 1, NULL);
+    b->adapters[1] = gathered(b, 1);
     return value;
 }
 

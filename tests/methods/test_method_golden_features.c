@@ -4,6 +4,7 @@
  *
  * tests/tools/methods_torch_features.py is the text, gen_methods_golden_features.py makes the lines and says what its keys are; tolerances:
  * golden_lines.h.  A method of methods.def without lines fails. */
+#include "distill/feature.h"
 #include "golden_lines.h"
 
 enum { STUDENT = 1, TEACHER = 101, LOGITS = 200, TEACHER_LOGITS, HEAD = 203, HEAD_BIAS, MASK, PARAMETERS, MEMORIES, INDICES = 209,
@@ -130,15 +131,10 @@ static void describe(const golden_line *l, const batch *b, kd_loss_feature_desc 
         d->teacher_bn_weight = (const float *const *)b->bn_weight, d->teacher_bn_bias = (const float *const *)b->bn_bias;
 }
 
-static int ends_with(const char *s, const char *end)
-{
-    const size_t n = strlen(s), e = strlen(end);
-    return n >= e && !strcmp(s + n - e, end);
-}
-
 /* All parameters from one stream, in their order; CRD's memories from another. */
-static size_t fill(const golden_line *l, kd_model *m)
+static size_t fill(const golden_line *l, kd_loss_feature *loss)
 {
+    kd_model *m = kd_loss_feature_adapters(loss);
     const uint64_t seed = golden_size(l, "seed", 0);
     size_t parameters = 0;
     for (size_t i = 0; m && i < kd_model_parameter_count(m); i++) {
@@ -149,12 +145,11 @@ static size_t fill(const golden_line *l, kd_model *m)
         if (!(p.kind & KD_PARAM_BUFFER)) {
             for (size_t k = 0; k < n; k++) v[k] = (float)(golden_uniform(seed, PARAMETERS, parameters + k) / 2);
             parameters += n;
-        } else if (ends_with(p.name, "memory_s") || ends_with(p.name, "memory_t")) {
-            const size_t from = ends_with(p.name, "memory_t") ? n : 0;
-            for (size_t k = 0; k < n; k++) v[k] = (float)golden_uniform(seed, MEMORIES, from + k);
         }
     }
     if (m) kd_model_touch(m);
+    for (size_t k = 0; golden_text(l, "indices") && k < loss->state_floats; k++)   /* the student's first */
+        loss->state[k] = (float)golden_uniform(seed, MEMORIES, k);
     return parameters;
 }
 
@@ -175,7 +170,7 @@ static void check_adapters(const golden_line *l, kd_model *m, size_t floats, siz
 static void run(const golden_line *l, kd_loss_feature *loss, batch *b)
 {
     kd_model *adapters = kd_loss_feature_adapters(loss);
-    const size_t floats = fill(l, adapters);
+    const size_t floats = fill(l, loss);
     double value = 0;
     if (!CHECK_MSG(floats == golden_size(l, "floats", 0), "line %zu, %s: the adapters have %zu numbers, want %zu", l->number, l->words[0],
                    floats, golden_size(l, "floats", 0)))

@@ -37,7 +37,7 @@ static void problem_free(problem *p)
     method_in *x = &p->x;
     for (size_t k = 0; k < METHOD_TAPS; k++)
         free(p->s[k]), free(p->t[k]), free(x->s[k].data), free(x->t[k].data), free(x->s_fixed[k].data), free(p->bn[k]);
-    for (size_t i = 0; i < x->params; i++) free(x->param[i].data);
+    for (size_t i = 0; i < x->params; i++) free(x->param[i].data), free(x->param[i].fixed);
     free(p->mask), free(x->mask), free(p->logits[0]), free(p->logits[1]), free(x->student_logits), free(x->teacher_logits);
     free(p->classifier), free(p->bias), free(x->labels), free(x->indices);
     kd_loss_feature_free(p->names);
@@ -49,6 +49,7 @@ static void fix(void *user)
     problem *p = user;
     for (size_t k = 0; k < p->x.taps; k++)
         memcpy(p->x.s_fixed[k].data, p->x.s[k].data, p->x.rows * p->x.s[k].each * sizeof(double));
+    for (size_t i = 0; i < p->x.params; i++) memcpy(p->x.param[i].fixed, p->x.param[i].data, p->x.param[i].count * sizeof(double));
 }
 
 static void widen(double *to, const float *from, size_t n)
@@ -121,13 +122,13 @@ static void take_adapters(problem *p)
         method_param *q = &x->param[x->params++];
         *q = (method_param){ .name = info.name, .rank = kd_tensor_rank(info.tensor), .count = kd_tensor_count(info.tensor) };
         for (size_t d = 0; d < q->rank && d < 4; d++) q->size[d] = kd_tensor_size(info.tensor, d);
-        q->data = malloc((q->count + 1) * sizeof(double));
+        q->data = malloc((q->count + 1) * sizeof(double)), q->fixed = malloc((q->count + 1) * sizeof(double));
         widen(q->data, kd_tensor_f32(info.tensor), q->count);
     }
     if (p->names->state_floats) {
         method_param *q = &x->param[x->params++];
         *q = (method_param){ .name = "state", .rank = 1, .size = { p->names->state_floats }, .count = p->names->state_floats };
-        q->data = malloc((q->count + 1) * sizeof(double));
+        q->data = malloc((q->count + 1) * sizeof(double)), q->fixed = malloc((q->count + 1) * sizeof(double));
         widen(q->data, p->names->state, q->count);
     }
 }
@@ -170,6 +171,7 @@ static void problem_make(problem *p, const method *m, const method_feature_optio
     x->classes = f->needs & (METHOD_LOGITS | METHOD_CLASSIFIER | METHOD_LABELS) ? kdtest_size(r, 2, 9) : 0;
     if (x->classes) p->desc.classes = x->classes;
     if (f->needs & METHOD_INDICES) p->desc.samples = rows + 40;
+    if (f->needs & METHOD_BATCH) p->desc.samples = rows ? rows : 1;
     x->labels = calloc(rows + 1, sizeof(int32_t)), x->indices = calloc(rows + 1, sizeof(int32_t));
     for (size_t i = 0; i < rows; i++) {
         x->labels[i] = x->classes ? (int32_t)kdtest_size(r, 0, x->classes - 1) : 0;
@@ -193,7 +195,8 @@ static void problem_make(problem *p, const method *m, const method_feature_optio
         p->desc.teacher_bn_weight = p->bn_weight, p->desc.teacher_bn_bias = p->bn_bias;
     }
     if (p->masked) {
-        p->tokens = x->s[0].rank == 3 ? x->s[0].size[1] : x->s[0].size[0];
+        const kd__feature_method *own = kd__feature_find(m->number, NULL);
+        p->tokens = own->mask_width ? own->mask_width(&p->desc) : x->s[0].rank == 3 ? x->s[0].size[1] : x->s[0].size[0];
         p->mask = malloc((rows * p->tokens + 1) * sizeof(float)), x->mask = calloc(rows * p->tokens + 1, sizeof(double));
         for (size_t i = 0; i < rows * p->tokens; i++) p->mask[i] = i % p->tokens == 0 || i % 5 != 3 ? 1 : 0;
     }
@@ -370,8 +373,8 @@ static void point(problem *p, const result *o, mc_point *at)
     at->what = p->what, at->value = reference, at->fix = fix, at->user = p;
     double v = reference(p);
     at->size = f->size ? f->size(x) : fabs(v) + 1e-12;
+    at->grad_size = f->grad_size ? f->grad_size(x) : at->size / (double)(x->rows ? x->rows : 1);
     mr_release();
-    at->grad_size = at->size / (double)(x->rows ? x->rows : 1);
     at->kinks = (f->but & METHOD_KINKS) != 0;
     at->seed = x->rows * 1000 + x->s[0].each;
     for (size_t k = 0; k < x->taps; k++) {

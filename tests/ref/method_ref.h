@@ -37,7 +37,7 @@ typedef struct method_tap {
 typedef struct method_param {
     const char *name;
     size_t  rank, size[4], count;
-    double *data;
+    double *data, *fixed;   /* fixed: as s_fixed */
 } method_param;
 
 /* What a reference gets.  Rows that labels leave out are not in it: every row counts, every label is a class. */
@@ -78,6 +78,7 @@ typedef struct method_in {
 #define METHOD_LOGITS       0x200u    /* features: student_logits, teacher_logits */
 #define METHOD_CLASSIFIER   0x400u    /* features: the descriptor's teacher_weight, teacher_bias, classes */
 #define METHOD_BN           0x800u    /* features: the descriptor's teacher_bn_weight, teacher_bn_bias */
+#define METHOD_BATCH       0x1000u    /* features: the descriptor's samples is the number of rows */
 /* What holds, .holds: checked exactly as far as rounding goes. */
 #define METHOD_CLASS_ORDER    0x1u    /* classes permuted alike everywhere: the same value */
 #define METHOD_ROW_ORDER      0x2u    /* rows permuted alike everywhere: the same value */
@@ -131,6 +132,8 @@ enum { METHOD_VECTORS = 1, METHOD_MAPS, METHOD_TOKENS, METHOD_ATTENTION };
 typedef struct method_feature {
     double (*loss)(const method_in *x);   /* before weight */
     double (*size)(const method_in *x);   /* as above; NULL: |loss| + alpha, beta, gamma each where not 0 */
+    /* How large the numbers are that an element of the gradient, times the spread of what it is of, is made of; NULL: size / rows. */
+    double (*grad_size)(const method_in *x);
     /* The gradient of an adapter's parameter is this times the derivative; NULL: 1.  0: it has none of this loss. */
     double (*adapter)(const method_in *x, const char *name);
     uint32_t kind, same, needs, holds, but;

@@ -86,6 +86,7 @@ def known():
 # rows, classes, T (None: the method's own), scale
 ORDINARY = [(8, 10, None, 4), (5, 100, 4.0, 4), (3, 2, 1.0, 2), (1, 7, 20.0, 8), (4, 20, 0.05, 1), (4, 33, 1.0, 32), (6, 1000, 4.0, 8)]
 NO_T = ("hard", "deit_hard", "uskd", "ctkd", "pskd", "label_smoothing", "mse_logits", "cosine_logits")
+MANY = (150, 20, 2.0, 4)   # rows: more than one block of them, and a part of one
 SMALL, WIDE = (6, 12, 2.0, 4), (4, 50, 4.0, 8)
 
 
@@ -210,6 +211,7 @@ def lines():
         for sizes, given in options(method):
             seed += 1
             yield make(method, seed, sizes, given)
+        yield make(method, seed + 1, MANY, {})
 
 
 if __name__ == "__main__":

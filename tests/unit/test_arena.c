@@ -111,6 +111,31 @@ TEST(arena_places)
     kdtest_alloc_end(&a);
 }
 
+/* The rest of a chunk can be had; chunks that are too small for what comes make room for one that is not. */
+TEST(arena_chunks)
+{
+    kdtest_alloc a;
+    kdtest_alloc_begin(&a, 1, KD_ISA_AUTO);
+    kd__arena arena;
+    kd__arena_init(&arena, a.ctx);
+    CHECK(kd__arena_rest(&arena) == 0 && !kd__arena_next(&arena, 1));
+    for (int i = 0; i < 20; i++) CHECK(kd__arena_push(&arena, 300000));
+    const size_t total = arena.total, live = a.live;
+    CHECK(kd__arena_rest(&arena) < 1200000 && kd__arena_push(&arena, kd__arena_rest(&arena)) && kd__arena_rest(&arena) == 0);
+    kd__arena_reset(&arena);
+    CHECK(kd__arena_next(&arena, 1) && kd__arena_rest(&arena) >= 65536 - 128);
+    CHECK(kd__arena_next(&arena, 300000) && !kd__arena_next(&arena, 3000000));
+    kd__arena_reset(&arena);
+    unsigned char *p = kd__arena_push(&arena, 3000000);
+    CHECK_MSG(p && arena.total <= total + 64 && a.live < live, "%zu bytes in place of %zu", arena.total, total);
+    memset(p, 1, 3000000);
+    const size_t calls = a.calls;
+    kd__arena_reset(&arena);
+    CHECK(kd__arena_push(&arena, 3000000) == p && a.calls == calls);
+    kd__arena_free(&arena);
+    kdtest_alloc_end(&a);
+}
+
 /* A random program of pushes, marks and rewinds, with every piece of memory written and checked. */
 static uint64_t arena_program(kd__arena *arena, uint64_t seed, int *failures)
 {

@@ -381,6 +381,148 @@ static kd_status step(kd_model *m, kd_tape *tape, kd_tensor *x)
     return status;
 }
 
+/* ---- what a training step keeps ------------------------------------------------------------------------------------ */
+
+enum { IMAGES = 8, PIXELS = 32 };
+static int32_t image_labels[IMAGES] = { 0, 1, 2, 3, 4, 5, 6, 7 };
+
+static kd_model *resnet8(kd_context *ctx)
+{
+    kd_model *m = NULL;
+    CHECK_OK(kd_zoo_resnet_cifar(&m, ctx, 8, 1, 10, 3));
+    return m;
+}
+
+static kd_tensor *images(void)
+{
+    kd_tensor *x = NULL;
+    kdtest_rand r = { 9 };
+    CHECK_OK(kd_tensor_create(&x, NULL, KD_F32, 4, (size_t[]){ IMAGES, PIXELS, PIXELS, 3 }));
+    kdtest_fill(&r, kd_tensor_f32(x), kd_tensor_count(x), 1.0);
+    return x;
+}
+
+static void learn(kd_model *m, kd_tape *tape, kd_tensor *x)
+{
+    kd_tensor *labels = NULL;
+    CHECK_OK(kd_tensor_wrap(&labels, NULL, KD_I32, 1, (size_t[]){ IMAGES }, NULL, image_labels));
+    CHECK_OK(kd_backward(tape, kd_cross_entropy(tape, kd_model_forward(m, tape, x), labels, -100, 0, KD_REDUCE_MEAN_ROWS)));
+    kd_tensor_free(labels);
+}
+
+/* A unit is the stem's result.  When the forward ends there are, of each convolution, its result, and each block's end: stem 1,
+ * group 1 3, group 2 (half the size, with a projection) 2, group 3 1; results of batch norm before ReLU or a sum are made again
+ * or have been used.  The first gradients: two of a quarter.  Later less is in use. */
+TEST(training_keeps_what_backward_reads)
+{
+    const size_t unit = (size_t)IMAGES * PIXELS * PIXELS * 16 * sizeof(float);
+    kdtest_alloc a;
+    kdtest_alloc_begin(&a, 1, KD_ISA_AUTO);
+    kd_model *m = resnet8(a.ctx);
+    kd_tape *tape = tape_of(a.ctx, KD_TAPE_TRAIN);
+    kd_tensor *x = images();
+    const size_t before = a.live_bytes;
+    for (int i = 0; i < 3; i++) {
+        learn(m, tape, x);
+        kd_tape_reset(tape);
+    }
+    const size_t peak = kd_tape_peak_bytes(tape), held = kd_tape_bytes(tape);
+    CHECK_MSG(peak > 7 * unit + unit / 4 && peak < 7 * unit + unit / 2 + unit / 8, "%zu bytes: %.3f units", peak,
+              (double)peak / (double)unit);
+    CHECK_MSG(held < peak + peak / 2, "holds %zu bytes for a peak of %zu", held, peak);
+    CHECK_MSG(held <= a.live_bytes - before, "says %zu bytes, allocated %zu", held, a.live_bytes - before);
+    CHECK_MSG(a.live_bytes - before < held + 3 * unit, "%zu bytes beside the tape", a.live_bytes - before - held);
+
+    kd_model_freeze(m, 1);   /* nothing to undo: nothing is kept but what lies between two layers and around a residual */
+    kd_tape *idle = tape_of(a.ctx, KD_TAPE_TRAIN);
+    kd_model_forward(m, idle, x);
+    CHECK_OK(kd_tape_status(idle));
+    CHECK_MSG(kd_tape_peak_bytes(idle) < 3 * unit + unit / 8, "frozen: %zu bytes", kd_tape_peak_bytes(idle));
+    kd_tape_free(idle);
+    kd_tape_free(tape);
+    kd_model_free(m);
+    kd_tensor_free(x);
+    kdtest_alloc_end(&a);
+}
+
+/* Tapped results stay until reset and end the chains of layers: a step where nearly all are is one that gives nothing back. */
+TEST(memory_given_back_changes_no_bit)
+{
+    static const char *const all[] = {
+        "conv1", "bn1", "relu", "layer1", "layer1.0", "layer1.0.conv1", "layer1.0.bn1", "layer1.0.relu", "layer1.0.conv2",
+        "layer1.0.bn2", "layer2", "layer2.0.conv1", "layer2.0.bn1", "layer2.0.conv2", "layer2.0.bn2", "layer2.0.downsample",
+        "layer2.0.downsample.0", "layer3.0.conv1", "layer3.0.bn1", "layer3.0.conv2", "layer3.0.bn2", "layer3.0.downsample.0",
+        "avgpool",
+    };
+    kd_tensor *x = images();
+    kd_model *lean = resnet8(NULL), *full = resnet8(NULL);
+    kd_tape *tape = tape_of(NULL, KD_TAPE_TRAIN), *wide = tape_of(NULL, KD_TAPE_TRAIN);
+    size_t n, tapped = 0;
+    for (size_t i = 0; i < KD_COUNT(all); i++) tapped += kd_model_tap(full, all[i]) == KD_OK;
+    CHECK_MSG(tapped >= 20, "%zu taps", tapped);
+    for (int i = 0; i < 2; i++) {
+        learn(lean, tape, x);
+        learn(full, wide, x);
+        float *a = kd_model_grads(lean, &n), *b = kd_model_grads(full, NULL);
+        CHECK(memcmp(a, b, n * sizeof *a) == 0);
+        CHECK(kd_tape_peak_bytes(tape) < kd_tape_peak_bytes(wide) * 2 / 3);
+        CHECK(kd_tensor_data(kd_model_tapped(full, wide, "layer1.0.bn1")) != NULL);
+        kd_tape_reset(tape);
+        kd_tape_reset(wide);
+    }
+    kd_tape_free(tape);
+    kd_tape_free(wide);
+    kd_model_free(lean);
+    kd_model_free(full);
+    kd_tensor_free(x);
+}
+
+/* What a block of the user's saw, made and returned on a tape that records is there until reset. */
+typedef struct seen { kd_tensor *x, *inner, *inside, *y; } seen;
+
+static kd_tensor *look_and_keep(kd_layer *self, kd_tape *tape, kd_tensor *x, void *user)
+{
+    seen *s = user;
+    s->x = x;
+    s->inner = kd_layer_forward(kd_layer_child(self, "conv"), tape, x);
+    s->inside = kd_layer_forward(kd_layer_child(self, "bn"), tape, s->inner);
+    return s->y = kd_relu(tape, s->inside);
+}
+
+TEST(what_a_block_saw_stays)
+{
+    seen s = { NULL };
+    kd_model *m = NULL;
+    kd_conv_desc same;
+    kd_conv_desc_init(&same, sizeof same);
+    same.padding[0] = same.padding[1] = 1;
+    CHECK_OK(kd_model_create(&m, NULL));
+    kd_layer *root = kd_model_root(m);
+    kd_layer_conv2d(root, "conv1", 3, 8, 3, 3, 0, &same);
+    kd_layer_batch_norm(root, "bn1", 8, 0.1f, 1e-5f);
+    kd_layer *block = kd_layer_block(root, "block", &(kd_block_desc){ .struct_size = sizeof(kd_block_desc), .forward = look_and_keep,
+                                                                     .user = &s });
+    kd_layer_conv2d(block, "conv", 8, 8, 3, 3, 0, &same);
+    kd_layer_batch_norm(block, "bn", 8, 0.1f, 1e-5f);
+    kd_layer_conv2d(root, "conv2", 8, 8, 3, 3, 0, &same);
+    kd_layer_batch_norm(root, "bn2", 8, 0.1f, 1e-5f);
+    kd_layer_global_avg_pool(root, "pool");
+    CHECK_OK(kd_model_finish(m, 4));
+    kd_tape *tape = tape_of(NULL, KD_TAPE_TRAIN);
+    kd_tensor *x = images();
+    kd_tensor *y = kd_model_forward(m, tape, x);
+    CHECK_OK(kd_tape_status(tape));
+    kd_tensor *const all[] = { s.x, s.inner, s.inside, s.y, y };
+    uint64_t hash[KD_COUNT(all)];
+    for (size_t i = 0; i < KD_COUNT(all); i++) CHECK((hash[i] = hash_of(all[i])) != 0);
+    CHECK_OK(kd_backward(tape, kd_mean(tape, kd_square(tape, y), 0, 0)));
+    for (int i = 0; i < 8; i++) kd_square(tape, x);   /* whatever is free is written */
+    for (size_t i = 0; i < KD_COUNT(all); i++) CHECK_MSG(hash_of(all[i]) == hash[i], "tensor %zu", i);
+    kd_tape_free(tape);
+    kd_model_free(m);
+    kd_tensor_free(x);
+}
+
 TEST(the_second_step_allocates_nothing)
 {
     kdtest_alloc a;
