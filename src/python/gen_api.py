@@ -257,7 +257,11 @@ HAND = {"kd_custom", "kd_requires_grad", "kd_tape_tensor", "kd_tape_constant", "
 NUMBERS = {"float": "float", "double": "float", "size_t": "int", "uint32_t": "int", "int32_t": "int", "uint64_t": "int",
            "int64_t": "int", "ptrdiff_t": "int", "kd_status": "int", "kd_dtype": "int"}
 # arguments that a class names itself, in front of the other fields
-EXPLICIT = collections.defaultdict(set, kd_optimizer_desc={"method"}, kd_schedule_desc={"kind"}, kd_context_desc={"log_level"})
+EXPLICIT = collections.defaultdict(set, kd_loss_feature_desc={"method", "student", "teacher"},
+                                    kd_optimizer_desc={"method"}, kd_schedule_desc={"kind"}, kd_context_desc={"log_level"})
+# arrays of other things than numbers
+SEQUENCES = {"const kd_feature_shape *": "Sequence[Sequence[int]] | None",
+             "const float *const *": "Sequence[ArrayLike | None] | None"}
 # fields that a class takes care of itself
 OWN_FIELDS = {"struct_size", "reserved", "allocator", "log", "log_user", "parallel", "parallel_user", "free", "user", "forward",
               "type", "name", "backward"}
@@ -297,6 +301,8 @@ class Writer:
                 note = "int | Sequence[int] | None"
             elif base == "const char *":
                 note = "str | None"
+            elif base in SEQUENCES:
+                note = SEQUENCES[base]
             elif kind.endswith("*"):
                 note = "ArrayLike | None"
             else:
@@ -489,7 +495,7 @@ class Writer:
             "    from .context import Context",
             "    from .tensor import Tensor, TensorLike", "    from .tape import Tape", "    from .model import Layer, Model",
             "    from .optimizer import Ema, Optimizer", "    from .data import Dataset, Loader",
-            "    from .losses import LossDistill",
+            "    from .losses import LossDistill, LossFeature",
             "", "    from typing_extensions import TypedDict      # every type checker knows it; nothing imports it when run", ""]
         self.typed_fields()
         self.group("TapeOps", "The differentiable ops, as methods of a tape.  Ops run at once; an error raises at once, and the\n"
@@ -582,8 +588,8 @@ def runs(lines):
 
 
 def is_array(kind):
-    """A pointer to numbers."""
-    return kind.endswith("*") and kind.replace("const", "").replace("*", "").strip() in NUMBERS
+    """A pointer to numbers, or to shapes."""
+    return kind == "const kd_feature_shape *" or kind.endswith("*") and kind.replace("const", "").replace("*", "").strip() in NUMBERS
 
 
 def count_field(fields, i):

@@ -5,7 +5,8 @@
     r = loss.kd(student_logits, teacher_logits, labels, temperature=4.0, grad=True)   # NumPy, torch or plain arrays
     r.loss, r.grad
 
-Objects: Model (and zoo), Tape with the ops as methods, LossDistill, Optimizer, Schedule, Ema, Dataset, Loader, io, Checkpoint.
+Objects: Model (and zoo), Tape with the ops as methods, LossDistill, LossFeature, Optimizer, Schedule, Ema, Dataset,
+Loader, io, Checkpoint; methods() lists what the losses can be.
 libkd.torch has KDLoss and FeatureLoss for PyTorch programs.  libkd.lib is the C interface itself, by name.
 
 Nothing but the standard library is needed; arrays of others are taken where they lie.  Long calls release the GIL and stop on
@@ -24,7 +25,7 @@ from .context import (Context, build_info, cancel, cancelled, isa, library_path,
                       version_number)
 from .errors import (KdArgumentError, KdCancelled, KdError, KdFormatError, KdIOError, KdMemoryError, KdNumericError, KdRangeError,
                      KdStateError, KdTypeError, KdUnsupported)
-from .losses import LossDistill, LossResult, Terms
+from .losses import (FeatureResult, LossDistill, LossFeature, LossResult, Method, Terms, find_method, methods)
 
 if TYPE_CHECKING:
     from . import io, ops, rng, zoo
@@ -45,12 +46,12 @@ _LATE = {
 _MODULES = ("data", "io", "model", "ops", "optimizer", "rng", "torch", "zoo", "demo")
 
 __all__ = [
-    "Checkpoint", "Context", "Dataset", "Ema", "KdArgumentError", "KdCancelled", "KdError", "KdFormatError", "KdIOError",
-    "KdMemoryError", "KdNumericError", "KdRangeError", "KdStateError", "KdTypeError", "KdUnsupported", "Layer", "Loader",
-    "LossDistill", "LossResult", "Model", "Optimizer", "Parameter", "Rng", "Schedule", "Tape", "Tensor", "Terms", "build_info",
-    "cancel",
-    "cancelled", "clip_grad_norm", "dtype_name", "dtype_size", "io", "isa", "lib", "library_path", "loss", "ops", "resume", "rng",
-    "shutdown", "status_name", "threads", "version", "version_number", "zoo",
+    "Checkpoint", "Context", "Dataset", "Ema", "FeatureResult", "KdArgumentError", "KdCancelled", "KdError", "KdFormatError",
+    "KdIOError", "KdMemoryError", "KdNumericError", "KdRangeError", "KdStateError", "KdTypeError", "KdUnsupported", "Layer",
+    "Loader", "LossDistill", "LossFeature", "LossResult", "Method", "Model", "Optimizer", "Parameter", "Rng", "Schedule",
+    "Tape", "Tensor", "Terms", "build_info", "cancel", "cancelled", "clip_grad_norm", "dtype_name", "dtype_size",
+    "find_method", "io", "isa", "lib", "library_path", "loss", "methods", "ops", "resume", "rng", "shutdown", "status_name",
+    "threads", "version", "version_number", "zoo",
 ]
 
 

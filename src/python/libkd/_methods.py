@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .model import Layer, Model
     from .optimizer import Ema, Optimizer
     from .data import Dataset, Loader
-    from .losses import LossDistill
+    from .losses import LossDistill, LossFeature
 
     from typing_extensions import TypedDict      # every type checker knows it; nothing imports it when run
 
@@ -41,6 +41,34 @@ if TYPE_CHECKING:
         class_weights: ArrayLike | None
         check_input: int | None
         all_masked_nan: int | None
+        alpha: float | None
+        beta: float | None
+        gamma: float | None
+        form: str | int | None
+        standardize: int | None
+        teachers: str | int | None
+        warmup: int | None
+        teacher_weights: ArrayLike | None
+        seed: int | None
+
+    class LossFeatureFields(TypedDict, total=False):
+        form: str | int | None
+        weight: float | None
+        alpha: float | None
+        beta: float | None
+        gamma: float | None
+        temperature: float | None
+        adapters_external: int | None
+        width: int | None
+        classes: int | None
+        samples: int | None
+        negatives: int | None
+        seed: int | None
+        warmup: int | None
+        teacher_weight: ArrayLike | None
+        teacher_bias: ArrayLike | None
+        teacher_bn_weight: Sequence[ArrayLike | None] | None
+        teacher_bn_bias: Sequence[ArrayLike | None] | None
 
     class OptimizerFields(TypedDict, total=False):
         lr: float | None
@@ -779,6 +807,14 @@ class CheckpointMethods:
         check(lib.kd_checkpoint_add_loss(self._h, encode(name), loss._h))
         self._depend(loss)
 
+    def add_feature_loss(self, name: str, loss: LossFeature) -> None:
+        """checkpoint: one file with everything a run needs
+
+        C: kd_checkpoint_add_feature_loss
+        """
+        check(lib.kd_checkpoint_add_feature_loss(self._h, encode(name), loss._h))
+        self._depend(loss)
+
     def save(self, path: str) -> None:
         """Write everything registered.  Atomic.  Every section carries a CRC32C.  A run that loads it continues to the same bits
         as one that never stopped.
@@ -1006,7 +1042,10 @@ class LossDistillMethods:
                   js_beta: float | None = None, temperature_squared: int | None = None, reduction: str | int | None = None,
                   teacher_form: str | int | None = None, label_smoothing: float | None = None,
                   ignore_index: int | None = None, unlabelled_index: int | None = None,
-                  class_weights: ArrayLike | None = None, check_input: int | None = None, all_masked_nan: int | None = None):
+                  class_weights: ArrayLike | None = None, check_input: int | None = None, all_masked_nan: int | None = None,
+                  alpha: float | None = None, beta: float | None = None, gamma: float | None = None,
+                  form: str | int | None = None, standardize: int | None = None, teachers: str | int | None = None,
+                  warmup: int | None = None, teacher_weights: ArrayLike | None = None, seed: int | None = None):
         """The descriptor as keyword arguments; what is not given keeps the library's default.
         Which loss.
 
@@ -1029,6 +1068,17 @@ class LossDistillMethods:
             check_input: 1: NaN, +inf, negative or non-normalised (1e-3) probabilities are KD_ERR_NUMERIC naming row and
                 class; 0 (default): IEEE results
             all_masked_nan: 1: PyTorch's NaN where no row is valid or a row is -inf throughout; default 0
+            alpha: the method's own numbers, as its page says; 0 where it has none
+            beta: the method's own numbers, as its page says; 0 where it has none
+            gamma: the method's own numbers, as its page says; 0 where it has none
+            form: KD_FORM_*; default CODE
+            standardize: 1: Sun et al. 2024 on any method over logits: both sides' rows minus their mean, over (unbiased
+                standard deviation + 1e-7), before the soft term; default 0
+            teachers: KD_TEACHERS_*; default MEAN_PROBS; matters when a batch has several
+            warmup: calls of _advance until the soft term has its whole weight: it is multiplied by min((advances + 1) /
+                warmup, 1); 0: at once (default)
+            teacher_weights: [teacher_weight_count] or NULL; copied; finite, >= 0, not all 0
+            seed: of what the method draws or initialises; default 0
 
         C: kd_loss_distill_desc
         """
@@ -1036,7 +1086,89 @@ class LossDistillMethods:
                 soft_weight=soft_weight, direction=direction, js_beta=js_beta, temperature_squared=temperature_squared,
                 reduction=reduction, teacher_form=teacher_form, label_smoothing=label_smoothing, ignore_index=ignore_index,
                 unlabelled_index=unlabelled_index, class_weights=class_weights, check_input=check_input,
-                all_masked_nan=all_masked_nan)
+                all_masked_nan=all_masked_nan, alpha=alpha, beta=beta, gamma=gamma, form=form, standardize=standardize,
+                teachers=teachers, warmup=warmup, teacher_weights=teacher_weights, seed=seed)
+
+    def set_weights(self, hard_weight: float, soft_weight: float) -> None:
+        """Other weights or another temperature from the next batch on, with the ranges of the descriptor.  KD_ERR_ARG changes
+        nothing.
+
+        C: kd_loss_distill_set_weights
+        """
+        check(lib.kd_loss_distill_set_weights(self._h, hard_weight, soft_weight))
+
+    def set_temperature(self, temperature: float = 1.0) -> None:
+        """curricula: not while another thread uses the loss
+
+        C: kd_loss_distill_set_temperature
+        """
+        check(lib.kd_loss_distill_set_temperature(self._h, temperature))
+
+    def advance(self) -> None:
+        """One epoch (or step: what the numbers are counted in is the caller's choice) has passed: warm-up and a method's own
+        schedule move on.  Part of a checkpoint (kd_checkpoint_add_loss).
+
+        C: kd_loss_distill_advance
+        """
+        check(lib.kd_loss_distill_advance(self._h))
+
+
+class LossFeatureMethods:
+    """What follows by rule of kd_loss_feature."""
+
+    __slots__ = ()
+
+    def _describe(self, *, method: str | int | None = None, form: str | int | None = None, weight: float | None = None,
+                  alpha: float | None = None, beta: float | None = None, gamma: float | None = None,
+                  temperature: float | None = None, adapters_external: int | None = None,
+                  student: Sequence[Sequence[int]] | None = None, teacher: Sequence[Sequence[int]] | None = None,
+                  width: int | None = None, classes: int | None = None, samples: int | None = None,
+                  negatives: int | None = None, seed: int | None = None, warmup: int | None = None,
+                  teacher_weight: ArrayLike | None = None, teacher_bias: ArrayLike | None = None,
+                  teacher_bn_weight: Sequence[ArrayLike | None] | None = None,
+                  teacher_bn_bias: Sequence[ArrayLike | None] | None = None):
+        """The descriptor as keyword arguments; what is not given keeps the library's default. Which loss.  The defaults of a
+        method come from kd_loss_feature_desc_for; `alpha`, `beta`, `gamma` are its own numbers, as its page says.
+
+            method: KD_FEATURE_*
+            form: KD_FORM_*; default CODE
+            weight: on the whole loss; finite, >= 0
+            temperature: > 0; where the method has one
+            adapters_external: 1: the caller updates the adapters' block by other means than a kd_optimizer
+            student_count: the taps, in the order they will be given; copied
+            width: of embeddings and inner layers, where the method has one; 0: its paper's
+            classes: where the method needs to know
+            samples: of the data set: CRD's bank
+            negatives: CRD; 0: its paper's, at most samples
+            seed: of adapters and of what is drawn; default 0
+            warmup: as in kd_loss_distill_desc
+            teacher_weight: the teacher's classifier [width of its last tap, classes], [classes], where the method uses it
+                (SimKD, SRRL, CAT-KD); copied
+            teacher_bias: the teacher's classifier [width of its last tap, classes], [classes], where the method uses it
+                (SimKD, SRRL, CAT-KD); copied
+            teacher_bn_weight: OFD: for each teacher tap its batch norm's weight and bias [channels]; copied
+            teacher_bn_bias: OFD: for each teacher tap its batch norm's weight and bias [channels]; copied
+
+        C: kd_loss_feature_desc
+        """
+        return describe("kd_loss_feature_desc", method=method, form=form, weight=weight, alpha=alpha, beta=beta, gamma=gamma,
+                temperature=temperature, adapters_external=adapters_external, student=student, teacher=teacher, width=width,
+                classes=classes, samples=samples, negatives=negatives, seed=seed, warmup=warmup, teacher_weight=teacher_weight,
+                teacher_bias=teacher_bias, teacher_bn_weight=teacher_bn_weight, teacher_bn_bias=teacher_bn_bias)
+
+    def set_weight(self, weight: float) -> None:
+        """Another weight from the next batch on; one epoch has passed: as the functions of kd_loss_distill.
+
+        C: kd_loss_feature_set_weight
+        """
+        check(lib.kd_loss_feature_set_weight(self._h, weight))
+
+    def advance(self) -> None:
+        """features and relations
+
+        C: kd_loss_feature_advance
+        """
+        check(lib.kd_loss_feature_advance(self._h))
 
 
 class ModelMethods:

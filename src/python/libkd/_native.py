@@ -259,8 +259,13 @@ def constant_name(prefix: str, value: int) -> str:
 def describe(name: str, **values: Any) -> tuple[Any, list]:
     """A descriptor with the library's defaults and these fields; the second value keeps what it points to alive."""
     desc = struct(name)()
-    init = getattr(lib, name + "_init")
-    init(byref(desc), sizeof(desc))
+    method = values.get("method")
+    if method is not None and name + "_for" in _api.FUNCTIONS:      # the defaults of a method
+        prefix = next(entry[2] for entry in _api.STRUCTS[name] if entry[0] == "method")
+        check(getattr(lib, name + "_for")(byref(desc), sizeof(desc), constant(prefix, method)))
+    else:
+        init = getattr(lib, name + "_init")
+        init(byref(desc), sizeof(desc))
     return desc, fill(desc, name, values)
 
 
@@ -298,13 +303,33 @@ def fill(desc: Any, name: str, values: dict[str, Any]) -> list:
 
 def numbers(kind: str, value: Any) -> Any:
     """A ctypes array of what `const float *` and the like point to, from any sequence of numbers."""
+    if kind == "const kd_feature_shape *":
+        made = (struct("kd_feature_shape") * len(value))()
+        for one, sizes in zip(made, value):
+            if not 1 <= len(sizes) <= 4:
+                raise ValueError(f"a tap's shape {list(sizes)}, without its batch, has 1 to 4 sizes")
+            one.rank = len(sizes)
+            one.size[:len(sizes)] = sizes
+        return made
+    if kind == "const float *const *":
+        parts = [None if part is None else numbers("const float *", part) for part in value]
+        made = (c_void_p * len(parts))(*(part and ctypes.addressof(part) for part in parts))
+        made.parts = parts
+        return made
     base = _PLAIN[kind.replace("const", "").replace("*", "").strip()]
-    if isinstance(value, (int, float)):
-        value = (value,)
-    elif hasattr(value, "tolist"):
-        value = value.tolist()
-    value = tuple(value)
+    value = tuple(_flat(value))
     return (base * len(value))(*value)
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """Numbers, however nested."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (int, float)):
+        yield value
+        return
+    for part in value:
+        yield from _flat(part) if not isinstance(part, (int, float)) else (part,)
 
 
 def _count_field(fields: Any, field: str) -> str | None:

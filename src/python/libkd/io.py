@@ -195,8 +195,8 @@ class Checkpoint(Object, CheckpointMethods):
             self.add(name, thing)
 
     def add(self, name: str, thing: Any) -> None:
-        """Register a Model, Optimizer, Ema, Loader, Tape, LossDistill, or a writable buffer of plain bytes of yours (bytearray,
-        array.array: an epoch counter, a best accuracy)."""
+        """Register a Model, Optimizer, Ema, Loader, Tape, LossDistill, LossFeature, or a writable buffer of plain bytes of
+        yours (bytearray, array.array: an epoch counter, a best accuracy)."""
         if isinstance(thing, Object):
             kind = type(thing).__mro__
             for known in kind:
@@ -227,4 +227,5 @@ class Checkpoint(Object, CheckpointMethods):
 
 
 # class to the end of its add_ method, which the headers give
-_ADD = {"Model": "model", "Optimizer": "optimizer", "Ema": "ema", "Loader": "loader", "Tape": "tape", "LossDistill": "loss"}
+_ADD = {"Model": "model", "Optimizer": "optimizer", "Ema": "ema", "Loader": "loader", "Tape": "tape", "LossDistill": "loss",
+        "LossFeature": "feature_loss"}

@@ -11,7 +11,7 @@ from ctypes import c_double
 from typing import Any
 
 from ._buffers import F32, I32, ArrayLike, Buf, borrow, new_like, row_stride
-from ._native import check, lib
+from ._native import check, constant, lib
 from .context import Context
 from .losses import LossDistill, LossResult
 
@@ -21,6 +21,10 @@ __all__ = ["kd", "distill", "cross_entropy", "softmax", "log_softmax", "kl_diver
 # Losses are immutable: each is made once, for the process default and for each context as long as that lives.
 _made: dict[Any, LossDistill] = {}
 _made_in: Any = weakref.WeakKeyDictionary()
+
+
+_NO_TEACHER = ("tfkd", "uskd", "label_smoothing", constant("KD_DISTILL_", "tfkd"), constant("KD_DISTILL_", "uskd"),
+               constant("KD_DISTILL_", "label_smoothing"))
 
 
 def _cache(context: Context | None) -> dict[Any, LossDistill]:
@@ -48,18 +52,22 @@ def _loss(context: Context | None, fields: dict) -> LossDistill:
 
 
 def distill(student: ArrayLike, teacher: ArrayLike | None = None, labels: Any = None, *, grad: Any = None, row_weights: Any = None,
-            row_loss: Any = None, context: Context | None = None, **fields: Any) -> LossResult:
+            row_loss: Any = None, more: dict | None = None, context: Context | None = None, **fields: Any) -> LossResult:
     """Any method of LossDistill on arrays, value and gradient in one pass: see LossDistill for the fields, LossDistill.eval for the
-    arguments.  With no labels hard_weight defaults to 0, with no teacher soft_weight does.
+    arguments.  With no labels hard_weight defaults to 0, with no teacher soft_weight does, unless the method is one without.
 
-        r = loss.distill(student, teacher, labels, method="kd", temperature=4.0, grad=True)
+        r = loss.distill(student, teacher, labels, method="dkd", temperature=4.0, grad=True)
         r.loss, r.grad, r.n_valid
+
+    more: further arguments of LossDistill.eval, for methods with two heads, several teachers or sparse ones
+    A method that learns while it runs (taid, ctkd) wants a LossDistill of its own.
     """
     if labels is None and "hard_weight" not in fields:
         fields["hard_weight"] = 0.0
-    if teacher is None and "soft_weight" not in fields:
+    if teacher is None and "soft_weight" not in fields and fields.get("method") not in _NO_TEACHER:
         fields["soft_weight"] = 0.0
-    return _loss(context, fields).eval(student, teacher, labels, grad=grad, row_weights=row_weights, row_loss=row_loss)
+    return _loss(context, fields).eval(student, teacher, labels, grad=grad, row_weights=row_weights, row_loss=row_loss,
+                                      **(more or {}))
 
 
 def kd(student: ArrayLike, teacher: ArrayLike, labels: Any = None, *, temperature: float = 4.0, hard_weight: float | None = None,

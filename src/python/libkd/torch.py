@@ -18,12 +18,12 @@ from torch.autograd.function import once_differentiable
 
 from .context import Context
 from .errors import KdArgumentError
-from .losses import LossDistill, LossResult
+from .losses import LossDistill, LossFeature, LossResult
 from .model import Model
 from .tape import Tape
 from .tensor import Tensor
 
-__all__ = ["KDLoss", "FeatureLoss", "to_torch", "state_dict", "load_state_dict", "load_module"]
+__all__ = ["KDLoss", "FeatureLoss", "FeatureDistance", "to_torch", "state_dict", "load_state_dict", "load_module"]
 
 
 def _plain(x: torch.Tensor | None, name: str) -> torch.Tensor | None:
@@ -81,18 +81,19 @@ class KDLoss(nn.Module):
 
     The keyword arguments are those of LossDistill (method, temperature, hard_weight, soft_weight, direction, js_beta,
     temperature_squared, reduction, teacher_form, label_smoothing, ignore_index, unlabelled_index, class_weights, check_input, ..).
-    The field's alpha, the weight of the true-label term, is hard_weight=alpha, soft_weight=1 - alpha.
+    The field's alpha, the weight of the true-label term, is hard_weight=alpha, soft_weight=1 - alpha.  What is not given is the
+    method's: T 4, 0.1 and 0.9 for "kd".
 
     `last` holds the terms and counts of the last call, a LossResult without arrays.
     """
 
     last: LossResult | None
 
-    def __init__(self, temperature: float = 4.0, hard_weight: float = 0.1, soft_weight: float = 0.9, *,
-                 reduction: str = "mean_rows",
-                 context: Context | None = None, **fields: Any) -> None:
+    def __init__(self, temperature: float | None = None, hard_weight: float | None = None, soft_weight: float | None = None, *,
+                 reduction: str = "mean_rows", context: Context | None = None, **fields: Any) -> None:
         super().__init__()
-        self.fields = dict(temperature=temperature, hard_weight=hard_weight, soft_weight=soft_weight, reduction=reduction, **fields)
+        given = dict(temperature=temperature, hard_weight=hard_weight, soft_weight=soft_weight)
+        self.fields = {**{k: v for k, v in given.items() if v is not None}, "reduction": reduction, **fields}
         self.reduction = reduction
         self.last = None
         self._context = context
@@ -133,9 +134,9 @@ class KDLoss(nn.Module):
 # ---- losses on features ------------------------------------------------------------------------------------------------------
 
 
-class _Feature(torch.autograd.Function):
+class _Distance(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, student: torch.Tensor, teacher: torch.Tensor, module: "FeatureLoss") -> torch.Tensor:
+    def forward(ctx: Any, student: torch.Tensor, teacher: torch.Tensor, module: "FeatureDistance") -> torch.Tensor:
         s, t = _plain(student, "student"), _plain(teacher, "teacher")
         if s.shape != t.shape:
             raise ValueError(f"teacher {list(t.shape)} and student {list(s.shape)} differ in shape: bring them together with an "
@@ -162,7 +163,7 @@ class _Feature(torch.autograd.Function):
         return (grad * up.to(torch.float32)).to(ctx.dtype), None, None
 
 
-class FeatureLoss(nn.Module):
+class FeatureDistance(nn.Module):
     """The distance of the student's features to the teacher's, of the same shape; the teacher's are a constant.
 
     kind: "mse"          (s - t)^2
@@ -205,10 +206,84 @@ class FeatureLoss(nn.Module):
 
     def forward(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         """student, teacher: the same shape; the gradient goes to the student.  Returns a scalar."""
-        return _Feature.apply(student, teacher.detach(), self)
+        return _Distance.apply(student, teacher.detach(), self)
 
     def extra_repr(self) -> str:
         return f"{self.kind!r}, reduction={self.reduction!r}, weight={self.weight}, normalize={self.normalize}"
+
+
+class _Feature(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, module: "FeatureLoss", others: dict, teacher: list, count: int, *inputs: Any) -> torch.Tensor:
+        student = [_plain(x, f"student[{i}]") for i, x in enumerate(inputs[:count])]
+        wanted = ctx.needs_input_grad[4:]
+        result = module._loss.eval(student, [_plain(x, f"teacher[{i}]") for i, x in enumerate(teacher)], grad=any(wanted),
+                                   train=module.training, student_logits=_plain(inputs[count], "student_logits"), **others)
+        grads = [*result.grads, result.grad_logits]
+        for own in module._own if module.training else ():
+            grads.append(torch.frombuffer(own.grad.cast("B"), dtype=torch.float32).reshape(own.tensor.shape).clone())
+        if module._own and module.training:
+            module._model.zero_grads()
+        grads += [None] * (len(inputs) - len(grads))
+        ctx.grads = [g if w else None for g, w in zip(grads, wanted)]
+        ctx.dtypes = [None if x is None else x.dtype for x in inputs]
+        first = next(x for x in inputs if x is not None)
+        return first.new_tensor(result.loss)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, up: torch.Tensor) -> Any:
+        up = up.to(torch.float32)
+        return (None, None, None, None, *(None if g is None else (g * up).to(t) for g, t in zip(ctx.grads, ctx.dtypes)))
+
+
+class FeatureLoss(nn.Module):
+    """A method of libkd.LossFeature between inner outputs of student and teacher:
+
+        hint = FeatureLoss("fitnet", student=[(16,)], teacher=[(64,)])
+        optimizer = torch.optim.Adam([*student.parameters(), *hint.parameters()])
+        loss = criterion(..) + hint(student_features, teacher_features)
+
+    student, teacher: the shapes of the taps without their batch, as LossFeature's: maps are (height, width, channels), so that a map
+        of torch is given as x.permute(0, 2, 3, 1)
+    The other keyword arguments are LossFeature's.  Its adapters are parameters of this module; in train() they use the batch's
+    statistics, in eval() their running ones.  A step's gradients are those of its last call.
+
+    FeatureLoss("mse" | "smooth_l1" | "cosine", ..) without shapes is a FeatureDistance, as before there were methods.
+    """
+
+    def __new__(cls, method: str = "mse", **fields: Any) -> Any:
+        if method in ("mse", "smooth_l1") or not (fields.get("student") or fields.get("teacher") or fields.get("classes")):
+            kind = fields.pop("kind", method)
+            return FeatureDistance(kind, **fields)
+        return super().__new__(cls)
+
+    def __init__(self, method: str, *, context: Context | None = None, **fields: Any) -> None:
+        super().__init__()
+        self.method = method
+        self._loss = LossFeature(method, context=context, adapters_external=1, **fields)
+        model = self._loss.adapters
+        self._model = model
+        self._own = [] if model is None else [p for p in model.parameter_infos() if not p.is_buffer]
+        for own in self._own:
+            shared = torch.frombuffer(own.tensor.flat_view().cast("B"), dtype=torch.float32).reshape(own.tensor.shape)
+            self.register_parameter(own.name.replace(".", "_"), nn.Parameter(shared))
+
+    def forward(self, student: Any = (), teacher: Any = (), *, labels: Any = None, indices: Any = None, mask: Any = None,
+                student_logits: torch.Tensor | None = None, teacher_logits: torch.Tensor | None = None) -> torch.Tensor:
+        """student, teacher: a tap or a list of taps [n, shape..]; the gradient goes to the student's, and to student_logits.  Returns a
+        scalar."""
+        s = list(student) if isinstance(student, (list, tuple)) else [student]
+        t = [x.detach() for x in (teacher if isinstance(teacher, (list, tuple)) else [teacher])]
+        if self._model is not None:
+            self._model.touch()                       # an optimizer of torch may have moved them
+        others = dict(labels=None if labels is None else labels.detach().to(torch.int32).contiguous(),
+                      indices=None if indices is None else indices.detach().to(torch.int32).contiguous(),
+                      mask=_plain(mask, "mask"), teacher_logits=_plain(teacher_logits, "teacher_logits"))
+        return _Feature.apply(self, others, t, len(s), *s, student_logits, *self.parameters())
+
+    def extra_repr(self) -> str:
+        return repr(self.method)
 
 
 # ---- models ------------------------------------------------------------------------------------------------------------------
