@@ -274,6 +274,9 @@ demo: $(OUT)/examples/distill_digits $(if $(filter fashion,$(DATA)),fashion) ## 
 	$(Q)$< $(if $(DATA),--data $(DATA)) $(if $(LABELS),--labels $(LABELS)) $(if $(SEEDS),--seeds $(SEEDS)) --out $(OUT)/demo \
 	  $(if $(filter fashion,$(DATA)),--images $(OUT)/demo/fashion)
 
+methods: $(OUT)/examples/methods ## every method on few labels: docs/methods/results.md (SEEDS=5 STEPS=690 ONLY=name,name); some 15 minutes
+	$(Q)$< $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS)) $(if $(ONLY),--only $(ONLY),--out docs/methods/results.md)
+
 # Debian's dataset-fashion-mnist, unpacked: the library reads IDX and refuses gzip by name.
 FASHION_FROM ?= /usr/share/datasets/fashion-mnist
 fashion: $(patsubst %,$(OUT)/demo/fashion/%,train-images-idx3-ubyte train-labels-idx1-ubyte t10k-images-idx3-ubyte t10k-labels-idx1-ubyte)
@@ -404,5 +407,5 @@ help: ## this list
 
 -include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d) \
   $(CHECKS:.o=.d) $(METHODS:.o=.d)
-.PHONY: all tests check checkkd check-all ready abi lint fuzz run-fuzz examples demo fashion bench bench-peers install uninstall dist info clean help amalgamation check-embed check-cross
+.PHONY: all tests check checkkd check-all ready abi lint fuzz run-fuzz examples demo methods fashion bench bench-peers install uninstall dist info clean help amalgamation check-embed check-cross
 .DELETE_ON_ERROR:
