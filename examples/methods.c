@@ -53,7 +53,7 @@ static const wiring wirings[] = {
     { "srrl", "stage3", TOGETHER, 0, 1, NULL },
     { "ickd", "stage3", TOGETHER, 0, 0, NULL },
     { "srd", "pool", TOGETHER, 0, 0, NULL },
-    { "vitkd", "stage1# stage2#", TOGETHER, 0, 0, "maps as tokens" },
+    { "vitkd", "stage2# stage2#", TOGETHER, 0, 0, "a map as tokens, twice" },
     { "semckd", "stage1 stage2 stage3", TOGETHER, 0, 0, NULL },
     { "tinybert", "stage2@ stage2#", TOGETHER, 0, 0, "a map as tokens, its self-products as attention scores" },
     { "minilm", "stage2@ stage2#", TOGETHER, 0, 0, "a map as tokens, its self-products as attention scores" },
