@@ -70,19 +70,7 @@ static kd_tensor *drawn(bench *b, kd_rng *rng, size_t rows, const kd_feature_sha
     return t;
 }
 
-/* CRD's memories: 0 the student's, 1 the teacher's. */
-static kd_tensor *memory(bench *b, size_t side)
-{
-    const kd_loss_feature *loss = b->feature;
-    const size_t n = loss->state_floats / 2;
-    kd_tensor *out = NULL;
-    if (!n) return NULL;
-    BENCH_NEED(kd_tensor_create(&out, b->ctx, KD_F32, 2, (size_t[]){ loss->desc.samples, n / loss->desc.samples }));
-    memcpy(kd_tensor_f32(out), loss->state + side * n, n * sizeof(float));
-    return out;
-}
-
-/* The adapters' parameters, or their gradients, in a row. */
+/* The adapters' parameters or their gradients, in a row. */
 static kd_tensor *gathered(bench *b, int gradients)
 {
     kd_model *m = kd_loss_feature_adapters(b->feature);
@@ -146,7 +134,11 @@ void bench_feature_open(bench *b, kd_rng *rng)
     }
     BENCH_NEED(kd_loss_feature_create(&b->feature, b->ctx, &d));
     b->adapters[0] = gathered(b, 0);
-    b->adapters[2] = memory(b, 0), b->adapters[3] = memory(b, 1);
+    const size_t half = b->feature->state_floats / 2;   /* the student's memory, the teacher's */
+    for (size_t i = 0; i < 2 && b->what->distill == KD_FEATURE_CRD; i++) {
+        BENCH_NEED(kd_tensor_create(&b->adapters[2 + i], b->ctx, KD_F32, 1, &half));
+        memcpy(kd_tensor_f32(b->adapters[2 + i]), b->feature->state + i * half, half * sizeof(float));
+    }
 }
 
 double bench_feature(bench *b)

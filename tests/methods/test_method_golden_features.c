@@ -148,7 +148,8 @@ static size_t fill(const golden_line *l, kd_loss_feature *loss)
         }
     }
     if (m) kd_model_touch(m);
-    for (size_t k = 0; k < loss->state_floats; k++) loss->state[k] = (float)golden_uniform(seed, MEMORIES, k);   /* student's first */
+    for (size_t k = 0; golden_text(l, "indices") && k < loss->state_floats; k++)   /* the student's first */
+        loss->state[k] = (float)golden_uniform(seed, MEMORIES, k);
     return parameters;
 }
 

@@ -93,7 +93,7 @@ static void describe(const golden_line *l, const batch *b, kd_loss_distill_desc 
     d->gamma = (float)golden_number(l, "gamma", 0);
     d->js_beta = (float)golden_number(l, "js_beta", d->method == KD_DISTILL_JS ? (double)d->beta : 0.5);
     d->form = (uint32_t)golden_size(l, "form", 0);
-    d->direction = named(l, "direction", directions, KD_DIRECTION_FORWARD);
+    d->direction = named(l, "direction", directions, d->direction);
     d->teacher_form = named(l, "teacher_form", forms, KD_TEACHER_LOGITS);
     d->teachers = named(l, "teachers", several, d->teachers);
     d->temperature_squared = (uint32_t)golden_size(l, "temperature_squared", 1);

@@ -172,6 +172,7 @@ static void problem_make(problem *p, const method *m, const method_feature_optio
     x->classes = f->needs & (METHOD_LOGITS | METHOD_CLASSIFIER | METHOD_LABELS) ? kdtest_size(r, 2, 9) : 0;
     if (x->classes) p->desc.classes = x->classes;
     if (f->needs & METHOD_INDICES) p->desc.samples = rows + 40;
+    if (f->needs & METHOD_BATCH) p->desc.samples = rows ? rows : 1;
     x->labels = calloc(rows + 1, sizeof(int32_t)), x->indices = calloc(rows + 1, sizeof(int32_t));
     for (size_t i = 0; i < rows; i++) {
         x->labels[i] = x->classes ? (int32_t)kdtest_size(r, 0, x->classes - 1) : 0;

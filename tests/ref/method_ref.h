@@ -78,6 +78,7 @@ typedef struct method_in {
 #define METHOD_LOGITS       0x200u    /* features: student_logits, teacher_logits */
 #define METHOD_CLASSIFIER   0x400u    /* features: the descriptor's teacher_weight, teacher_bias, classes */
 #define METHOD_BN           0x800u    /* features: the descriptor's teacher_bn_weight, teacher_bn_bias */
+#define METHOD_BATCH       0x1000u    /* features: the descriptor's samples is the number of rows */
 /* What holds, .holds: checked exactly as far as rounding goes. */
 #define METHOD_CLASS_ORDER    0x1u    /* classes permuted alike everywhere: the same value */
 #define METHOD_ROW_ORDER      0x2u    /* rows permuted alike everywhere: the same value */

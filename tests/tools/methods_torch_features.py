@@ -68,8 +68,8 @@ KDSVD    M, L >= 2 pairs, channels of tap i equal on both sides (the sizes need 
          cos (0: +).  Neighbouring taps: R[c, c'] = exp(-(v_{i+1}[c'] - v_i[c])^2 / 8) on each side; sum over i, c, c' of
          (Rs - Rt)^2 / n.  Gradient of v_j: sum over m != j of v_m v_m^T d(X^T X) v_j / (l_j - l_m), terms with |l_j - l_m| <=
          1e-10 l_1 left out.   weight 1.
-CRD      any, exactly one pair | s0.linear: ds -> width, t0.linear: dt -> width; the loss's state: memory_s [N, width], memory_t [N, width],
-         z [2].  u = norm(s0 s), v = norm(t0 t).  For row b: index y_b and K negatives;
+CRD      any, exactly one pair | s0.linear: ds -> width, t0.linear: dt -> width; state memory_s [N, width], memory_t [N, width],
+         z [2] (unset at first).  u = norm(s0 s), v = norm(t0 t).  For row b: index y_b and K negatives;
          a_bk = exp(u_b . memory_t[i_bk] / T), c_bk = exp(v_b . memory_s[i_bk] / T), k = 0 the row's own index.  z[0] = N mean a and
          z[1] = N mean c of the first TRAIN batch, constants afterwards and in that batch.  P = a / z[0]; with m = K / N:
          -1/n sum_b [ ln(P_b0 / (P_b0 + m + 1e-7)) + sum_{k>0} ln(m / (P_bk + m + 1e-7)) ], the same with c and z[1], added.

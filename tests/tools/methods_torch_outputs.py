@@ -191,7 +191,7 @@ def uskd(i, o):
     pw = lw.detach().exp()
     key = pw / (1 - at(pw, y)[:, None] + 1e-6) + f / (1 - at(f, y)[:, None] + 1e-6)
     order = key.argsort(dim=1, descending=True, stable=True)
-    rank = torch.empty_like(key).scatter_(1, order, torch.arange(1.0, classes + 1).expand(rows, classes))
+    rank = torch.empty_like(key).scatter_(1, order, torch.arange(1, classes + 1).to(key).expand(rows, classes))
     others = 0
     if classes > 1:
         z = without(1 / rank, y)
@@ -354,7 +354,7 @@ def top_k(i, o):
 
 def multi_teacher(i, o):
     ts = [i["t"]] + [i[f"t{j}"] for j in range(1, o["teacher_count"])]
-    w = torch.tensor(o.get("weights", [1.0] * len(ts)))
+    w = torch.tensor(o.get("weights", [1.0] * len(ts)), dtype=i["s"].dtype)
     w = w / w.sum()
     way = o["teachers"]
     if way == "mean_logits":
