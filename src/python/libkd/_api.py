@@ -16,7 +16,9 @@ METHODS = (
 
 # features.def
 FEATURES = (
-    "FITNET", "SP", "RKD", "PKT", "COSINE",
+    "FITNET", "AT", "SP", "CC", "VID", "RKD", "PKT", "AB", "FT", "FSP", "NST", "KDSVD", "CRD", "IRG", "OFD", "REVIEWKD",
+    "SIMKD", "CATKD", "MGD", "CWD", "PKD", "SRRL", "ICKD", "SRD", "VITKD", "SEMCKD", "TINYBERT", "MINILM", "MINILM2",
+    "COSINE", "LD", "FBKD",
 )
 
 # ops.def
