@@ -105,7 +105,7 @@ typedef struct kd_loss_distill_desc {
     uint64_t     warmup;                /* calls of _advance until the soft term has its whole weight: it is multiplied by
                                            min((advances + 1) / warmup, 1); 0: at once (default)                         */
     const float *teacher_weights;       /* [teacher_weight_count] or NULL; copied; finite, >= 0, not all 0               */
-    size_t       teacher_weight_count;
+    size_t       teacher_weight_count;  /* of `teacher` and more_teachers, in this order                                 */
     uint64_t     seed;                  /* of what the method draws or initialises; default 0                            */
 } kd_loss_distill_desc;
 
@@ -163,7 +163,7 @@ typedef struct kd_distill_inputs {
     kd_tensor *teacher;              /* f32 [.., classes] (ULD: any number of classes); TOP_K: the values of the k classes */
     kd_tensor *teacher_second;       /* MLKD: the teacher's logits of student_second's images                              */
     kd_tensor *const *more_teachers; /* [more_teacher_count]: beside `teacher`, each of its shape                          */
-    size_t     more_teacher_count;
+    size_t     more_teacher_count;   /* how many; 0: only `teacher`                                                        */
     kd_tensor *teacher_classes;      /* TOP_K: i32 or i64 [.., k], which classes they are, each once in a row              */
     kd_tensor *labels;               /* as in _apply */
     kd_tensor *row_weights;          /* as in _apply_weighted */
@@ -189,7 +189,7 @@ typedef struct kd_distill_batch {
                                      rows of a batch (their pages say so) spread it evenly: each row then has 1 / rows of it */
     const float   *student_second;   size_t student_second_stride;   /* [rows, classes], as in kd_distill_inputs */
     float         *grad_second;      size_t grad_second_stride;   /* d loss / d student_second; may be NULL */
-    const float   *teacher_second;   size_t teacher_second_stride;
+    const float   *teacher_second;   size_t teacher_second_stride;   /* MLKD: [rows, classes] */
     const float *const *more_teachers; size_t more_teacher_count;  /* each with teacher's stride */
     size_t         teacher_width;    /* floats of a teacher's row where it is not `classes` (ULD; TOP_K: k); 0: classes */
     const int32_t *teacher_classes;  size_t teacher_classes_stride;   /* TOP_K: [rows, k]; 0: k */
@@ -243,7 +243,7 @@ typedef struct kd_loss_feature kd_loss_feature;
 /* The shape of a tap without its batch: {height, width, channels}, {tokens, width}, {heads, tokens, tokens} or {width}. */
 typedef struct kd_feature_shape {
     size_t rank;      /* 1 to 4 */
-    size_t size[4];
+    size_t size[4];   /* the first `rank` of them count */
 } kd_feature_shape;
 
 /* Which loss.  The defaults of a method come from kd_loss_feature_desc_for; `alpha`, `beta`, `gamma` are its own numbers, as its
@@ -253,11 +253,11 @@ typedef struct kd_loss_feature_desc {
     uint32_t    method;             /* KD_FEATURE_*                                                                  */
     uint32_t    form;               /* KD_FORM_*; default CODE                                                        */
     float       weight;             /* on the whole loss; finite, >= 0                                                */
-    float       alpha, beta, gamma;
+    float       alpha, beta, gamma; /* the method's own numbers, as its page says                                    */
     float       temperature;        /* > 0; where the method has one                                                  */
     uint32_t    adapters_external;  /* 1: the caller updates the adapters' block by other means than a kd_optimizer   */
     const kd_feature_shape *student; size_t student_count;   /* the taps, in the order they will be given; copied     */
-    const kd_feature_shape *teacher; size_t teacher_count;
+    const kd_feature_shape *teacher; size_t teacher_count;   /* the same of the teacher                       */
     size_t      width;              /* of embeddings and inner layers, where the method has one; 0: its paper's       */
     size_t      classes;            /* where the method needs to know                                                 */
     size_t      samples;            /* of the data set: CRD's bank                                                    */

@@ -23,7 +23,8 @@ static void defaults(kd_loss_distill_desc *d)
 static kd_status check(const kd_loss_distill_desc *d)
 {
     if (d->direction == KD_DIRECTION_JS) return KD_OK;
-    return kd__fail(KD_ERR_ARG, "kd_loss_distill: method js has direction KD_DIRECTION_JS, not %u: kd_loss_distill_desc_for has its numbers",
+    return kd__fail(KD_ERR_ARG, "kd_loss_distill: method js has direction KD_DIRECTION_JS, not %u: kd_loss_distill_desc_for has its"
+                    " numbers",
                     (unsigned)d->direction);
 }
 

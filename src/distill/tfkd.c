@@ -53,7 +53,8 @@ static void rows(const kd__soft *s)
     }
     for (size_t r = 0; r < s->rows; r++) {
         if (s->coef[r] == 0) continue;
-        s->soft[r] = (float)(entropy + kd__two_level_row(s, r, (size_t)s->labels[r], yes, no, paper ? s->desc->temperature : 1, s->scratch));
+        const double crossed = kd__two_level_row(s, r, (size_t)s->labels[r], yes, no, paper ? s->desc->temperature : 1, s->scratch);
+        s->soft[r] = (float)(entropy + crossed);
     }
 }
 

@@ -24,7 +24,8 @@ static void defaults(kd_loss_distill_desc *d) { d->temperature = 1, d->hard_weig
 static kd_status check(const kd_loss_distill_desc *d)
 {
     if (d->form == KD_FORM_CODE || d->teacher_form != KD_TEACHER_LOGITS) return KD_OK;
-    return kd__fail(KD_ERR_ARG, "kd_loss_distill: top_k: KD_FORM_PAPER needs KD_TEACHER_PROBS or _LOG_PROBS: logits of k classes do not say how much"
+    return kd__fail(KD_ERR_ARG,
+        "kd_loss_distill: top_k: KD_FORM_PAPER needs KD_TEACHER_PROBS or _LOG_PROBS: logits of k classes do not say how much"
                     " is left");
 }
 
@@ -76,5 +77,6 @@ static void rows(const kd__soft *s)
     }
 }
 
-const kd__method kd__method_TOP_K = { .formula = "T^2 / B sum_b KL(p || q), the teacher known at k classes", .needs = KD__SPARSE, .forms = 2,
+const kd__method kd__method_TOP_K = { .formula = "T^2 / B sum_b KL(p || q), the teacher known at k classes",
+    .needs = KD__SPARSE, .forms = 2,
     .defaults = defaults, .check = check, .scratch = scratch, .rows = rows };

@@ -16,7 +16,8 @@
 static void defaults(kd_loss_distill_desc *d) { d->temperature = 1, d->hard_weight = 0, d->soft_weight = 1; }
 static size_t scratch(const kd__soft *s) { return kd__times(2, s->classes); }
 
-/* h_k - q_k sum h = q_k / 2 sum_j q_j (sign_k - sign_j): by the mass of each sign, since the sum of h is nearly h_k where one q is nearly 1. */
+/* h_k - q_k sum h = q_k / 2 sum_j q_j (sign_k - sign_j): by the mass of each sign, since the sum of h is nearly h_k
+ * where one q is nearly 1. */
 static void rows(const kd__soft *s)
 {
     const size_t n = s->classes;
@@ -34,9 +35,11 @@ static void rows(const kd__soft *s)
         s->soft[r] = (float)(sum / 2);
         if (!s->grad) continue;
         const double coef = (double)s->coef[r] / (double)s->desc->temperature / 2;
-        const float up = (float)(coef * (2 * below + equal)), down = (float)(-coef * (2 * above + equal)), same = (float)(coef * (below - above));
+        const float up = (float)(coef * (2 * below + equal));
+        const float down = (float)(-coef * (2 * above + equal)), same = (float)(coef * (below - above));
         float *grad = s->grad + r * s->grad_stride;
-        for (size_t c = 0; c < n; c++) grad[c] += q[c] * (up * (float)(q[c] > p[c]) + down * (float)(q[c] < p[c]) + same * (float)(q[c] == p[c]));
+        for (size_t c = 0; c < n; c++)
+            grad[c] += q[c] * (up * (float)(q[c] > p[c]) + down * (float)(q[c] < p[c]) + same * (float)(q[c] == p[c]));
     }
 }
 

@@ -484,7 +484,8 @@ static void invariances(const method *m, const method_output_option *option)
             for (size_t i = 0; i < p.rows; i++)
                 for (size_t c = 0; c < w; c++) {
                     float *to = &p.f[t][i * w + c];
-                    if (k == 0 && w == p.classes && !(sparse && t == TEACHER)) *to = copy[i * w + (c * 5 + 2) % w];   /* 5 and 13 have no factor in common */
+                    if (k == 0 && w == p.classes && !(sparse && t == TEACHER))
+                        *to = copy[i * w + (c * 5 + 2) % w];   /* 5 and 13 have no factor in common */
                     if (k == 1) *to = copy[(i * 5 + 1) % p.rows * w + c];
                     if (k == 2 && (t == STUDENT || t == SECOND)) *to += (float)(i % 3) - .75f;
                     if (k == 3 && (t == TEACHER || t >= TEACHER_SECOND)) *to += (float)(i % 3) - .75f;

@@ -6,7 +6,8 @@
 static double row(const method_in *x, size_t r)
 {
     size_t n = x->classes;
-    double *lp = mr_new(n), *lq = mr_new(n), *p = mr_new(n), *q = mr_new(n), squared = x->desc->temperature_squared ? x->T * x->T : 1, sum = 0;
+    double *lp = mr_new(n), *lq = mr_new(n), *p = mr_new(n);
+    double *q = mr_new(n), squared = x->desc->temperature_squared ? x->T * x->T : 1, sum = 0;
     mr_log_softmax(x->teacher + r * n, n, x->T, lp);
     mr_log_softmax(x->student + r * n, n, x->T, lq);
     for (size_t c = 0; c < n; c++) p[c] = exp(lp[c]), q[c] = exp(lq[c]);

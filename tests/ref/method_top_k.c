@@ -10,7 +10,8 @@ static double row(const method_in *x, size_t r)
     double *lp = mr_new(k), *lq = mr_new(n), *others = mr_new(n), sum = 0, mass = 0;
     mr_log_softmax(x->student + r * n, n, x->T, lq);
     if (x->form == KD_FORM_PAPER)
-        for (size_t j = 0; j < k; j++) lp[j] = x->desc->teacher_form == KD_TEACHER_PROBS ? log(x->teacher[r * k + j]) : x->teacher[r * k + j];
+        for (size_t j = 0; j < k; j++)
+            lp[j] = x->desc->teacher_form == KD_TEACHER_PROBS ? log(x->teacher[r * k + j]) : x->teacher[r * k + j];
     else
         mr_log_softmax(x->teacher + r * k, k, x->T, lp);
     for (size_t j = 0; j < k; j++)

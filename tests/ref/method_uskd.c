@@ -6,9 +6,11 @@
 static double batch(const method_in *x)
 {
     size_t n = x->classes, rows = x->rows;
-    double *lq = mr_new(n), *fixed = mr_new(n), *lw = mr_new(n), *lw_fixed = mr_new(n), *key = mr_new(n), *z = mr_new(n), *others = mr_new(n);
+    double *lq = mr_new(n), *fixed = mr_new(n), *lw = mr_new(n);
+    double *lw_fixed = mr_new(n), *key = mr_new(n), *z = mr_new(n), *others = mr_new(n);
     double mean = 0, sum = 0;
-    for (size_t r = 0; r < rows; r++) mean += exp(-2 * mr_cross_entropy_label(x->student_fixed + r * n, n, (size_t)x->labels[r])) / (double)rows;
+    for (size_t r = 0; r < rows; r++)
+        mean += exp(-2 * mr_cross_entropy_label(x->student_fixed + r * n, n, (size_t)x->labels[r])) / (double)rows;
     for (size_t r = 0; r < rows; r++) {
         size_t y = (size_t)x->labels[r], rest = 0;
         mr_log_softmax(x->student + r * n, n, 1, lq);

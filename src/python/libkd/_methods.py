@@ -1078,6 +1078,7 @@ class LossDistillMethods:
             warmup: calls of _advance until the soft term has its whole weight: it is multiplied by min((advances + 1) /
                 warmup, 1); 0: at once (default)
             teacher_weights: [teacher_weight_count] or NULL; copied; finite, >= 0, not all 0
+            teacher_weight_count: of `teacher` and more_teachers, in this order
             seed: of what the method draws or initialises; default 0
 
         C: kd_loss_distill_desc
@@ -1133,9 +1134,13 @@ class LossFeatureMethods:
             method: KD_FEATURE_*
             form: KD_FORM_*; default CODE
             weight: on the whole loss; finite, >= 0
+            alpha: the method's own numbers, as its page says
+            beta: the method's own numbers, as its page says
+            gamma: the method's own numbers, as its page says
             temperature: > 0; where the method has one
             adapters_external: 1: the caller updates the adapters' block by other means than a kd_optimizer
             student_count: the taps, in the order they will be given; copied
+            teacher_count: the same of the teacher
             width: of embeddings and inner layers, where the method has one; 0: its paper's
             classes: where the method needs to know
             samples: of the data set: CRD's bank
