@@ -16,7 +16,8 @@ METHODS = (
 
 # features.def
 FEATURES = (
-    "FITNET", "SP", "RKD", "PKT", "COSINE",
+    "FITNET", "AT", "SP", "CC", "VID", "RKD", "PKT", "AB", "FT", "FSP", "NST", "KDSVD", "CRD", "IRG", "OFD", "REVIEWKD",
+    "SIMKD", "CATKD", "MGD", "CWD", "PKD", "SRRL", "ICKD", "SRD", "VITKD", "SEMCKD", "COSINE", "LD", "FBKD",
 )
 
 # ops.def
