@@ -5,19 +5,21 @@
  *     loss = sum over pairs of mean (A(s) - A(t))^2
  *     A(x) = class maps [n, classes, w x w]: the classifier as a 1x1 convolution of the last map, average-pooled to w = `width`
  *     PAPER: each class's map of a sample over max(its length, 1e-12)
- * Gradient: 2 (A(s) - A(t)) / elements through the division and the pooling to the student's class maps, and by the caller's 1x1
- *     convolution to its classifier and features.
+ * Gradient: 2 (A(s) - A(t)) / elements through the division and the pooling to the student's class maps, and by the
+ *     caller's 1x1 convolution to its classifier and features.
  * Divides by: elements of the pooled class maps (B classes w^2).
  * Detached: the teacher and its classifier.
- * Taps: one or more pairs of maps.  The student's are class maps {height, width, classes}: its classifier run as a 1x1 convolution
- *     before the mean over positions (their mean is the logits).  The teacher's are class maps as well, or, where the descriptor has
- *     teacher_weight [channels, classes] (teacher_bias [classes] or NULL), its last maps {height, width, channels}.
- * Defaults: weight 15 (CIFAR-100, ResNet32x4 -> 8x4), width 2 (ShuffleNet: 4).  Others: 0.7 (ResNet56 -> 20), 1.8 (110 -> 32), 4.5 (VGG), 12
- *     (WRN-16-2), 1.5 (WRN-40-1); PAPER: 600 (to ShuffleNet), 40 (ResNet50 -> MobileNetV2), 15 (VGG13 -> MobileNetV2), 80 (WRN ->
- *     ShuffleNetV1); ImageNet 0.5 and 10.
+ * Taps: one or more pairs of maps.  The student's are class maps {height, width, classes}: its classifier run as a 1x1
+ *     convolution before the mean over positions (their mean is the logits).  The teacher's are class maps as well, or, where
+ *     the descriptor has teacher_weight [channels, classes] (teacher_bias [classes] or NULL), its last maps {height, width,
+ *     channels}.
+ * Defaults: weight 15 (CIFAR-100, ResNet32x4 -> 8x4), width 2 (ShuffleNet: 4).  Others: 0.7 (ResNet56 -> 20), 1.8 (110 ->
+ *     32), 4.5 (VGG), 12 (WRN-16-2), 1.5 (WRN-40-1); PAPER: 600 (to ShuffleNet), 40 (ResNet50 -> MobileNetV2), 15 (VGG13 ->
+ *     MobileNetV2), 80 (WRN -> ShuffleNetV1); ImageNet 0.5 and 10.
  * Forms: CODE: the maps as they are, as for pairs of one family.  PAPER: of length 1, as for pairs of two.
- * Traps: weights of the two forms differ by orders of magnitude.  A class's map that is 0 throughout has no direction: it stays 0 and has no
- *     gradient.  The teacher's maps are pooled before its classifier, which is the same as after it and cheaper.
+ * Traps: weights of the two forms differ by orders of magnitude.  A class's map that is 0 throughout has no direction: it
+ *     stays 0 and has no gradient.  The teacher's maps are pooled before its classifier, which is the same as after it and
+ *     cheaper.
  * Published: none that was checked.
  * Cost: the pooled class maps twice as scratch. */
 #include "distill/feature.h"
@@ -51,7 +53,8 @@ static double unit(const float *x, size_t positions, size_t classes, double *a)
 }
 
 /* One class of one sample: value, and the gradient over s. */
-static double unit_difference(const float *s, const float *t, float *grad, size_t positions, size_t classes, double share, double *a)
+static double unit_difference(const float *s, const float *t, float *grad, size_t positions, size_t classes, double share,
+                              double *a)
 {
     double *d = a + positions, sum = 0, along = 0, length = unit(s, positions, classes, a);
     unit(t, positions, classes, d);
@@ -84,8 +87,10 @@ static kd_status run(const kd__core *c, float *t, double *row, double *value)
     }
     if (d->form == KD_FORM_PAPER) {
         for (size_t r = 0; r < n; r++)
-            for (size_t j = 0, at = r * positions * classes; j < classes; j++, at++)
-                *value += unit_difference(c->x[0] + at, t + at, c->grad[0] ? c->grad[0] + at : NULL, positions, classes, share, row);
+            for (size_t j = 0, at = r * positions * classes; j < classes; j++, at++) {
+                float *grad = c->grad[0] ? c->grad[0] + at : NULL;
+                *value += unit_difference(c->x[0] + at, t + at, grad, positions, classes, share, row);
+            }
         return KD_OK;
     }
     k->difference_sum_f32(0, c->x[0], t, all, value);
@@ -110,12 +115,13 @@ static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__fe
     const size_t w = loss->desc.width;
     kd_tensor *sum = NULL;
     for (size_t i = 0; i < loss->desc.student_count; i++) {
-        kd_tensor *pair[2] = { kd__adaptive_avg_pool(tape, in->student[i], w, w), kd__adaptive_avg_pool(tape, in->teacher[i], w, w) };
-        sum = kd__feature_add(tape, sum, kd__core_run(tape, loss->name, pair, 2, core, &loss->desc));
+        kd_tensor *s = kd__adaptive_avg_pool(tape, in->student[i], w, w), *t = kd__adaptive_avg_pool(tape, in->teacher[i], w, w);
+        sum = kd__feature_add(tape, sum, kd__core_run(tape, loss->name, (kd_tensor *[]){ s, t }, 2, core, &loss->desc));
     }
     return sum;
 }
 
 const kd__feature_method kd__feature_CATKD = {
-    .formula = "mean (A(S) - A(T))^2, A: pooled maps of the classes", .defaults = defaults, .check = check, .apply = apply, .forms = 2
+    .formula = "mean (A(S) - A(T))^2, A: pooled maps of the classes", .defaults = defaults, .check = check, .apply = apply,
+    .forms = 2
 };

@@ -7,23 +7,26 @@
  *     P_bk = exp(u_b . M_k / T) / Z,  u = student's embedding of length 1, M: the teacher's memory of the row's own sample
  *     (k = 0) and of K others, N: samples of the data set; exchanged: v = the teacher's embedding, the student's memory
  *     after a batch on a TRAIN tape: the memory of its samples = alpha memory + (1 - alpha) embedding, again of length 1
- * Gradient: -sigmoid for the own sample, +sigmoid for the others, of x = log(P / (m + e)), times M / (T B), through the length.
+ * Gradient: -sigmoid for the own sample, +sigmoid for the others, of x = log(P / (m + e)), times M / (T B), through the
+ *     length.
  * Divides by: rows (B); the sum over negatives is not divided.
  * Detached: memories and Z.  The teacher's tap is a constant; its embedding is trained.
  * Taps: one pair of any shapes, each sample flattened.  `indices`: which samples; `samples`: N.
  * Adapters: "s0.linear", "t0.linear" to `width`.
- * State: the memories, 2 N width floats (N = 50000, width 128: 51 MB; a million samples: 1 GB), Z, and where the draws are: all
- *     of it in checkpoints.
- * Defaults: weight 0.8, alpha 0.5, T 0.07, width 128, negatives 16384 (CIFAR-100, the pooled vector); with KD its weight is 1.
+ * State: the memories, 2 N width floats (N = 50000, width 128: 51 MB; a million samples: 1 GB), Z, and where the draws are:
+ *     all of it in checkpoints.
+ * Defaults: weight 0.8, alpha 0.5, T 0.07, width 128, negatives 16384 (CIFAR-100, the pooled vector); with KD its weight is
+ *     1.
  * Forms: one.
- * Traps: Z is taken once, N times the mean of exp(..) of the first TRAIN batch, as the weights published go with it; here it is in
- *     the checkpoint with the memories, so that a run goes on as it would have.  P is never formed: log-space terms neither
- *     overflow at small T nor need an e in a logarithm.  Negatives are other samples, drawn evenly with replacement from the loss's
- *     own stream, a function of seed, batch and row alone; with `negatives` at least N - 1, all of them once.  The public sampler
- *     leaves out samples of the row's class: here 1 in `classes` of the draws is one.  A zero embedding has no gradient.
- *     EVAL changes nothing and uses its own batch's Z until there is one.
- * Published: CIFAR-100 ResNet32x4 -> 8x4 75.51 (with KD 75.46), WRN-40-2 -> 16-2 75.48 (75.64).
- * Cost: 12 bytes a negative and row, 2 width dot products each; the public code gathers 8 width bytes for each. */
+ * Traps: Z is taken once, N times the mean of exp(..) of the first TRAIN batch, as the weights published go with it; here
+ *     it is in the checkpoint with the memories, so that a run goes on as it would have.  P is never formed: log-space
+ *     terms neither overflow at small T nor need an e in a logarithm.  Negatives are other samples, drawn evenly with
+ *     replacement from the loss's own stream, a function of seed, batch and row alone; with `negatives` at least N - 1, all
+ *     of them once.  The public sampler leaves out samples of the row's class: here 1 in `classes` of the draws is one.  A
+ *     zero embedding has no gradient.  EVAL changes
+ *     nothing and uses its own batch's Z until there is one.  Of several processes each keeps its own memories.
+ * Published: CIFAR-100 ResNet32x4 -> 8x4 75.51, WRN-40-2 -> 16-2 75.48.
+ * Cost: 12 bytes a negative and row and 2 dot products of `width`; the public code gathers 8 width bytes for each. */
 #include "distill/feature.h"
 #include <math.h>
 
@@ -71,7 +74,7 @@ typedef struct crd_job {
     double    inverse_t, shift[2];        /* log Z + log(m + e) */
     const float *bank[2];
     float    *unit[2], *norm[2], *score[2], *part;   /* [n, width], [n], [n, terms], [n, width] */
-    uint32_t *index;                      /* [n, terms] */
+    uint32_t *index;                      /* [n, terms], the own sample first; NULL: all samples in order */
     double   *value[2];                   /* [n]: of a side; first the logarithm of the sum of exp(scores / T) */
 } crd_job;
 
@@ -81,32 +84,33 @@ static void crd_draw(const crd_job *job, size_t b)
     const uint32_t others = (uint32_t)job->samples - 1, own = (uint32_t)job->call->own[b];
     const kd_rng seed = kd_rng_make(loss->desc.seed), draws = kd_rng_split(&seed, CRD_SPLIT_DRAWS);
     const kd_rng row = kd_rng_split(&draws, loss->counter[0] + b);
+    const uint32_t key[2] = { (uint32_t)row.key, (uint32_t)(row.key >> 32) };
     uint32_t *index = job->index + b * job->terms, word[4];
-    const bool all = job->terms == job->samples;
     index[0] = own;
     for (uint32_t k = 0; k + 1 < job->terms; k++) {
-        if (!all && k % 4 == 0)
-            kd_rng_philox(word, (const uint32_t[4]){ k / 4 }, (const uint32_t[2]){ (uint32_t)row.key, (uint32_t)(row.key >> 32) });
-        uint32_t other = all ? k : (uint32_t)((uint64_t)word[k % 4] * others >> 32);
+        if (k % 4 == 0)
+            kd_rng_philox(word, (const uint32_t[4]){ k / 4 }, key);
+        uint32_t other = (uint32_t)((uint64_t)word[k % 4] * others >> 32);
         index[k + 1] = other + (other >= own);
     }
 }
 
+/* Scores of row b, those of all samples but drawn ones are there; without a Z the logarithm of their exponentials' sum. */
 static void crd_scores(size_t b, void *arg)
 {
     const crd_job *job = arg;
-    crd_draw(job, b);
+    if (job->index) crd_draw(job, b);
     for (size_t side = 0; side < 2; side++) {
         const float *e = job->unit[side] + b * job->width;
         float *score = job->score[side] + b * job->terms, top = -INFINITY;
-        for (size_t k = 0; k < job->terms; k++) {
+        for (size_t k = 0; job->index && k < job->terms; k++) {
             double dot;
             job->c->kernels->dot_f32(&dot, e, job->bank[side] + (size_t)job->index[b * job->terms + k] * job->width, job->width);
             score[k] = (float)dot;
-            top = KD_MAX(top, score[k]);
         }
         if (job->call->loss->counter[1]) continue;
         double sum = 0;
+        for (size_t k = 0; k < job->terms; k++) top = KD_MAX(top, score[k]);
         for (size_t k = 0; k < job->terms; k++) sum += kd__fixed_exp(((double)score[k] - (double)top) * job->inverse_t);
         job->value[side][b] = (double)top * job->inverse_t + kd__fixed_log(sum);
     }
@@ -125,36 +129,48 @@ static double crd_log_z(const crd_job *job, size_t side)
     return top + kd__fixed_log(sum * (double)job->samples / ((double)job->n * (double)job->terms));
 }
 
-/* Values and gradients of row b on both sides. */
+/* Row b on both sides: values; scores become their gradients. */
 static void crd_terms(size_t b, void *arg)
 {
     const crd_job *job = arg;
     const kd__kernels *k = job->c->kernels;
-    const size_t width = job->width;
+    const size_t own = job->index ? 0 : (size_t)job->call->own[b];
     const double by = job->inverse_t / (double)job->n;
     for (size_t side = 0; side < 2; side++) {
-        float *x = job->score[side] + b * job->terms, *grad = job->c->grad[side], *part = job->part + b * width, y[CRD_BLOCK];
-        double value = 0;
-        if (grad) memset(grad + b * width, 0, width * sizeof *grad);
+        float *x = job->score[side] + b * job->terms, y[CRD_BLOCK];
+        double value = 0, sum;
         for (size_t from = 0; from < job->terms; from += CRD_BLOCK) {
             const size_t count = KD_MIN(job->terms - from, (size_t)CRD_BLOCK);
-            double sum;
             for (size_t i = from; i < from + count; i++) x[i] = (float)((double)x[i] * job->inverse_t - job->shift[side]);
-            if (!from) x[0] = -x[0];
+            if (own - from < count) x[own] = -x[own];
             k->unary_f32(KD_UNARY_SOFTPLUS, y, x + from, count, 0, 0);
             k->sum_f32(&sum, y, count);
             value += sum;
-            if (!grad) continue;
-            k->unary_f32(KD_UNARY_SIGMOID, y, x + from, count, 0, 0);
-            memset(part, 0, width * sizeof *part);
-            for (size_t i = 0; i < count; i++)
-                k->axpy_f32(part, job->bank[side] + (size_t)job->index[b * job->terms + from + i] * width, width,
-                            (float)((from + i ? by : -by) * (double)y[i]));
-            k->axpy_f32(grad + b * width, part, width, 1);
+            k->unary_f32(KD_UNARY_SIGMOID, x + from, x + from, count, 0, 0);
+            k->unary_f32(KD_UNARY_SCALE_ADD, x + from, x + from, count, (float)by, 0);
+            if (own - from < count) x[own] = -x[own];
         }
         job->value[side][b] = value;
-        if (!grad) continue;
-        kd__unit_backward(k, 1, width, job->unit[side] + b * width, &job->norm[side][b], grad + b * width);
+    }
+}
+
+/* The gradient of row b's embeddings from that of its scores, by blocks of them. */
+static void crd_gather(size_t b, void *arg)
+{
+    const crd_job *job = arg;
+    const kd__kernels *k = job->c->kernels;
+    const size_t width = job->width;
+    for (size_t side = 0; side < 2; side++) {
+        const float *x = job->score[side] + b * job->terms;
+        float *grad = job->c->grad[side] + b * width, *part = job->part + b * width;
+        if (!job->c->grad[side]) continue;
+        memset(grad, 0, width * sizeof *grad);
+        for (size_t from = 0; from < job->terms; from += CRD_BLOCK) {
+            memset(part, 0, width * sizeof *part);
+            for (size_t i = from; i < KD_MIN(job->terms, from + CRD_BLOCK); i++)
+                k->axpy_f32(part, job->bank[side] + (size_t)job->index[b * job->terms + i] * width, width, x[i]);
+            k->axpy_f32(grad, part, width, 1);
+        }
     }
 }
 
@@ -174,31 +190,47 @@ static void crd_remember(const crd_job *job, float *memory)
         }
 }
 
-static void run(crd_job *job, double *value)
+static kd_status run(crd_job *job, double *value)
 {
     const kd_loss_feature *loss = job->call->loss;
+    const kd__core *c = job->c;
     const double negatives = (double)(job->terms - 1), m = negatives / (double)job->samples;
+    const size_t n = job->n, w = job->width;
     double z[2];
     for (size_t side = 0; side < 2; side++) {
-        job->c->kernels->l2_normalize_rows_f32(job->n, job->width, job->c->x[side], 1e-12f, job->unit[side], job->norm[side]);
-        job->bank[side] = loss->state + (side ? 0 : job->samples * job->width);
+        c->kernels->l2_normalize_rows_f32(n, w, c->x[side], 1e-12f, job->unit[side], job->norm[side]);
+        job->bank[side] = loss->state + (side ? 0 : job->samples * w);
+        if (job->index) continue;
+        KD_TRY(kd__gemm(c->ctx, &(kd__gemm_args){ .m = n, .n = job->terms, .k = w, .a = job->unit[side], .a_stride = w,
+                                                  .b = job->bank[side], .b_stride = w, .b_transposed = true,
+                                                  .c = job->score[side], .c_stride = job->terms }));
     }
-    kd__parallel(job->c->ctx, job->n, crd_scores, job);
+    kd__parallel(c->ctx, n, crd_scores, job);
     for (size_t side = 0; side < 2; side++) {
         z[side] = crd_log_z(job, side);
         job->shift[side] = z[side] + kd__fixed_log(m + crd_e);
     }
-    kd__parallel(job->c->ctx, job->n, crd_terms, job);
+    kd__parallel(c->ctx, n, crd_terms, job);
+    if (job->index) kd__parallel(c->ctx, n, crd_gather, job);
+    for (size_t side = 0; side < 2; side++) {
+        if (!c->grad[side]) continue;
+        if (!job->index)
+            KD_TRY(kd__gemm(c->ctx, &(kd__gemm_args){ .m = n, .n = w, .k = job->terms, .a = job->score[side],
+                                                      .a_stride = job->terms, .b = job->bank[side], .b_stride = w,
+                                                      .c = c->grad[side], .c_stride = w }));
+        kd__unit_backward(c->kernels, n, w, job->unit[side], job->norm[side], c->grad[side]);
+    }
     *value = 0;
-    for (size_t b = 0; b < job->n; b++) *value += job->value[0][b] + job->value[1][b];
-    *value /= (double)job->n;
+    for (size_t b = 0; b < n; b++) *value += job->value[0][b] + job->value[1][b];
+    *value /= (double)n;
     if (negatives > 0) *value += 2 * negatives * kd__fixed_log(1 + crd_e / m);
-    if (!job->call->train) return;
+    if (!job->call->train) return KD_OK;
     crd_remember(job, loss->state);
-    loss->counter[0] += job->n;
-    if (loss->counter[1] || !isfinite(z[0]) || !isfinite(z[1])) return;
+    loss->counter[0] += n;
+    if (loss->counter[1] || !isfinite(z[0]) || !isfinite(z[1])) return KD_OK;
     loss->counter[1] = 1;
     memcpy(loss->counter + 2, z, sizeof z);
+    return KD_OK;
 }
 
 static kd_status core(const kd__core *c, double *value)
@@ -211,9 +243,10 @@ static kd_status core(const kd__core *c, double *value)
     double *sums = kd__scratch_get(c->ctx, 2 * n * sizeof *sums);
     float *rows = kd__scratch_get(c->ctx, n * (3 * w + 2) * sizeof *rows);
     float *scores = kd__scratch_get(c->ctx, 2 * n * job.terms * sizeof *scores);
-    job.index = kd__scratch_get(c->ctx, n * job.terms * sizeof *job.index);
-    const bool ok = sums && rows && scores && job.index;
-    if (ok) {
+    const bool all = job.terms == d->samples;
+    if (!all) job.index = kd__scratch_get(c->ctx, n * job.terms * sizeof *job.index);
+    kd_status status = sums && rows && scores && (all || job.index) ? KD_OK : kd__fail(KD_ERR_NOMEM, "crd: out of memory");
+    if (status == KD_OK) {
         for (size_t side = 0; side < 2; side++) {
             job.unit[side] = rows + side * n * w;
             job.norm[side] = rows + 3 * n * w + side * n;
@@ -221,13 +254,13 @@ static kd_status core(const kd__core *c, double *value)
             job.value[side] = sums + side * n;
         }
         job.part = rows + 2 * n * w;
-        run(&job, value);
+        status = run(&job, value);
     }
     kd__scratch_put(c->ctx, job.index);
     kd__scratch_put(c->ctx, scores);
     kd__scratch_put(c->ctx, rows);
     kd__scratch_put(c->ctx, sums);
-    return ok ? KD_OK : kd__fail(KD_ERR_NOMEM, "crd: out of memory");
+    return status;
 }
 
 static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in)

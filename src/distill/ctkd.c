@@ -75,14 +75,16 @@ static size_t scratch(const kd__soft *s)
     return rows > SIZE_MAX / 8 ? SIZE_MAX : rows + kernel;
 }
 
-/* e^-x - 1 + x, without what cancels near 0. */
+typedef __attribute__((vector_size(16))) double ctkd_pair;
+
+/* The terms of e^-x - 1 + x up to x^9: 2e-9 of it at 1/2. */
+#define SERIES(x, y)                                                                                                                 \
+    ((y) * (1.0 / 2 + (y) * (1.0 / 24 + (y) * (1.0 / 720 + (y) * (1.0 / 40320))) -                                                   \
+            (x) * (1.0 / 6 + (y) * (1.0 / 120 + (y) * (1.0 / 5040 + (y) * (1.0 / 362880))))))
 static double excess(double x)
 {
     if (!(x > -0.5 && x < 0.5)) return kd__fixed_exp(-KD_MIN(KD_MAX(x, -600.0), 600.0)) - 1 + x;
-    const double y = x * x;   /* the even and the odd terms up to x^13 */
-    const double even = 1.0 / 2 + y * (1.0 / 24 + y * (1.0 / 720 + y * (1.0 / 40320 + y * (1.0 / 3628800 + y * (1.0 / 479001600)))));
-    const double odd = 1.0 / 6 + y * (1.0 / 120 + y * (1.0 / 5040 + y * (1.0 / 362880 + y * (1.0 / 39916800 + y * (1.0 / 6227020800)))));
-    return y * (even - x * odd);
+    return SERIES(x, x * x);
 }
 
 /* dKL/dT, or d(T^2 KL)/dT over T^2.  With x = (t - s) / T minus its mean under p, and S = sum p e^-x:  KL = log S, q = p e^-x / S.
@@ -90,22 +92,36 @@ static double excess(double x)
 static double derivative(const float *teacher, const float *student, const float *p, const float *q, size_t n, double t, double value,
                          bool squared)
 {
-    double all = 0, apart = 0, mean = 0, more = 0, covariance = 0, moved = 0, weight = 0, top = -1e300;
-    bool wider = false;   /* the student has classes that the teacher has not: there is no S then, and nothing cancels */
+    double all = 0, apart = 0, mean = 0, more, covariance, moved, weight, top = -1e300, least = 1e300, most = -1e300;
+    ctkd_pair sums[4] = { { 0, 0 } };
+    bool holes = false, wider = false;   /* the student has classes that the teacher has not: there is no S then, and nothing cancels */
     for (size_t c = 0; c < n; c++) {
         const double pc = (double)p[c];
         top = KD_MAX(top, (double)student[c]);
-        wider |= !(pc > 0) && q[c] > 0;
+        holes |= !(pc > 0), wider |= !(pc > 0) && q[c] > 0;
         if (!(pc > 0)) continue;
+        const double d = (double)teacher[c] - (double)student[c];
         all += pc;
-        apart += pc * ((double)teacher[c] - (double)student[c]);
+        least = KD_MIN(least, d), most = KD_MAX(most, d);
+        apart += pc * d;
         mean += pc * (double)teacher[c];
     }
     apart /= all, mean /= all;
-    for (size_t c = 0; c < n; c++) {
+    const double over_t = 1 / t;
+    size_t c = 0;
+    for (; !holes && most - least < 0.5 * t && c + 2 <= n; c += 2) {   /* two at a time: the sum of each lane, then both */
+        const ctkd_pair pc = { (double)p[c], (double)p[c + 1] }, a = { (double)teacher[c], (double)teacher[c + 1] };
+        const ctkd_pair b = { (double)student[c], (double)student[c + 1] }, x = (a - b - apart) * over_t, e = SERIES(x, x * x), above = b - top;
+        sums[0] += pc * e;
+        sums[1] += pc * x * (a - mean);
+        sums[2] += pc * (e - x) * above;
+        sums[3] += pc * above;
+    }
+    more = sums[0][0] + sums[0][1], covariance = sums[1][0] + sums[1][1], moved = sums[2][0] + sums[2][1], weight = sums[3][0] + sums[3][1];
+    for (; c < n; c++) {
         const double pc = (double)p[c];
         if (!(pc > 0)) continue;
-        const double x = ((double)teacher[c] - (double)student[c] - apart) / t, e = wider ? 0 : excess(x), above = (double)student[c] - top;
+        const double x = ((double)teacher[c] - (double)student[c] - apart) * over_t, e = wider ? 0 : excess(x), above = (double)student[c] - top;
         more += pc * e;
         covariance += pc * x * ((double)teacher[c] - mean);
         moved += pc * (e - x) * above, weight += pc * above;
@@ -115,7 +131,7 @@ static double derivative(const float *teacher, const float *student, const float
     double kl = more < 1e-4 ? more - more * more / 2 + more * more * more / 3 : kd__fixed_log(1 + more);
     if (wider) {
         kl = value, moved = 0;
-        for (size_t c = 0; c < n; c++)
+        for (c = 0; c < n; c++)
             if (q[c] > 0) moved += ((double)q[c] - (double)p[c] / all) * ((double)student[c] - top);
     }
     return (squared ? 2 * kl / t : 0) - (covariance + moved) / (t * t);

@@ -7,18 +7,19 @@
  *     | |: the length over all elements of the batch, not squared
  *     w = (m(s) + m(t)) / 2, m(x) = H W softmax over positions of mean_c |x| / T: where both sides look
  *     N(x) = x + BN(conv_out(theta(x) phi(x)^T g(x) / (H W))): every position with every other
- * Gradient: the difference over the length, nothing where the length is 0; through the adapters, and on the teacher's side to N_t's own
- *     layers.
+ * Gradient: the difference over the length, nothing where the length is 0; through the adapters, and on the teacher's side
+ *     to N_t's own layers.
  * Divides by: nothing: lengths grow with the root of the batch.
  * Detached: the teacher's tap; the attention w, on both sides.
  * Taps: one pair of maps of equal height and width: a level of the pyramid; a loss a level.
- * Adapters: s0: feature (1x1), channel (linear), spatial (3x3, one channel), non_local (g, theta, phi 1x1 to h channels, conv_out 1x1
- *     without bias, bn), relation (1x1); t0: the teacher's non-local block.  h = width; 0: half the channels of that side.
+ * Adapters: s0: feature (1x1), channel (linear), spatial (3x3, one channel), non_local (g, theta, phi 1x1 to h channels,
+ *     conv_out 1x1 without bias, bn), relation (1x1); t0: the teacher's non-local block.  h = width; 0: half the channels of
+ *     that side.
  * Defaults: weight 1, alpha 7e-5, beta 4e-3, gamma 7e-5, temperature 0.5 (COCO, two-stage detectors).
  * Forms: one.
- * Traps: the public code computes a channel mask and never uses it: it is not here.  Its lengths are not squared, as the formula above.
- *     The product of theta, phi and g is taken as theta (phi^T g), which is the same and needs no matrix of all pairs of positions.
- *     Batch norm in the non-local blocks is trained like the other layers, the teacher's too.
+ * Traps: the public code computes a channel mask and never uses it: it is not here.  Its lengths are not squared, as the
+ *     formula above. The product of theta, phi and g is taken as theta (phi^T g), which is the same and needs no matrix of all
+ *     pairs of positions. Batch norm in the non-local blocks is trained like the other layers, the teacher's too.
  * Published: COCO Faster R-CNN ResNet50, 37.4 -> 39.3 mAP in another toolbox.
  * Cost: eleven 1x1 convolutions; twice the teacher's tap as scratch. */
 #include "distill/feature.h"
@@ -69,7 +70,8 @@ static kd_tensor *part(const kd_loss_feature *loss, kd_tape *tape, const char *s
 
 static kd_tensor *related(const kd_loss_feature *loss, kd_tape *tape, const char *side, kd_tensor *x)
 {
-    kd_tensor *g = part(loss, tape, side, "g", x), *theta = part(loss, tape, side, "theta", x), *phi = part(loss, tape, side, "phi", x);
+    kd_tensor *g = part(loss, tape, side, "g", x), *theta = part(loss, tape, side, "theta", x);
+    kd_tensor *phi = part(loss, tape, side, "phi", x);
     if (!kd__tape_ok(tape)) return kd__poison(tape);
     const size_t n = x->shape[0], hw = x->shape[1] * x->shape[2], h = g->shape[3], flat[3] = { n, hw, h };
     kd_tensor *pairs = kd_matmul(tape, kd_reshape(tape, phi, 3, flat), kd_reshape(tape, g, 3, flat), KD_TRANSPOSE_A);

@@ -52,6 +52,7 @@ typedef struct kd__feature_method {
     /* The loss of a batch before weight and warm-up: a scalar of the tape, or poison. */
     kd_tensor *(*apply)(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in);
     uint32_t    forms;     /* how many KD_FORM_*; 0: one */
+    bool        draws;     /* from the tape's random stream: counter[0] keeps the place of the one that eval on pointers has */
     size_t    (*mask_width)(const kd_loss_feature_desc *desc);   /* columns of the mask; NULL: tokens of the first student tap */
 } kd__feature_method;
 
@@ -150,7 +151,7 @@ static inline float kd__keep(float x, bool keep)   /* x or 0, without a branch: 
 kd_status  kd__core_squares(const kd__core *c, kd__core_row_fn row, double *value);
 double     kd__row_squares(const kd__core *c, float *d, size_t n, double factor);
 
-/* ---- feature_layers.c: adapters of several methods, and what they draw --------------------------------------------------------- */
+/* ---- feature_layers.c: adapters of several methods, and what they draw ----------------------------------------------------- */
 /* A block that holds parameters and layers, and is not run itself. */
 kd_layer  *kd__holder(kd_layer *parent, const char *name);
 /* A 1x1 convolution where `shape` is a map's, else a linear layer; a k x k one that keeps the size. */
@@ -162,8 +163,8 @@ void       kd__generator(kd_layer *parent, size_t channels);
 void       kd__projector(kd_layer *sequence, size_t in, size_t width, size_t out, bool norm_last);
 /* floor(share n), where a share of .7 is meant and not the float below it. */
 size_t     kd__share(float share, size_t n);
-/* Constants drawn from the tape's random stream, as kd_dropout does: 0 with probability p, else 1; [rows, tokens] with `masked` zeros
- * in each row, each choice as likely as another. */
+/* Constants drawn from the tape's random stream, as kd_dropout does: 0 with probability p, else 1; [rows, tokens] with `masked`
+ * zeros in each row, each choice as likely as another. */
 kd_tensor *kd__draw_keep(kd_tape *tape, size_t rank, const size_t *shape, float p);
 kd_tensor *kd__draw_tokens(kd_tape *tape, size_t rows, size_t tokens, size_t masked);
 /* scale sqrt(sum w (a - b)^2), gradient 0 at 0; w a constant for each leading row of a, or NULL. */
@@ -174,6 +175,14 @@ void       kd__embed_pair(const kd_loss_feature_desc *desc, kd_layer *root);
 void       kd__embed_pair_forward(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, kd_tensor *e[2]);
 /* In place: g, the gradient of rows [n, w] divided by their lengths `norm`, becomes that of the rows; 0 for zero rows. */
 void       kd__unit_backward(const kd__kernels *k, size_t n, size_t w, const float *unit, const float *norm, float *g);
+
+/* minilm.c: weight times the mean over heads and valid tokens of KL(softmax t || softmax s), over rows of scores
+ * {heads, tokens, tokens} as they are, or of X X^T / sqrt(d) of each head's d columns X of tokens {tokens, width}; does such
+ * a pair fit? */
+typedef struct kd__relation { size_t heads; double weight; } kd__relation;
+kd_tensor *kd__relation_kl(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in, size_t tap, size_t heads,
+                           float weight);
+kd_status  kd__relation_fits(const kd_loss_feature_desc *desc, size_t tap, size_t heads, size_t tokens);
 
 /* ---- feature_ops.c: pieces of several methods ------------------------------------------------------------------------ */
 /* RepDistiller's ConvReg below root, from a student map [s, s, c] to a teacher's [t, t, d]: 3x3 of stride 2 (s = 2t), transposed

@@ -58,7 +58,7 @@ kd_tensor *kd__draw_keep(kd_tape *tape, size_t rank, const size_t *shape, float 
     if (!keep) return kd__poison(tape);
     kd_rng rng = kd_rng_split(&tape->rng, tape->rng.index++);
     float *x = keep->data;
-    for (size_t i = 0; i < keep->count; i++) x[i] = kd_rng_uniform(&rng) < p ? 0 : 1;
+    for (size_t i = 0; i < keep->count; i++) x[i] = kd_rng_uniform(&rng) < p ? 0.0f : 1.0f;
     return keep;
 }
 
@@ -70,7 +70,7 @@ kd_tensor *kd__draw_tokens(kd_tape *tape, size_t rows, size_t tokens, size_t mas
     float *x = keep->data;
     for (size_t r = 0; r < rows; r++, x += tokens)
         for (size_t i = 0, left = masked; i < tokens; i++) {   /* each token with the share that is left */
-            x[i] = kd_rng_below(&rng, tokens - i) < left ? 0 : 1;
+            x[i] = kd_rng_below(&rng, tokens - i) < left ? 0.0f : 1.0f;
             left -= x[i] < 1;
         }
     return keep;

@@ -284,7 +284,9 @@ kd_status kd_loss_feature_eval(kd_loss_feature *loss, const kd_feature_batch *ba
         kd_model *hold = !b.train && loss->adapters && !loss->adapters->frozen ? loss->adapters : NULL;
         loss->tape->mode = b.train ? KD_TAPE_TRAIN : KD_TAPE_EVAL;
         if (hold) kd_model_freeze(hold, 1);   /* their gradients are not asked for */
+        if (loss->method->draws) loss->tape->rng.index = loss->counter[0];
         status = eval(loss, &b, value);
+        if (loss->method->draws && status == KD_OK) loss->counter[0] = loss->tape->rng.index;
         if (hold) kd_model_freeze(hold, 0);
         kd_tape_reset(loss->tape);
     }

@@ -3,24 +3,26 @@
  *
  * Formula:
  *     loss = alpha * factor + beta * reconstruction
- *     factor = mean over samples and positions of |A(f_s) - A(f_t)|, A(f) = a / max(|a|, 1e-12), a[h, w] = mean over channels of f^2
+ *     factor = mean over samples and positions of |A(f_s) - A(f_t)|
+ *     A(f) = a / max(|a|, 1e-12), a[h, w] = mean over channels of f^2
  *     reconstruction = mean (decoder(f_t) - t)^2
  *     f_s = translator(s), f_t = encoder(t); encoder and decoder together are the paraphraser
  * Gradient: of the factor to the student and the translator alone; of the reconstruction to the paraphraser alone.
- * Divides by: samples times positions (PAPER: elements of the factor); the reconstruction by elements of the teacher's tap.
+ * Divides by: samples times positions (PAPER: elements of the factor); the reconstruction by elements of the teacher's
+ *     tap.
  * Detached: the teacher; f_t in the factor.
  * Taps: one pair of maps.  Of two factors of different sizes the larger is average-pooled to the other's height and width.
- * Adapters: s0 conv1, bn1, .. conv3, bn3, the translator: 3x3 convolutions of padding 1 with channels c, k, k, batch norm, leaky ReLU
- *     .1; t0 conv1 .. conv3, the encoder, with channels t, k, k, and conv4 .. conv6, the decoder, with k, t, t, without batch norm.
- *     k = floor(gamma t), at least 1: gamma of the teacher's channels.
+ * Adapters: s0 conv1, bn1, .. conv3, bn3, the translator: 3x3 convolutions of padding 1 with channels c, k, k, batch norm,
+ *     leaky ReLU .1; t0 conv1 .. conv3, the encoder, with channels t, k, k, and conv4 .. conv6, the decoder, with k, t, t,
+ *     without batch norm. k = floor(gamma t), at least 1: gamma of the teacher's channels.
  * Defaults: weight 200, alpha 1, beta 0.005 (so that the reconstruction counts 1), gamma 0.5.
  * Forms: CODE: above.  PAPER: A(f) = f / max(|f|, 1e-12) of all elements of a sample's factor.
- * Traps: the two forms are different losses, not only other scales: CODE compares where a factor is active, PAPER the factor.
- *     The published runs train the paraphraser first (30 epochs, learning rate .01 for ResNets) and hold it fixed afterwards.  In two
- *     stages: a loss with alpha 0 and beta 1 trains the paraphraser; `kd_model_copy` takes its adapters to one with alpha 1 and beta
- *     0, whose paraphraser gets no gradient.  An optimizer's weight decay would still shrink it: put no decay on `t0`.  The default
- *     trains both at once.  A part with weight 0 is not run.  The decoder's convolutions are ordinary ones: transposed ones of stride 1
- *     are the same with the kernel turned.
+ * Traps: the two forms are different losses, not only other scales: CODE compares where a factor is active, PAPER the
+ *     factor. The published runs train the paraphraser first (30 epochs, learning rate .01 for ResNets) and hold it fixed
+ *     afterwards.  In two stages: a loss with alpha 0 and beta 1 trains the paraphraser; `kd_model_copy` takes its adapters to
+ *     one with alpha 1 and beta 0, whose paraphraser gets no gradient.  An optimizer's weight decay would still shrink it: put
+ *     no decay on `t0`.  The default trains both at once.  A part with weight 0 is not run.  The decoder's convolutions are
+ *     ordinary ones: transposed ones of stride 1 are the same with the kernel turned.
  * Published: CIFAR-100 ResNet32x4 -> 8x4 72.86, WRN-40-2 -> 16-2 73.25; ImageNet ResNet34 -> 18 71.43.
  * Cost: nine convolutions; two rows of the factor in double as scratch a thread. */
 #include "distill/feature.h"
@@ -79,8 +81,11 @@ static double factor(const kd__core *c, size_t i, size_t r, size_t m, double *a)
     const float *x = c->x[i] + r * (c->in[i]->count / c->in[i]->shape[0]);
     double square = 0;
     for (size_t p = 0; p < m; p++) {
-        if (d->form != KD_FORM_PAPER) c->kernels->dot_f32(&a[p], x + p * channels, x + p * channels, channels), a[p] /= (double)channels;
-        else a[p] = (double)x[p];
+        a[p] = (double)x[p];
+        if (d->form != KD_FORM_PAPER) {
+            c->kernels->dot_f32(&a[p], x + p * channels, x + p * channels, channels);
+            a[p] /= (double)channels;
+        }
         square += a[p] * a[p];
     }
     const double length = sqrt(square), share = 1 / KD_MAX(length, 1e-12);

@@ -4,22 +4,22 @@
  * Formula:
  *     loss = alpha mean (z_s - z_t)^2 + beta mean over taps of 1 / B^2 sum_ij (E_ij - E'_ij)^2
  *          + gamma sum over neighbouring maps of 1 / B sum_b (R_b - R'_b)^2
- *     vertices: logits z; edges: E_ij = |x_i - x_j|^2 / max_ij; transformations: R_b = |a_b - c_b|^2 / max_b of tap i and tap i + 1:
+ *     vertices: logits z; edges: E_ij = |x_i - x_j|^2 / max_ij; transformations of tap i into i + 1: R_b = |a_b - c_b|^2 / max_b,
  *     a: tap i, pooled to the size of tap i + 1 if it is larger; c: tap i + 1, channels 2k and 2k + 1 averaged if it has twice as
  *     many; E', R' of the teacher.  A maximum of 0 gives 0.
  * Gradient: flows through the maxima, in equal parts where several are the largest.
  * Divides by: elements of the logits; pairs of samples (B^2) and taps; rows (B).
  * Detached: the teacher.
- * Taps: one or more pairs of any shapes, as many of each; neighbours that are maps on both sides have a transformation, and their
- *     shapes must then fit as above unless gamma is 0.
+ * Taps: one or more pairs of any shapes, as many of each; neighbours that are maps on both sides have a transformation, and
+ *     their shapes must then fit as above unless gamma is 0.
  * Defaults: weight 1, alpha 0.1, beta 5, gamma 5 (of a public toolbox); the paper's own code has 0.005 for edges and
  *     transformations and half the sum of squares over B.
  * Forms: one.
- * Traps: the authors' code takes the maximum as a constant and gives each distance's gradient to one of its two samples: half of
- *     it; here it is whole.  Distances come from products of centred features in double: duplicates are exactly 0, where a clamp
- *     at 1e-12 would be divided by the maximum.  Logits may be missing if alpha is 0.
- * Published: no figure under the common CIFAR-100 protocol.
- * Cost: 3 B^2 doubles, B^2 + B D floats of scratch. */
+ * Traps: the authors' code takes the maximum as a constant and gives each distance's gradient to one of its two samples:
+ *     half of it; here it is whole.  Distances come from products of centred features; those of duplicates are exactly 0,
+ *     where a clamp at 1e-12 would be divided by the maximum.  Logits may be missing if alpha is 0.
+ * Published: none under the common CIFAR-100 protocol.
+ * Cost: 2 B^2 doubles, B^2 + B D floats of scratch. */
 #include "distill/feature.h"
 #include <math.h>
 
@@ -46,8 +46,8 @@ static kd_status check(kd_loss_feature_desc *d)
     KD_TRY(kd__feature_pairs(d, 1, ~0u));
     for (size_t i = 0; d->gamma > 0 && i < d->student_count; i++)
         if (irg_moves(d, i) && !(irg_fits(d->student + i) && irg_fits(d->teacher + i)))
-            return kd__feature_misfit(d, i + 1, "for gamma > 0 a map is as large as the one before it or smaller, and has as many "
-                                                "channels or twice as many");
+            return kd__feature_misfit(d, i + 1, "for gamma > 0 a map is as large as the one before it or smaller, and has as "
+                                                "many channels or twice as many");
     return KD_OK;
 }
 
@@ -81,20 +81,25 @@ static double irg_compare(irg_side *s, const irg_side *t, size_t count, double b
     return value;
 }
 
-static void irg_distances(const kd__core *c, size_t in, size_t n, double *gram, float *centred, double *out)
+/* Products of centred features in single precision: distances are made relative to the largest, and that has their error. */
+static kd_status irg_distances(const kd__core *c, size_t in, size_t n, float *gram, float *centred, double *out)
 {
     const size_t d = c->in[in]->count / n;
     kd__centre(c->kernels, c->x[in], n, d, centred + n * d, centred);
-    kd__gram_f64(c->ctx, centred, n, d, gram, n);
+    KD_TRY(kd__gram(c->ctx, centred, n, d, gram));
     for (size_t i = 0; i < n; i++)
-        for (size_t j = 0; j < n; j++) out[i * n + j] = i == j ? 0 : kd__gram_distance(gram, n, i, j);
+        for (size_t j = 0; j < n; j++) {
+            const double square = (double)gram[i * n + i] + (double)gram[j * n + j] - 2 * (double)gram[i * n + j];
+            out[i * n + j] = i == j || square < 0 ? 0 : square;   /* of equal rows 0: their products are equal */
+        }
+    return KD_OK;
 }
 
-static kd_status edges_run(const kd__core *c, size_t n, double *memory, float *centred, double *value)
+static kd_status edges_run(const kd__core *c, size_t n, double *memory, float *g, float *centred, double *value)
 {
-    irg_side s = { .x = memory + n * n }, t = { .x = memory + 2 * n * n };
-    irg_distances(c, 1, n, memory, centred, t.x);
-    irg_distances(c, 0, n, memory, centred, s.x);
+    irg_side s = { .x = memory }, t = { .x = memory + n * n };
+    KD_TRY(irg_distances(c, 1, n, g, centred, t.x));
+    KD_TRY(irg_distances(c, 0, n, g, centred, s.x));
     irg_scale(&t, n * n);
     irg_scale(&s, n * n);
     *value = irg_compare(&s, &t, n * n, *(const double *)c->user / ((double)n * (double)n));
@@ -104,8 +109,7 @@ static kd_status edges_run(const kd__core *c, size_t n, double *memory, float *c
         memset(c->grad[0], 0, n * d * sizeof(float));
         return KD_OK;
     }
-    const float root = (float)(1 / sqrt(s.most));
-    float *g = (float *)(void *)memory;   /* of the products: |x_i - x_j|^2 = G_ii + G_jj - 2 G_ij, and w_ij = w_ji */
+    const float root = (float)(1 / sqrt(s.most));   /* g of the products: |x_i - x_j|^2 = G_ii + G_jj - 2 G_ij, and w_ij = w_ji */
     for (size_t i = 0; i < n; i++) {
         double own = 0;
         for (size_t j = 0; j < n; j++) {
@@ -123,10 +127,11 @@ static kd_status edges_run(const kd__core *c, size_t n, double *memory, float *c
 static kd_status edges(const kd__core *c, double *value)
 {
     const size_t n = c->in[0]->shape[0], widest = KD_MAX(c->in[0]->count, c->in[1]->count) / n;
-    double *memory = kd__scratch_get(c->ctx, 3 * n * n * sizeof *memory);
-    float *centred = kd__scratch_get(c->ctx, (n + 1) * widest * sizeof *centred);
-    kd_status status = memory && centred ? edges_run(c, n, memory, centred, value) : kd__fail(KD_ERR_NOMEM, "irg: out of memory");
-    kd__scratch_put(c->ctx, centred);
+    double *memory = kd__scratch_get(c->ctx, 2 * n * n * sizeof *memory);
+    float *floats = kd__scratch_get(c->ctx, (n * n + (n + 1) * widest) * sizeof *floats);
+    kd_status status = kd__fail(KD_ERR_NOMEM, "irg: out of memory");
+    if (memory && floats) status = edges_run(c, n, memory, floats, floats + n * n, value);
+    kd__scratch_put(c->ctx, floats);
     kd__scratch_put(c->ctx, memory);
     return status;
 }

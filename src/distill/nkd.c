@@ -21,40 +21,70 @@ static void defaults(kd_loss_distill_desc *d) { d->temperature = 1, d->gamma = 1
 static kd_status check(const kd_loss_distill_desc *d) { return kd__number_check("gamma", d->gamma, 0); }
 static size_t scratch(const kd__soft *s) { return kd__times(3, s->classes); }
 
+/* log(1 + e^x) */
+static double log_one_and(double x)
+{
+    if (x > 40) return x;
+    return x < -40 ? kd__fixed_exp(x) : kd__fixed_log(1 + kd__fixed_exp(x));
+}
+
+/* The classes of a row but the label: out = softmax of them at T, row = their logits less the largest, top; log out = row / T + share. */
+typedef struct nkd_others { double share; float top; bool none; } nkd_others;
+
+static nkd_others others_of(const kd__soft *s, const float *logits, size_t y, float *row, float *out)
+{
+    const size_t n = s->classes;
+    nkd_others o = { .top = 0 };
+    int32_t at;
+    kd__row_without(row, logits, n, y);
+    s->kernels->row_max_f32(&o.top, &at, row, 1, n, n);
+    o.none = o.top == -__builtin_inff();
+    if (!o.none) s->kernels->unary_f32(KD_UNARY_SCALE_ADD, row, row, n, 1, -o.top);
+    s->kernels->softmax_f32(out, n, row, n, 1, n, s->desc->temperature, 0);
+    if (!o.none) o.share = kd__fixed_log((double)out[at]);
+    return o;
+}
+
+/* The label's log-odds at temperature 1: its logit less the log-sum-exp of the others. */
+static double odds_of(const kd__soft *s, nkd_others o, const float *row, float logit)
+{
+    float all;
+    if (o.none) return __builtin_inf();
+    if (s->desc->temperature == 1) return (double)logit - (double)o.top + o.share;
+    s->kernels->logsumexp_f32(&all, row, s->classes, 1, s->classes, 1);
+    return (double)logit - (double)o.top - (double)all;
+}
+
 static void rows(const kd__soft *s)
 {
     const kd__kernels *k = s->kernels;
     const size_t n = s->classes;
     const float t = s->desc->temperature;
     const double others = (double)s->desc->gamma * (s->desc->temperature_squared ? (double)t * (double)t : 1);
-    float *lq = s->scratch, *p = lq + n, *row = p + n;
+    float *q = s->scratch, *p = q + n, *row = p + n;
     for (size_t r = 0; r < s->rows; r++) {
         if (s->coef[r] == 0) continue;
         const float *student = s->student + r * s->student_stride, *teacher = s->teacher + r * s->teacher_stride;
         float *grad = s->grad ? s->grad + r * s->grad_stride : NULL;
         const size_t y = (size_t)s->labels[r];
-        const double coef = (double)s->coef[r];
-        k->softmax_f32(p, n, teacher, s->teacher_stride, 1, n, 1, 0);
-        k->softmax_f32(lq, n, student, s->student_stride, 1, n, 1, 1);
-        const double target = (double)p[y];
-        double value = target > 0 ? -target * (double)lq[y] : 0;
-        if (grad) {
-            k->unary_f32(KD_UNARY_EXP, lq, lq, n, 0, 0);
-            k->axpy_f32(grad, lq, n, (float)(coef * target));
-            grad[y] -= (float)(coef * target);
-        }
-        kd__row_without(row, student, n, y);
-        k->softmax_f32(lq, n, row, n, 1, n, t, 1);
-        kd__row_without(row, teacher, n, y);
-        k->softmax_f32(p, n, row, n, 1, n, t, 0);
-        value -= others * kd__dot_masked(k, p, lq, n);
+        const double coef = (double)s->coef[r], by = coef * others / (double)t;
+        nkd_others o = others_of(s, teacher, y, row, p);
+        const double taught = 1 / (1 + kd__fixed_exp(-odds_of(s, o, row, teacher[y])));                              /* p_y */
+        o = others_of(s, student, y, row, q);
+        const double odds = odds_of(s, o, row, student[y]), rest = 1 / (1 + kd__fixed_exp(odds));   /* rest: 1 - q_y */
+        double value = taught > 0 ? taught * log_one_and(-odds) : 0, sum;
+        k->sum_f32(&sum, p, n);   /* 1; 0 if the teacher has no other class */
+        if (sum > 0 && others > 0) value -= o.none ? -__builtin_inf() : others * (kd__dot_masked(k, p, row, n) / (double)t + sum * o.share);
         s->soft[r] = (float)value;
         if (!grad) continue;
-        const double by = coef * others / (double)t;
-        double sum;   /* 1; 0 if the teacher has no other class */
-        k->sum_f32(&sum, p, n);
-        k->unary_f32(KD_UNARY_EXP, lq, lq, n, 0, 0);
-        k->axpy_f32(grad, lq, n, sum > 0 ? (float)by : 0);
+        grad[y] -= (float)(coef * taught * rest);
+        if (t == 1) {
+            k->axpy_f32(grad, q, n, (float)(coef * taught * rest + (sum > 0 ? by : 0)));
+        } else {
+            k->axpy_f32(grad, q, n, sum > 0 ? (float)by : 0);
+            k->softmax_f32(q, n, row, n, 1, n, 1, 0);
+            k->axpy_f32(grad, q, n, (float)(coef * taught * rest));
+        }
         k->axpy_f32(grad, p, n, (float)-by);
     }
 }

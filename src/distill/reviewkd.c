@@ -2,22 +2,25 @@
  * SPDX-License-Identifier: MIT
  *
  * Formula:
- *     loss = sum over pairs of taps of [ mse + mse@4 / 2 + mse@2 / 4 + mse@1 / 8 ] over the sum of the factors used, of out_i and t_i
- *     From the deepest pair up: x = conv1(s_i); below the deepest x = z0 x + z1 y, y the fused map of the deeper pair as large as s_i,
- *     (z0, z1) = sigmoid(att([x, y])); x as large as t_i; out_i = conv2(x), and x goes on to the pair above
- *     @k: both average-pooled to k x k; where t_i is not higher than k it is left out, and the next factor is not halved for it
+ *     loss = sum over pairs of taps of [ mse + mse@4 / 2 + mse@2 / 4 + mse@1 / 8 ] / (1 + 1/2 + 1/4 + 1/8), mse of out_i and t_i
+ *     From the deepest pair up: x = conv1(s_i); for all but the deepest x = z0 x + z1 y, (z0, z1) = sigmoid(att([x, y])), y the
+ *     fused map of the deeper pair as large as s_i; x as large as t_i; out_i = conv2(x), and x goes on to the pair above
+ *     @k: both average-pooled to k x k; where t_i is not higher than k it is left out, its factor in the sum too, and the next
+ *     one is not halved for it
  * Gradient: through all of it, from each out_i also to the deeper students.
  * Divides by: elements, of each pooled map its own.
  * Detached: the teacher.
- * Taps: one or more pairs of maps, shallow to deep, before the ReLU of a stage; the last pair may be pooled vectors {width}, as maps of
- *     1 x 1.  Maps are made larger or smaller by nearest neighbours.
- * Adapters: s0, s1, ..: conv1 (1x1 without bias to `width` channels, batch norm), conv2 (3x3 without bias to the teacher's, batch
- *     norm), att_conv.0 (1x1 to 2; none for the deepest).  width 0: the channels of the student's last tap, at most 512.
- * Defaults: weight 1, warm-up 20 epochs (`kd_loss_feature_advance` once an epoch).  CIFAR-100: 5 (ResNet32x4 -> 8x4, WRN), 8 (to
- *     ShuffleNetV2), 0.6 (ResNet56 -> 20), 1 (110 -> 32); ImageNet: 1 (ResNet18), 8 (MobileNetV1).
+ * Taps: one or more pairs of maps, shallow to deep, before the ReLU of a stage; the last pair may be pooled vectors
+ *     {width}, as maps of 1 x 1.  Maps are made larger or smaller by nearest neighbours.
+ * Adapters: s0, s1, ..: conv1 (1x1 without bias to `width` channels, batch norm), conv2 (3x3 without bias to the
+ *     teacher's, batch norm), att_conv.0 (1x1 to 2; none for the deepest).  width 0: the channels of the student's last tap,
+ *     at most 512.
+ * Defaults: weight 1, warm-up 20 epochs (`kd_loss_feature_advance` once an epoch).  CIFAR-100: 5 (ResNet32x4 -> 8x4, WRN),
+ *     8 (to ShuffleNetV2), 0.6 (ResNet56 -> 20), 1 (110 -> 32); ImageNet: 1 (ResNet18), 8 (MobileNetV1).
  * Forms: one.
- * Traps: the factors' rule above makes the weight of a level depend on the size of its map, so a weight does not carry over to another
- *     resolution.  Which taps are given is part of the method: in front of the ReLU, and the pooled vector as one more pair.
+ * Traps: the factors' rule above makes the weight of a level depend on the size of its map, so a weight does not carry
+ *     over to another resolution.  Which taps are given is part of the method: in front of the ReLU, and the pooled vector as
+ *     one more pair.
  * Published: ImageNet ResNet34 -> 18 71.61, ResNet50 -> MobileNetV1 72.56.
  * Cost: the convolutions, a 3x3 one from width to the teacher's channels for each pair. */
 #include "distill/feature.h"
@@ -29,7 +32,8 @@ static kd_status check(kd_loss_feature_desc *d)
     KD_TRY(kd__feature_pairs(d, 1, 1u << 1 | 1u << 3));
     for (size_t i = 0; i < d->student_count; i++) {
         if (d->student[i].rank != d->teacher[i].rank) return kd__feature_misfit(d, i, "they must be of one kind");
-        if (i + 1 < d->student_count && d->student[i].rank != 3) return kd__feature_misfit(d, i, "only the last pair may be vectors");
+        if (i + 1 < d->student_count && d->student[i].rank != 3)
+            return kd__feature_misfit(d, i, "only the last pair may be vectors");
     }
     const kd_feature_shape *last = &d->student[d->student_count - 1];
     if (!d->width) d->width = KD_MIN(last->size[last->rank - 1], 512u);

@@ -8,15 +8,16 @@
  * Gradient: through P; through a to the embeddings and, by the similarities, to the student.
  * Divides by: samples times student taps (B S), and elements of each t_j.
  * Detached: the teacher.
- * Taps: one or more student maps and one or more teacher maps; their numbers may differ.  Of s_i and t_j the larger is average-pooled to the
- *     other's height and width.
- * Adapters: s0, s1, ..: query.linear1 [B, 2 w], query.linear2 [2 w, w], proj0, proj1, .. for each teacher tap (0, 3, 6 convolutions
- *     without bias, 2 c channels between; 1, 4 batch norms; 2, 5 ReLUs); t0, t1, ..: key.linear1, key.linear2.  w = width; 0: B / 4.
+ * Taps: one or more student maps and one or more teacher maps; their numbers may differ.  Of s_i and t_j the larger is
+ *     average-pooled to the other's height and width.
+ * Adapters: s0, s1, ..: query.linear1 [B, 2 w], query.linear2 [2 w, w], proj0, proj1, .. for each teacher tap (0, 3, 6
+ *     convolutions without bias, 2 c channels between; 1, 4 batch norms; 2, 5 ReLUs); t0, t1, ..: key.linear1, key.linear2.  w
+ *     = width; 0: B / 4.
  * Defaults: weight 400 (CIFAR-100), temperature 1.
  * Forms: one.
- * Traps: the embeddings read a sample's similarities to all others, so the batch size is part of the adapters' shapes: the descriptor's
- *     `samples` is it, and another batch is an error (the last, smaller one of an epoch has to be dropped, as the public code does).
- *     For the same reason the loss depends on the order of the samples.
+ * Traps: the embeddings read a sample's similarities to all others, so the batch size is part of the adapters' shapes: the
+ *     descriptor's `samples` is it, and another batch is an error (the last, smaller one of an epoch has to be dropped, as the
+ *     public code does). For the same reason the loss depends on the order of the samples.
  * Published: CIFAR-100 teacher ResNet32x4: 8x4 76.23, VGG8 75.27, ShuffleNetV2x1.5 79.13.
  * Cost: S R projectors; B^2 floats a tap. */
 #include "distill/feature.h"
@@ -26,7 +27,8 @@ static void defaults(kd_loss_feature_desc *d) { d->weight = 400; }
 static kd_status check(kd_loss_feature_desc *d)
 {
     if (!d->student_count || !d->teacher_count)
-        return kd__fail(KD_ERR_ARG, "%zu student and %zu teacher taps: it takes one or more of each", d->student_count, d->teacher_count);
+        return kd__fail(KD_ERR_ARG, "%zu student and %zu teacher taps: it takes one or more of each", d->student_count,
+                        d->teacher_count);
     for (size_t i = 0; i < d->student_count + d->teacher_count; i++) {
         const bool student = i < d->student_count;
         const kd_feature_shape *s = student ? &d->student[i] : &d->teacher[i - d->student_count];
@@ -104,10 +106,11 @@ static kd_status core(const kd__core *c, double *value)
 static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in)
 {
     const kd_loss_feature_desc *d = &loss->desc;
-    if (in->rows != d->samples)
-        return kd__tape_fail_in(tape, "kd_loss_feature_apply",
-                                kd__fail(KD_ERR_SHAPE, "semckd: a batch of %zu rows, its adapters are for %zu (`samples`)", in->rows,
-                                         d->samples));
+    if (in->rows != d->samples) {
+        kd_status status = kd__fail(KD_ERR_SHAPE, "semckd: a batch of %zu rows, its adapters are for %zu (`samples`)", in->rows,
+                                    d->samples);
+        return kd__tape_fail_in(tape, "kd_loss_feature_apply", status);
+    }
     kd_tensor *q = embed(loss, tape, "s%zu.query", in->student, d->student_count), *sum = NULL;
     kd_tensor *a = kd_matmul(tape, q, embed(loss, tape, "t%zu.key", in->teacher, d->teacher_count), KD_TRANSPOSE_B);
     a = kd_softmax(tape, a, d->temperature);

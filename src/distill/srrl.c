@@ -7,14 +7,14 @@
  * Gradient: 2 alpha (x - y) / elements + 2 beta (head(x) - head(y)) W^T / logits, through the means and c.
  * Divides by: elements of the pooled vectors (B c); logits (B K).
  * Detached: the teacher and its classifier.
- * Taps: one pair of maps (or pooled vectors), the last ones; the sizes of the maps may differ.  The descriptor's teacher_weight is the
- *     teacher's classifier [channels, classes]; its bias cancels.
+ * Taps: one pair of maps (or pooled vectors), the last ones; the sizes of the maps may differ.  The descriptor's
+ *     teacher_weight is the teacher's classifier [channels, classes]; its bias cancels.
  * Adapters: s0: 0, the convolution without bias; 1, batch norm; 2, ReLU.
  * Defaults: weight 1, alpha 1, beta 1 (ImageNet; CIFAR-100: 5).
  * Forms: one.
- * Traps: the second term compares the student's features under the teacher's classifier, not the student's own logits: the student's
- *     classifier is trained by the true labels alone.  Both sides of it run through the same classifier, so it is computed as the
- *     head of the difference, which loses nothing to cancellation.
+ * Traps: the second term compares the student's features under the teacher's classifier, not the student's own logits: the
+ *     student's classifier is trained by the true labels alone.  Both sides of it run through the same classifier, so it is
+ *     computed as the head of the difference, which loses nothing to cancellation.
  * Published: CIFAR-100 ResNet32x4 -> 8x4 75.39, to ShuffleNetV2x1.5 77.55 (SimKD's table).
  * Cost: the convolution; a matrix of logits as scratch. */
 #include "distill/feature.h"
@@ -51,7 +51,8 @@ static kd_status run(const kd__core *c, float *difference, float *logits, double
     *value = by * sum;
     if (logits) {
         KD_TRY(kd__gemm(c->ctx, &(kd__gemm_args){ .m = n, .n = classes, .k = m, .a = difference, .a_stride = m,
-                                                  .b = d->teacher_weight, .b_stride = classes, .c = logits, .c_stride = classes }));
+                                                  .b = d->teacher_weight, .b_stride = classes,
+                                                  .c = logits, .c_stride = classes }));
         k->dot_f32(&sum, logits, logits, n * classes);
         *value += by_logit * sum;
     }

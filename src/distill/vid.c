@@ -8,16 +8,17 @@
  * Gradient: (m - t) / v through the regressor; (1 / v - (m - t)^2 / v^2) / 2 through v to r.
  * Divides by: elements of the teacher's tap, its batch included.
  * Detached: the teacher.
- * Taps: one or more pairs of maps, vectors or tokens, of the same kind on both sides.  Of two maps the larger is average-pooled to
- *     the other's height and width.
- * Adapters: s0, s1, ..: log_scale [channels], which is r; regressor.0, .2, .4 with `width` channels between (0: the teacher's).
+ * Taps: one or more pairs of maps, vectors or tokens, of the same kind on both sides.  Of two maps the larger is
+ *     average-pooled to the other's height and width.
+ * Adapters: s0, s1, ..: log_scale [channels], which is r; regressor.0, .2, .4 with `width` channels between (0: the
+ *     teacher's).
  * Defaults: weight 1; v begins as 5.
  * Forms: one.
- * Traps: a widely used port keeps r in a plain list, so that the variances are never trained, saved or moved with the model: here
- *     they are parameters like the others.  log(1 + e^r) computed as written overflows from r = 89 on; here it does not.  Another
- *     port adds 1e-6 and not 1e-5.  The value may be negative: log v is a density's.
+ * Traps: a widely used port keeps r in a plain list, so that the variances are never trained, saved or moved with the
+ *     model: here they are parameters like the others.  log(1 + e^r) computed as written overflows from r = 89 on; here it
+ *     does not.  Another port adds 1e-6 and not 1e-5.  The value may be negative: log v is a density's.
  * Published: CIFAR-100 ResNet32x4 -> 8x4 73.09, WRN-40-2 -> 16-2 74.11.
- * Cost: the regressors; as many floats of scratch as the teacher's tap has. */
+ * Cost: the regressors; two blocks of 128 positions as scratch a thread. */
 #include "distill/feature.h"
 
 static kd_status check(kd_loss_feature_desc *d)
@@ -48,36 +49,56 @@ static void adapters(const kd_loss_feature_desc *d, kd_layer *root)
     }
 }
 
-static kd_status core(const kd__core *c, double *value)   /* m, t, r */
+enum { VID_ROWS = 128 };   /* of a task: what it reads stays in the cache */
+typedef struct vid_job { const float *by; float *squares; } vid_job;   /* 1 / (v elements); [tasks, channels] */
+
+static bool rows(const kd__core *c, size_t task, void *scratch, double *value)
+{
+    const vid_job *job = c->user;
+    const kd__kernels *k = c->kernels;
+    const size_t m = c->in[2]->count, first = task * VID_ROWS, n = KD_MIN(c->in[0]->count / m - first, (size_t)VID_ROWS);
+    float *d = scratch, *e = d + n * m;
+    const kd__operand dr = { d, m, 1 };
+    (void)value;
+    k->binary_f32(KD_BINARY_SUB, d, m, (kd__operand){ c->x[0] + first * m, m, 1 }, (kd__operand){ c->x[1] + first * m, m, 1 }, n,
+                  m);
+    k->binary_f32(KD_BINARY_MUL, e, m, dr, dr, n, m);
+    k->column_sums_f32(job->squares + task * m, e, n, m, m, 0);
+    if (c->grad[0]) k->binary_f32(KD_BINARY_MUL, c->grad[0] + first * m, m, dr, (kd__operand){ job->by, 0, 1 }, n, m);
+    return true;
+}
+
+static kd_status run(const kd__core *c, size_t tasks, float *v, double *value)   /* m, t, r */
 {
     const kd__kernels *k = c->kernels;
-    const size_t channels = c->in[2]->count, all = c->in[0]->count, n = all / channels;
+    const size_t m = c->in[2]->count, all = c->in[0]->count, n = all / m;
     const double each = 0.5 / (double)all;
-    float *d = kd__scratch_get(c->ctx, (2 * all + 3 * channels) * sizeof *d);
-    if (!d) return kd__fail(KD_ERR_NOMEM, "out of memory");
-    float *e = d + all, *v = e + all, *q = v + channels, *w = q + channels;
-    const kd__operand dr = { d, channels, 1 };
-    k->binary_f32(KD_BINARY_SUB, d, channels, (kd__operand){ c->x[0], channels, 1 }, (kd__operand){ c->x[1], channels, 1 }, n,
-                  channels);
-    k->binary_f32(KD_BINARY_MUL, e, channels, dr, dr, n, channels);
-    k->column_sums_f32(q, e, n, channels, channels, 0);
-    k->unary_f32(KD_UNARY_SOFTPLUS, v, c->x[2], channels, 0, 0);
-    k->unary_f32(KD_UNARY_SCALE_ADD, v, v, channels, 1, 1e-5f);
-    k->unary_f32(KD_UNARY_LOG, w, v, channels, 0, 0);
+    float *q = v + m, *w = q + m, *squares = w + m;
+    kd__core each_task = *c;
+    each_task.user = &(vid_job){ w, squares };
+    k->unary_f32(KD_UNARY_SOFTPLUS, v, c->x[2], m, 0, 0);
+    k->unary_f32(KD_UNARY_SCALE_ADD, v, v, m, 1, 1e-5f);
+    for (size_t i = 0; i < m; i++) w[i] = (float)(2 * each / (double)v[i]);
+    KD_TRY(kd__core_rows(&each_task, tasks, 2 * KD_MIN(n, (size_t)VID_ROWS) * m * sizeof *v, rows, value));
+    k->column_sums_f32(q, squares, tasks, m, m, 0);
+    k->unary_f32(KD_UNARY_LOG, w, v, m, 0, 0);
     double sum = 0;
-    for (size_t i = 0; i < channels; i++) sum += (double)q[i] / (double)v[i] + (double)n * (double)w[i];
+    for (size_t i = 0; i < m; i++) sum += (double)q[i] / (double)v[i] + (double)n * (double)w[i];
     *value = sum * each;
-    if (c->grad[0]) {
-        for (size_t i = 0; i < channels; i++) w[i] = (float)(2 * each / (double)v[i]);
-        k->binary_f32(KD_BINARY_MUL, c->grad[0], channels, dr, (kd__operand){ w, 0, 1 }, n, channels);
-    }
-    if (c->grad[2]) {
-        k->unary_f32(KD_UNARY_SIGMOID, w, c->x[2], channels, 0, 0);
-        for (size_t i = 0; i < channels; i++)
-            c->grad[2][i] = (float)(each * (double)w[i] * ((double)n - (double)q[i] / (double)v[i]) / (double)v[i]);
-    }
-    kd__scratch_put(c->ctx, d);
+    if (!c->grad[2]) return KD_OK;
+    k->unary_f32(KD_UNARY_SIGMOID, w, c->x[2], m, 0, 0);
+    for (size_t i = 0; i < m; i++)
+        c->grad[2][i] = (float)(each * (double)w[i] * ((double)n - (double)q[i] / (double)v[i]) / (double)v[i]);
     return KD_OK;
+}
+
+static kd_status core(const kd__core *c, double *value)
+{
+    const size_t m = c->in[2]->count, tasks = (c->in[0]->count / m + VID_ROWS - 1) / VID_ROWS;
+    float *scratch = kd__scratch_get(c->ctx, (3 + tasks) * m * sizeof *scratch);
+    kd_status status = scratch ? run(c, tasks, scratch, value) : kd__fail(KD_ERR_NOMEM, "out of memory");
+    kd__scratch_put(c->ctx, scratch);
+    return status;
 }
 
 static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in)

@@ -4,24 +4,25 @@
  * Formula:
  *     loss = alpha / B sum over all pairs but the last of sum (f_i(s_i) - t_i)^2
  *          + beta / (gamma B) sum over masked tokens of (G(x) - t)^2 of the last pair
- *     x = align(s), the masked tokens replaced by a trained one, laid out as a square map; G: convolution 3x3, ReLU, convolution 3x3
+ *     x = align(s), the masked tokens replaced by a trained one, laid out as a square map; G: 3x3, ReLU, 3x3
  *     f_i, align: linear layers
- * Gradient: 2 alpha (f(s) - t) / B through f; 2 beta (G(x) - t) / (gamma B) at masked tokens through G to the kept tokens, align and
- *     the trained token.
+ * Gradient: 2 alpha (f(s) - t) / B through f; 2 beta (G(x) - t) / (gamma B) at masked tokens through G to the kept tokens,
+ *     align and the trained token.
  * Divides by: samples (B): sums over tokens and width.
  * Detached: the teacher.
- * Taps: two or more pairs {tokens, width}, the first layers and then the last one, all without the class token; tokens a square, the same on
- *     both sides.
- * Adapters: s0, s1, ..: f, only where the widths differ; of the last pair: mask_token [width], align (where the widths differ),
- *     generation.0 and .2.
+ * Taps: two or more pairs {tokens, width}, the first layers and then the last one, all without the class token; tokens a
+ *     square, the same on both sides.
+ * Adapters: s0, s1, ..: f, only where the widths differ; of the last pair: mask_token [width], align (where the widths
+ *     differ), generation.0 and .2.
  * Defaults: weight 1, alpha 3e-5, beta 3e-6, gamma 0.5 (ImageNet, DeiT).
  * Forms: one.
- * Traps: tokens - floor(tokens (1 - gamma)) of each sample are masked, each choice as likely as another, drawn on TRAIN tapes from the tape's
- *     random stream: a run that is resumed draws the same ones.  The batch's `mask` [n, tokens] (1: kept, 0: masked) takes the
- *     place of the draw.  On an EVAL tape without a mask nothing is masked, so that the second part is 0.  The weights belong to
- *     sums over tokens and width: means need other ones.  The early layers imitate, the last one generates: to imitate the last one
- *     harms the student, says the paper.
- * Published: ImageNet DeiT III-Small -> DeiT-Tiny 76.06, student 74.42 (paper).
+ * State: the place in the random stream of `kd_loss_feature_eval`; on your tape it is the tape's (`kd_checkpoint_add_tape`).
+ * Traps: tokens - floor(tokens (1 - gamma)) of each sample are masked, each choice as likely as another, drawn on TRAIN
+ *     tapes from the tape's random stream: a run that is resumed draws the same ones.  The batch's `mask` [n, tokens] (1:
+ *     kept, 0: masked) takes the place of the draw.  On an EVAL tape without a mask nothing is masked, so that the second part
+ *     is 0.  The weights belong to sums over tokens and width: means need other ones.  The early layers imitate, the last one
+ *     generates: to imitate the last one harms the student, says the paper.
+ * Published: ImageNet DeiT III-Small -> DeiT-Tiny 76.06 (student 74.42).
  * Cost: two 3x3 convolutions of the teacher's width over the tokens. */
 #include "distill/feature.h"
 #include <math.h>
@@ -37,7 +38,7 @@ static kd_status check(kd_loss_feature_desc *d)
     for (size_t i = 0; i < d->student_count; i++)
         if (d->student[i].size[0] != d->teacher[i].size[0]) return kd__feature_misfit(d, i, "they must have the same tokens");
     const size_t last = d->student_count - 1, tokens = d->student[0].size[0], side = side_of(d);
-    if (side * side != d->student[last].size[0]) return kd__feature_misfit(d, last, "the tokens of the last pair must be a square");
+    if (side * side != d->student[last].size[0]) return kd__feature_misfit(d, last, "the tokens must be a square");
     if (tokens != d->student[last].size[0]) return kd__feature_misfit(d, last, "all pairs must have the same tokens");
     return d->gamma >= 0 && d->gamma < 1 ? KD_OK : kd__fail(KD_ERR_ARG, "gamma %g is not in [0, 1)", (double)d->gamma);
 }
@@ -68,7 +69,8 @@ static kd_tensor *generate(const kd_loss_feature *loss, kd_tape *tape, kd_tensor
     s = kd_add(tape, kd_mul(tape, s, keep), kd_mul(tape, masked, kd__adapter_parameter(loss, name, "mask_token")));
     s = kd__adapter_forward(loss, tape, path, kd_reshape(tape, s, 4, (size_t[]){ n, side, side, width }));
     s = kd_square(tape, kd_sub(tape, kd_reshape(tape, s, 3, (size_t[]){ n, tokens, width }), t));
-    return kd_scale(tape, kd_sum(tape, kd_mul(tape, s, masked), 7u, 0), (float)((double)d->beta / ((double)d->gamma * (double)n)), 0);
+    const double share = (double)d->beta / ((double)d->gamma * (double)n);
+    return kd_scale(tape, kd_sum(tape, kd_mul(tape, s, masked), 7u, 0), (float)share, 0);
 }
 
 static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__feature_in *in)
@@ -90,5 +92,5 @@ static kd_tensor *apply(const kd_loss_feature *loss, kd_tape *tape, const kd__fe
 
 const kd__feature_method kd__feature_VITKD = {
     .formula = "alpha/B sum (f(S) - T)^2 of first layers + beta/(gamma B) sum (G(masked S) - T)^2 of the last at masked tokens",
-    .defaults = defaults, .check = check, .adapters = adapters, .apply = apply
+    .defaults = defaults, .check = check, .adapters = adapters, .draws = true, .apply = apply
 };

@@ -49,7 +49,8 @@ static void fix(void *user)
     problem *p = user;
     for (size_t k = 0; k < p->x.taps; k++)
         memcpy(p->x.s_fixed[k].data, p->x.s[k].data, p->x.rows * p->x.s[k].each * sizeof(double));
-    for (size_t i = 0; i < p->x.params; i++) memcpy(p->x.param[i].fixed, p->x.param[i].data, p->x.param[i].count * sizeof(double));
+    for (size_t i = 0; i < p->x.params; i++)
+        memcpy(p->x.param[i].fixed, p->x.param[i].data, p->x.param[i].count * sizeof(double));
 }
 
 static void widen(double *to, const float *from, size_t n)
@@ -151,9 +152,10 @@ static void problem_make(problem *p, const method *m, const method_feature_optio
     if (option->set) option->set(&p->desc);
     p->desc.weight = 1, p->desc.warmup = 0, p->desc.seed = 5;
     if (T > 0 && !(f->but & METHOD_NO_TEMPERATURE)) p->desc.temperature = T;
+    x->feature = &p->desc;
     if (f->shapes) x->taps = x->teacher_taps = 0, f->shapes(x, draw, r);
     else draw_shapes(x, f, small, r);
-    x->rows = rows, x->train = 1, x->feature = &p->desc, x->form = p->desc.form, x->T = (double)p->desc.temperature;
+    x->rows = rows, x->train = 1, x->form = p->desc.form, x->T = (double)p->desc.temperature;
     for (size_t k = 0; k < x->taps; k++) {
         p->student[k] = shape_of(&x->s[k]);
         size_t n = rows * x->s[k].each;

@@ -68,7 +68,7 @@ static void large(kd_loss_feature_desc *d) { d->alpha = .5f, d->beta = 1, d->gam
 
 const method_feature method_feature_FBKD = {
     .loss = loss,
-    .kind = METHOD_MAPS, .same = METHOD_SAME_SIZE,
+    .kind = METHOD_MAPS, .same = METHOD_SAME_SIZE, .memory = 32,   /* eleven convolutions, forth and back */
     .holds = METHOD_ROW_ORDER,
     .options = { { "default", NULL }, { "large", large } },
 };

@@ -2,7 +2,8 @@
  * SPDX-License-Identifier: MIT */
 #include "method_ref.h"
 
-static double *chain(const method_in *x, const char *side, size_t first, const method_tap *tap, const double *in, size_t *channels)
+static double *chain(const method_in *x, const char *side, size_t first, const method_tap *tap, const double *in,
+                     size_t *channels)
 {
     const size_t positions = x->rows * tap->size[0] * tap->size[1];
     double *y = NULL;
@@ -33,7 +34,8 @@ static double *factor(const method_in *x, const double *f, size_t hw, size_t cha
     return a;
 }
 
-static double loss(const method_in *x)
+/* `part` 0: the loss; 1: the sum of the magnitudes of what the factor subtracts. */
+static double total(const method_in *x, int part)
 {
     const method_tap *s = &x->s[0], *t = &x->t[0];
     size_t k, m, h = s->size[0] < t->size[0] ? s->size[0] : t->size[0], w = s->size[1] < t->size[1] ? s->size[1] : t->size[1];
@@ -44,12 +46,16 @@ static double loss(const method_in *x)
         f = mr_adaptive_pool(f, x->rows, s->size[0], s->size[1], k, h, w);
         const double *g = mr_adaptive_pool(code, x->rows, t->size[0], t->size[1], k, h, w);
         f = factor(x, f, h * w, k, &m), g = factor(x, g, h * w, k, &m);
-        for (size_t i = 0; i < x->rows * m; i++) total += x->alpha * fabs(f[i] - g[i]) / (double)(x->rows * m);
+        for (size_t i = 0; i < x->rows * m; i++)
+            total += x->alpha * (part ? fabs(f[i]) + fabs(g[i]) : fabs(f[i] - g[i])) / (double)(x->rows * m);
     }
     if (x->beta > 0)
         total += x->beta * mr_mean_square(chain(x, "t0", 4, t, code, &k), t->data, x->rows * t->each);
     return total;
 }
+
+static double loss(const method_in *x) { return total(x, 0); }
+static double size(const method_in *x) { return total(x, 1); }
 
 /* The factor does not train the paraphraser; the options never have both parts. */
 static double adapter(const method_in *x, const char *name) { return x->alpha > 0 && *name == 't' ? 0 : 1; }
@@ -66,7 +72,7 @@ static void paper(kd_loss_feature_desc *d) { d->beta = 0, d->form = KD_FORM_PAPE
 static void paraphraser(kd_loss_feature_desc *d) { d->alpha = 0, d->beta = 1, d->gamma = .7f; }
 
 const method_feature method_feature_FT = {
-    .loss = loss, .adapter = adapter, .shapes = shapes,
+    .loss = loss, .size = size, .adapter = adapter, .shapes = shapes,
     .holds = METHOD_ROW_ORDER,
     .but = METHOD_KINKS | METHOD_NO_TEMPERATURE,
     .options = { { "factor", code }, { "paper", paper }, { "paraphraser", paraphraser } },

@@ -10,7 +10,7 @@ static double loss(const method_in *x)
         const method_tap *s = &x->s[k], *t = &x->t[k];
         const size_t h = s->size[0], w = s->size[1], c = t->size[2], n = x->rows * t->each;
         size_t oh, ow;
-        char align[24], first[32], second[32];
+        char align[48], first[48], second[48];
         snprintf(align, sizeof align, "s%zu.align", k);
         snprintf(first, sizeof first, "s%zu.generation.0", k), snprintf(second, sizeof second, "s%zu.generation.2", k);
         double *y = mr_new(n);
@@ -37,7 +37,7 @@ static void kept(kd_loss_feature_desc *d) { d->gamma = 0; }
 
 const method_feature method_feature_MGD = {
     .loss = loss,
-    .kind = METHOD_MAPS, .same = METHOD_SAME_SIZE, .taps_high = 2,
+    .kind = METHOD_MAPS, .same = METHOD_SAME_SIZE, .taps_high = 2, .memory = 16,   /* align, mask, generator: ten maps a pair */
     .but = METHOD_KINKS | METHOD_NO_TEMPERATURE,
     .options = { { "default", NULL }, { "pixels", pixels }, { "all kept", kept } },
 };

@@ -21,7 +21,8 @@ static double pyramid(const double *a, const double *b, size_t n, size_t h, size
     for (size_t k = 4; k >= 1; k /= 2) {
         if (k >= h) continue;
         factor /= 2, factors += factor;
-        sum += factor * mr_mean_square(mr_adaptive_pool(a, n, h, w, c, k, k), mr_adaptive_pool(b, n, h, w, c, k, k), n * k * k * c);
+        const double *u = mr_adaptive_pool(a, n, h, w, c, k, k), *v = mr_adaptive_pool(b, n, h, w, c, k, k);
+        sum += factor * mr_mean_square(u, v, n * k * k * c);
     }
     return sum / factors;
 }
@@ -74,7 +75,7 @@ static void shapes(method_in *x, size_t (*draw)(void *rand, size_t low, size_t h
 static void wide(kd_loss_feature_desc *d) { d->width = 7; }
 
 const method_feature method_feature_REVIEWKD = {
-    .loss = loss, .shapes = shapes,
+    .loss = loss, .shapes = shapes, .memory = 8,   /* three levels, each resized, pooled and through two convolutions */
     .holds = METHOD_ROW_ORDER,
     .but = METHOD_NO_TEMPERATURE,
     .options = { { "default", NULL }, { "width 7", wide } },

@@ -21,9 +21,10 @@ static double *embed(const method_in *x, const char *name, const method_tap *f)
 static double *project(const method_in *x, size_t i, size_t j, double *y, size_t h, size_t w, size_t c)
 {
     for (size_t k = 0; k < 3; k++) {
-        char conv[32], norm[32];
+        char conv[80], norm[80];
         size_t oh, ow;
-        snprintf(conv, sizeof conv, "s%zu.proj%zu.%zu", i, j, 3 * k), snprintf(norm, sizeof norm, "s%zu.proj%zu.%zu", i, j, 3 * k + 1);
+        snprintf(conv, sizeof conv, "s%zu.proj%zu.%zu", i, j, 3 * k);
+        snprintf(norm, sizeof norm, "s%zu.proj%zu.%zu", i, j, 3 * k + 1);
         y = mr_adapter_conv(x, conv, y, x->rows, h, w, 1, k == 1, &oh, &ow);
         if (k == 2) break;
         mr_adapter_norm(x, norm, y, x->rows * h * w, 1e-5);
@@ -36,7 +37,7 @@ static double loss(const method_in *x)
 {
     const size_t n = x->rows, width = x->feature->width ? x->feature->width : n / 4 ? n / 4 : 1;
     double *key[METHOD_TAPS], total = 0;
-    char name[24];
+    char name[48];
     for (size_t j = 0; j < x->teacher_taps; j++) snprintf(name, sizeof name, "t%zu.key", j), key[j] = embed(x, name, &x->t[j]);
     for (size_t i = 0; i < x->taps; i++) {
         snprintf(name, sizeof name, "s%zu.query", i);
@@ -49,7 +50,8 @@ static double loss(const method_in *x)
         }
         for (size_t j = 0; j < x->teacher_taps; j++) {
             const method_tap *s = &x->s[i], *t = &x->t[j];
-            const size_t h = s->size[0] < t->size[0] ? s->size[0] : t->size[0], w = s->size[1] < t->size[1] ? s->size[1] : t->size[1];
+            const size_t h = s->size[0] < t->size[0] ? s->size[0] : t->size[0];
+            const size_t w = s->size[1] < t->size[1] ? s->size[1] : t->size[1];
             const size_t c = t->size[2], each = h * w * c;
             double *y = project(x, i, j, mr_adaptive_pool(s->data, n, s->size[0], s->size[1], s->size[2], h, w), h, w, c);
             const double *z = mr_adaptive_pool(t->data, n, t->size[0], t->size[1], c, h, w);

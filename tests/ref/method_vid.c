@@ -7,7 +7,7 @@ static double *regressor(const method_in *x, size_t pair, const double *in, size
 {
     double *y = NULL;
     for (size_t l = 0; l < 6; l += 2) {
-        char name[40];
+        char name[64];
         snprintf(name, sizeof name, "s%zu.regressor.%zu.weight", pair, l);
         const method_param *w = mr_param(x, name);
         size_t a = w->size[w->rank - 2], b = w->size[w->rank - 1];
@@ -31,7 +31,7 @@ static double total(const method_in *x, int magnitudes)
             b = mr_adaptive_pool(b, x->rows, t->size[0], t->size[1], c, h, w);
             n = x->rows * h * w;
         }
-        char name[24];
+        char name[48];
         snprintf(name, sizeof name, "s%zu.log_scale", k);
         const double *r = mr_data(x, name), *m = regressor(x, k, a, n);
         double sum = 0;
@@ -52,9 +52,13 @@ static void shapes(method_in *x, size_t (*draw)(void *rand, size_t low, size_t h
     x->taps = x->teacher_taps = draw(rand, 1, 2);
     for (size_t k = 0; k < x->taps; k++) {
         size_t kind = draw(rand, 0, 3), l = draw(rand, 1, 5), a = draw(rand, 1, 6), b = draw(rand, 1, 6);
-        if (kind == 0) x->s[k] = (method_tap){ .rank = 1, .size = { a } }, x->t[k] = (method_tap){ .rank = 1, .size = { b } };
-        else if (kind == 1) x->s[k] = (method_tap){ .rank = 2, .size = { l, a } }, x->t[k] = (method_tap){ .rank = 2, .size = { l, b } };
-        else {
+        if (kind == 0) {
+            x->s[k] = (method_tap){ .rank = 1, .size = { a } };
+            x->t[k] = (method_tap){ .rank = 1, .size = { b } };
+        } else if (kind == 1) {
+            x->s[k] = (method_tap){ .rank = 2, .size = { l, a } };
+            x->t[k] = (method_tap){ .rank = 2, .size = { l, b } };
+        } else {
             size_t h = draw(rand, 1, 4), w = draw(rand, 1, 4);
             x->s[k] = (method_tap){ .rank = 3, .size = { h, w, a } };
             x->t[k] = (method_tap){ .rank = 3, .size = { draw(rand, 1, 4), draw(rand, 1, 4), b } };
