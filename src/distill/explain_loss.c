@@ -212,7 +212,7 @@ static void lay_out(output_audit *a, explain_room *room)
         else b->labels64 = labels;
     }
     b->row_weights = room_read(room, in->row_weights);
-    a->sequence = s->rank > 2 ? s->shape[s->rank - 2] : 0;
+    a->sequence = s->rank == 3 ? s->shape[1] : 0;
     const size_t wide = KD_MAX(classes, a->width);
     a->grad = room_take(room, s->count, sizeof(float));
     a->grad_second = needs & KD__SECOND ? room_take(room, s->count, sizeof(float)) : NULL;
@@ -493,23 +493,30 @@ static void warn_weights(explain_text *t, const output_audit *a)
             a->hard_norm > a->soft_norm ? "soft" : "hard");
 }
 
-/* Sequences that end in two or more labels of one value, several of them, with the same value. */
+/* How many labels at the end of the sequence are equal. */
+static size_t trailing(const output_audit *a, size_t first)
+{
+    const size_t end = first + a->sequence - 1;
+    size_t run = 1;
+    while (run < a->sequence && class_of(a, end - run) == class_of(a, end)) run++;
+    return run;
+}
+
+/* Several sequences end in two or more labels of one value, which is nowhere else. */
 static void warn_trailing(explain_text *t, const output_audit *a)
 {
-    size_t rows = 0, sequences = 0;
+    const size_t step = a->sequence, rows = a->b.rows;
+    size_t ends = 0, sequences = 0, everywhere = 0;
     int64_t value = ROW_IGNORED;
-    if (a->sequence < 3 || (!a->b.labels && !a->b.labels64)) return;
-    for (size_t first = 0; first < a->b.rows; first += a->sequence) {
-        const int64_t last = class_of(a, first + a->sequence - 1);
-        size_t run = 1;
-        while (run < a->sequence && class_of(a, first + a->sequence - 1 - run) == last) run++;
-        if (last < 0 || run < 2) continue;
-        if (value >= 0 && last != value) return;
-        value = last, rows += run, sequences++;
-    }
-    if (sequences >= 2 && rows < a->b.rows)
+    if (step < 3 || (!a->b.labels && !a->b.labels64)) return;
+    for (size_t first = 0; value < 0 && first < rows; first += step)
+        if (trailing(a, first) >= 2) value = class_of(a, first + step - 1);
+    for (size_t first = 0; value >= 0 && first < rows; first += step)
+        if (class_of(a, first + step - 1) == value) ends += trailing(a, first), sequences++;
+    for (size_t r = 0; r < rows; r++) everywhere += class_of(a, r) == value;
+    if (sequences >= 2 && ends < rows && ends == everywhere)
         say(t, "warning: %zu sequences end in label %lld, %zu rows of it: if that is padding, it belongs to ignore_index\n", sequences,
-            (long long)value, rows);
+            (long long)value, ends);
 }
 
 static void warn_rows(explain_text *t, const output_audit *a)

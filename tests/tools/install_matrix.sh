@@ -151,7 +151,8 @@ done
 long_examples() {
     by_hand "${CC:-cc}" c11 shared "-I$prefix/include" "-L$prefix/lib -lkd" || return 1
     (cd "$work/build" && export LD_LIBRARY_PATH="$prefix/lib" &&
-        ./distill_digits.bin --seeds 1 --images "$top/examples/data" --out out && ./missing_digit.bin "$top/examples/data")
+        ./distill_digits.bin --seeds 1 --images "$top/examples/data" --out out && ./missing_digit.bin "$top/examples/data" &&
+        ./explain.bin --data "$top/examples/data" && ./stages.bin "$top/examples/data")
 }
 attempt "all examples, run" long_examples
 
