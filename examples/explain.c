@@ -110,7 +110,8 @@ int main(int argc, char **argv)
         if (!known) break;
     }
     if (!known) {
-        fprintf(stderr, "usage: explain [--method NAME] [--temperature T] [--hard W] [--soft W] [--epochs N] [--mistake NAME] [--data DIR]\n"
+        fprintf(stderr, "usage: explain [--method NAME] [--temperature T] [--hard W] [--soft W] [--epochs N] [--mistake NAME]\n"
+                "               [--data DIR]\n"
                         "mistakes:");
         for (int m = 1; m < MISTAKES; m++) fprintf(stderr, " %s", mistake_name[m]);
         fprintf(stderr, "\nmethods:");

@@ -23,7 +23,7 @@ enum { MAX_SEEDS = 16, LABELS = 100, TEST = 360, CLASSES = 10, BATCH = 64, MAX_T
 /* Names of taps, the same on both sides; "name#": the map as tokens, "name@": its scaled self-products as attention scores. */
 typedef struct wiring {
     const char *name, *taps;
-    enum { TOGETHER, FIRST, PARAPHRASER, ONLY } stage;   /* FIRST: a quarter of the steps alone, then cross-entropy; ONLY: no cross-entropy */
+    enum { TOGETHER, FIRST, PARAPHRASER, ONLY } stage;   /* FIRST: a quarter of the steps alone, then cross-entropy; ONLY: without it */
     int logits, classifier;                              /* gives logits; the teacher's classifier */
     const char *note;
 } wiring;
@@ -343,7 +343,8 @@ static kd_tensor *output_term(run *r, kd_tape *learn, kd_tape *look, kd_tensor *
     kd_distill_inputs in = { .struct_size = sizeof in, .student = s, .teacher = t, .labels = y };
     kd_tensor *more[1], *extra = NULL;
     size_t rows = kd_tensor_size(s, 0);
-    if (is(r, "deit_soft") || is(r, "deit_hard")) in.student_second = kd_model_forward(r->head, learn, kd_model_tapped(r->student, learn, "pool"));
+    if (is(r, "deit_soft") || is(r, "deit_hard"))
+        in.student_second = kd_model_forward(r->head, learn, kd_model_tapped(r->student, learn, "pool"));
     if (is(r, "uskd"))
         in.student_second = kd_model_forward(r->head, learn, kd_global_avg_pool(learn, kd_model_tapped(r->student, learn, "stage2")));
     if (is(r, "mlkd")) {
@@ -628,7 +629,9 @@ static kd_status experiment(size_t seed, size_t steps, const kd_dataset *images,
         int feature = kd_method_find(rows[i].name, &info) == KD_OK && info.kind == KD_METHOD_FEATURE;
         if (feature && !rows[i].wires) st = KD_ERR_ARG;
         else st = run_method(&r, rows[i].wires, feature, &rows[i].accuracy[seed], &rows[i].step_ms[seed]);
-        if (st != KD_OK) snprintf(rows[i].problem, sizeof rows[i].problem, "%s", feature && !rows[i].wires ? "no wiring in examples/methods.c" : kd_last_error());
+        if (st != KD_OK)
+            snprintf(rows[i].problem, sizeof rows[i].problem, "%s",
+                     feature && !rows[i].wires ? "no wiring in examples/methods.c" : kd_last_error());
         rows[i].bytes[seed] = (double)m.peak;
         kd_context_free(r.ctx);
         progress_add(bar, 1, rows[i].name);
@@ -667,13 +670,15 @@ static void table(FILE *f, const result *rows, size_t count, const double *teach
     char date[32], name[128];
     time_t now = time(NULL);
     strftime(date, sizeof date, "%Y-%m-%d", gmtime(&now));
-    fprintf(f, "# Every method on few labels\n\nMade by `make methods`, %s, %s (%s), libkd %d.%d.%d. A residual network with two blocks a stage, trained on every label of the\n"
-            "embedded digits (%.1f %% right on %d test images), teaches one with one block a stage that has %d labels and all %d training images; Adam, %zu\n"
-            "steps of %d, %zu seeds (split, weights, order). Weights are those of each method's paper; where a note stands, it says what differs. The\n"
-            "difference is to the student alone over the same seeds, +- one standard error; a step's time is the median on one thread, memory is the peak\n"
-            "beyond the student alone, the teacher's pass included.\n\n"
+    fprintf(f, "# Every method on few labels\n\n"
+            "Made by `make methods`, %s, %s (%s), libkd %d.%d.%d.  A residual network with two blocks a stage, trained on every label of\n"
+            "the embedded digits (%.1f %% right on %d test images), teaches one with one block a stage that has %d labels and all %d\n"
+            "training images; Adam, %zu steps of %d, %zu seeds (split, weights, order).  Weights are those of each method's paper; where\n"
+            "a note stands, it says what differs.  The difference is to the student alone over the same seeds, +- one standard error;\n"
+            "a step's time is the median on one thread, memory is the peak beyond the student alone, the teacher's pass included.\n\n"
             "| method | right, %% | difference | a step, ms | more memory, kB | notes |\n|---|---|---|---|---|---|\n",
-            date, cpu(name), kd_context_isa(NULL), KD_VERSION_MAJOR, KD_VERSION_MINOR, KD_VERSION_PATCH, mean(teacher, seeds), TEST, LABELS, 1797 - TEST, steps, BATCH, seeds);
+            date, cpu(name), kd_context_isa(NULL), KD_VERSION_MAJOR, KD_VERSION_MINOR, KD_VERSION_PATCH, mean(teacher, seeds), TEST,
+            LABELS, 1797 - TEST, steps, BATCH, seeds);
     for (size_t i = 0; i < count; i++) {
         const result *r = &rows[i];
         const char *note = note_of(r->name, r->wires);
@@ -682,8 +687,8 @@ static void table(FILE *f, const result *rows, size_t count, const double *teach
             continue;
         }
         double error, gain = paired_difference(r->accuracy, rows[0].accuracy, seeds, &error);
-        fprintf(f, "| %s%s%s%s%s | %.1f +- %.1f | ", i ? "[" : "", r->name, i ? "](" : "", i ? r->name : "", i ? ".md)" : "", mean(r->accuracy, seeds),
-                deviation(r->accuracy, seeds) / sqrt((double)seeds));
+        fprintf(f, "| %s%s%s%s%s | %.1f +- %.1f | ", i ? "[" : "", r->name, i ? "](" : "", i ? r->name : "", i ? ".md)" : "",
+                mean(r->accuracy, seeds), deviation(r->accuracy, seeds) / sqrt((double)seeds));
         if (i) fprintf(f, "%+.1f +- %.1f%s", gain, error, gain < -2 * error && gain < 0 ? " (below)" : "");
         fprintf(f, " | %.2f | ", mean(r->step_ms, seeds));
         if (i) fprintf(f, "%.0f", (mean(r->bytes, seeds) - mean(rows[0].bytes, seeds)) / 1000);

@@ -9,7 +9,8 @@
  * Divides by: rows (B); rows are tokens of a language model, those with ignore_index left out.
  * Detached: the teacher.
  * Defaults: T 1, hard_weight 0, soft_weight 1.
- * Forms: CODE is DistillKit's `zero`: its least value is not 0 but minus the logarithm of the mass the student keeps elsewhere.  PAPER is its
+ * Forms: CODE is DistillKit's `zero`: its least value is not 0 but minus the logarithm of the mass the student keeps elsewhere.
+ *     PAPER is its
  *     `symmetric_uniform`, a bucket for the rest, 0 when both agree; the rest is known of probabilities or log-probabilities only:
  *     KD_TEACHER_LOGITS is refused.
  * Traps: classes are 32 bits wide: stores with 16 bits break at 32768 classes.  Probabilities are at T already (p^(1/T), brought to sum

@@ -7,7 +7,8 @@ static double row(const method_in *x, size_t r)
 {
     size_t n = x->classes, y = (size_t)x->labels[r];
     double *p = mr_new(n), *q = mr_new(n), sum = 0;
-    double of_student = mr_cross_entropy_label(x->student_fixed + r * n, n, y), of_teacher = mr_cross_entropy_label(x->teacher + r * n, n, y);
+    double of_student = mr_cross_entropy_label(x->student_fixed + r * n, n, y);
+    double of_teacher = mr_cross_entropy_label(x->teacher + r * n, n, y);
     double w = isinf(of_teacher) ? 0 : 1 - exp(-fmax(of_student, 0) / (of_teacher + 1e-7));
     mr_softmax(x->teacher + r * n, n, x->T, p);
     mr_log_softmax(x->student + r * n, n, x->T, q);

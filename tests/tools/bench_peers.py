@@ -243,7 +243,8 @@ class Method(Loss):
         temperature, self.hard, self.soft, alpha, beta, gamma, _ = text.DEFAULTS[self.method]
         if self.method == "mlkd":
             self.hard = 0
-        self.how = {"T": temperature or 1, "alpha": alpha, "beta": beta, "gamma": gamma, "form": 0, "teachers": "mean_probs", "teacher_count": 3}
+        self.how = {"T": temperature or 1, "alpha": alpha, "beta": beta, "gamma": gamma, "form": 0,
+                    "teachers": "mean_probs", "teacher_count": 3}
         names = {"a": "s", "second": "w", "b": "t", "teacher_second": "v", "more0": "t1", "more1": "t2"}
         self.i = {names[k]: v for k, v in self.d.items() if k in names}
         self.i["y"] = self.d["y"].long()

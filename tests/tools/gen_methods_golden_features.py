@@ -6,10 +6,13 @@
 First the texts must give the known values of a small example (worked out apart from PyTorch) to 1e-9.
 
 Keys of a line, beside those of methods_torch.py: n rows; s, t: the taps' shapes, "8x8x4/4x4x6"; form, alpha, beta, gamma, T, width,
-samples: the descriptor's; logits=K: with logits of K classes; classes=K head=1: with the teacher's classifier; bn=1: with the teacher's batch
+samples: the descriptor's; logits=K: with logits of K classes; classes=K head=1: with the teacher's classifier; bn=1: with the
+teacher's batch
 norms; mask=prefix|bits|weights; indices=1; floats: of the adapters' parameters together.
-Streams: taps 1 + i and 101 + i, logits 200 and 201, head 203 and 204, mask 205, parameters 206 (one stream through all, scale 1/2; batch norm
-uses the batch), 207 CRD's memories (scale 1, the student's first), indices 209 (+ row, modulo samples), teacher's batch norms 210 + i and 230 + i.
+Streams: taps 1 + i and 101 + i, logits 200 and 201, head 203 and 204, mask 205, parameters 206 (one stream through all, scale 1/2;
+batch norm
+uses the batch), 207 CRD's memories (scale 1, the student's first), indices 209 (+ row, modulo samples), teacher's batch norms 210
++ i and 230 + i.
 Gradients: s0, s1 .., logits, adapters (all parameters in a row)."""
 import math
 import os
@@ -67,7 +70,7 @@ def known():
     close("OFD, tail", margin[4], -0.3)
 
 
-# ---- cases: method, student shapes, teacher shapes, options and the rest ------------------------------------------------------------------
+# ---- cases: method, student shapes, teacher shapes, options and the rest ----
 def shape(text):
     return tuple(int(v) for v in text.split("x"))
 

@@ -99,7 +99,8 @@ CATKD    M pairs | none.  Student taps are class maps {h, w, classes}: its class
          Both pooled to width x width.   CODE  mean (s - t)^2.   PAPER  each class's map norm'ed over its positions first.
          weight 15 (un-normalised, 32x4 -> 8x4; PAPER: 40 to 600), width 2.
 MGD      M pairs | s{i}.align = 1x1 cs -> ct (only if cs != ct), s{i}.generation.0 = 3x3 padding 1 ct -> ct, (.1 ReLU), .2 likewise.
-         Equal sizes.  sum (gen(align(s) * keep) - t)^2 / n.   CODE keep [n, ct]: whole channels; PAPER keep [n, h w]: pixels.  keep is 0 with
+         Equal sizes.  sum (gen(align(s) * keep) - t)^2 / n.   CODE keep [n, ct]: whole channels; PAPER keep [n, h w]: pixels.
+         keep is 0 with
          probability gamma, else 1 (not rescaled), drawn on TRAIN tapes only (EVAL: all 1).   weight 7e-5, gamma .15.
 CWD      M pairs, equal sizes | s{i} = 1x1 cs -> ct (only if cs != ct).   T^2 / (n ct) * sum over rows, channels of KL(softmax_hw(t/T) ||
          softmax_hw(s/T)).   weight 3, temperature 4.
@@ -115,11 +116,13 @@ SRD      any, one pair | s0.linear: ds -> dt.   plain BN (eps 1e-4) of s0(s) and
 VITKD    T, L >= 2 pairs, all tokens without the class token, l = a square | for i < L-1 s{i} = linear ds -> dt, then s{L-1}.align = linear
          ds -> dt (align layers only if ds != dt), s{L-1}.mask_token [dt] (of the block: before its children), s{L-1}.generation.0, .2
          = 3x3 padding 1 dt -> dt with a ReLU between.  Order in the last block: mask_token, align, generation.0, generation.2.
-         alpha / n * sum over i < L-1 of sum (s{i}(s) - t)^2 + beta / (gamma n) * sum over masked tokens (generation(x) - t)^2, x = align(s_last)
+         alpha / n * sum over i < L-1 of sum (s{i}(s) - t)^2 + beta / (gamma n) * sum over masked tokens (generation(x) - t)^2, x =
+         align(s_last)
          with mask_token in the place of masked tokens, as a map sqrt(l) x sqrt(l).  l - floor(l (1 - gamma)) tokens of each row are
          masked; gamma 0: no second part; `mask` given [n, l]: 1 = kept, 0 = masked, no draw.   weight 1, alpha 3e-5, beta 3e-6, gamma .5.
 SEMCKD   M, S student taps, R teacher taps (S and R may differ) | `samples` = the batch size B, fixed.  for i < S: s{i}.query.linear1:
-         B -> 2w, s{i}.query.linear2: 2w -> w, then for j < R: s{i}.proj{j}.0 = 1x1 -b cs -> 2 ct, .1 BN, (.2), .3 = 3x3 padding 1 -b, .4 BN,
+         B -> 2w, s{i}.query.linear2: 2w -> w, then for j < R: s{i}.proj{j}.0 = 1x1 -b cs -> 2 ct, .1 BN, (.2), .3 = 3x3 padding 1
+         -b, .4 BN,
          (.5), .6 = 1x1 -b 2 ct -> ct; for j < R: t{j}.key.linear1: B -> 2w, t{j}.key.linear2: 2w -> w.   w = width; 0: max(1, B / 4).
          X = F F^T [B, B] of each tap (flattened; the gradient flows through the student's);  q, k = norm(linear2(relu(linear1(X))));
          a[b, i, :] = softmax over j of q_bi . k_bj / T;  pooled to the smaller before proj;
@@ -130,7 +133,8 @@ TINYBERT S pairs and T pairs in any order; the k-th S of the student pairs with 
          mask: over pairs of real tokens / heads sum_b len_b^2, over real tokens / dt sum_b len_b.   weight 1, alpha 1, beta 1.
 MINILM   two taps: S (scores, scaled, before the softmax) and T (values, heads side by side: head h has columns h d .. h d + d - 1) |
          none.  heads equal on both sides, l equal, widths divisible by heads.   alpha / (n A l) sum KL(softmax t || softmax s) + beta /
-         (n A l) sum KL of softmax(V V^T / sqrt d), d each side's own.   mask: padding columns are -inf, padding rows are left out, divided by
+         (n A l) sum KL of softmax(V V^T / sqrt d), d each side's own.   mask: padding columns are -inf, padding rows are left out,
+         divided by
          A sum_b len_b.   weight 1, alpha 1, beta 1.
 MINILM2  three taps T: queries, keys, values | none.   width = relation heads A (0: 48), divides all widths.  each: 1 / (n A l) sum of
          KL(softmax(t t^T / sqrt dt) || softmax(s s^T / sqrt ds)); alpha QQ + beta KK + gamma VV.   mask as MINILM.   weight 1, 1, 1, 1.
@@ -140,9 +144,12 @@ LD       pairs, the last size is the bins, all before it are edges: V {bins}, T 
          l = T^2 / bins * KL(softmax(t/T) || softmax(s/T)); w = `mask` [n, edges] (V: [n, 1]) or 1.
          CODE  sum w l / alpha (the public code's avg_factor).   PAPER  sum w l bins / sum w.   THIRD  sum w l / sum w.
          sum w = 0: 0.   weight .25, alpha 4, temperature 10.
-FBKD     M, one pair, equal sizes | s0.feature = 1x1 cs -> ct; s0.channel = linear cs -> ct; s0.spatial = 3x3 padding 1 1 -> 1; s0.non_local: .g,
-         .theta, .phi = 1x1 cs -> h, .conv_out = 1x1 -b h -> cs, .bn; s0.relation = 1x1 cs -> ct; t0.g, .theta, .phi, .conv_out, .bn with ct.
-         h = width; 0: max(1, c / 2) of that side.  m(x) = h w softmax_hw(mean_c |x| / T);  nonlocal(x) = x + bn(conv_out(theta phi^T g / hw)).
+FBKD     M, one pair, equal sizes | s0.feature = 1x1 cs -> ct; s0.channel = linear cs -> ct; s0.spatial = 3x3 padding 1 1 -> 1;
+s0.non_local: .g,
+         .theta, .phi = 1x1 cs -> h, .conv_out = 1x1 -b h -> cs, .bn; s0.relation = 1x1 cs -> ct; t0.g, .theta, .phi, .conv_out,
+         .bn with ct.
+         h = width; 0: max(1, c / 2) of that side.  m(x) = h w softmax_hw(mean_c |x| / T);  nonlocal(x) = x + bn(conv_out(theta
+         phi^T g / hw)).
          alpha sqrt(sum (m(s) + m(t)) / 2 (t - feature(s))^2) + beta |mean_hw t - channel(mean_hw s)| + beta |mean_c t - spatial(mean_c s)|
          + gamma |nonlocal_t(t) - relation(nonlocal_s(s))|: un-squared norms over the whole batch; m constant.
          weight 1, alpha 7e-5, beta 4e-3, gamma 7e-5, temperature .5.

@@ -29,10 +29,12 @@ What is agreed, method by method (form 0 CODE, 1 PAPER, 2 THIRD; "one": only 0),
                                                                                 - / 1 / 1; alpha 1, beta .1, gamma .005 (ImageNet)
  WSLD            one.  sq w_b (- sum p log q), w_b = 1 - exp(-CE_s / (CE_t + 1e-7)), CE with y at T 1, detached.
                                                                                 2 / 1 / 2.5 (ImageNet)
- MLKD            0 (the intended one, default) and 1, the same: sum over T' in {T, 2, 3, 5, 6} of I + C + R of both views (s with t, w with v), unmasked:
+ MLKD            0 (the intended one, default) and 1, the same: sum over T' in {T, 2, 3, 5, 6} of I + C + R of both views (s with
+ t, w with v), unmasked:
                  I = T'^2 KL(p||q), C = |q^T q - p^T p|_F^2 / K, R = |q q^T - p p^T|_F^2 / B.
                  2 (as the public code computes it): over the same T': m_r I(s,t) + m_c C(s,t) + m_r R(s,t), plus I(w,v) for T' in
-                 {T, 3, 5} and I(s,t) for {2, 6}; m_r the share of rows whose largest teacher probability (T 1, of t) is at most the median of
+                 {T, 3, 5} and I(s,t) for {2, 6}; m_r the share of rows whose largest teacher probability (T 1, of t) is at most
+                 the median of
                  them, m_c the share of classes whose sum of teacher probabilities is at most their median (median: mean of the two
                  middle ones).  The list has T in its first place even if equal to another: a doubled T' counts twice.
                  temperature_squared 0 takes T'^2 out of I.  The hard term of the recipe is CE of both views.     4 / .1 / .9

@@ -1,4 +1,5 @@
-/* test_explain.c - kd_loss_explain, kd_loss_feature_explain: the numbers are those of the loss, each mistake brings its warning, and a sound
+/* test_explain.c - kd_loss_explain, kd_loss_feature_explain: the numbers are those of the loss, each mistake brings its warning,
+ * and a sound
  * batch brings none.
  * SPDX-License-Identifier: MIT */
 #include <math.h>
@@ -105,7 +106,7 @@ TEST(every_method_is_explained_in_its_terms)
         CHECK_OK(kd_loss_distill_create(&loss, NULL, &b.desc));
         if (kd_loss_distill_adapters(loss)) kd_model_freeze(kd_loss_distill_adapters(loss), 1);
         const char *text = explain_loss(&b, loss);
-        if (method == KD_DISTILL_TFKD) check_warns(text, "the hard gradient is ");   /* as its page says: its weight is for a sum over classes */
+        if (method == KD_DISTILL_TFKD) check_warns(text, "the hard gradient is ");   /* its weight is for a sum over classes */
         else check_silent(text);
 
         kd_tape *tape = NULL;
