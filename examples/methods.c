@@ -70,7 +70,8 @@ static const struct { const char *name, *note; } notes[] = {
     { "wsld", "taught on the 100 labelled images only" },
     { "uskd", "no teacher: 100 labelled images; its weak head sits on the second stage" },
     { "tfkd", "no teacher: 100 labelled images" },
-    { "label_smoothing", "no teacher" },
+    { "label_smoothing", "no teacher; on the 100 labelled images only: elsewhere a uniform teacher says nothing" },
+    { "uld", "with cross-entropy, 1 and 1.5 as in its paper: alone it does not say which class is which" },
     { "pskd", "its own outputs an epoch ago, on the 100 labelled images" },
     { "mlkd", "strong view: the images moved by up to a pixel; cross-entropy on both views" },
     { "deit_soft", "tested with the mean of both heads" },
@@ -499,6 +500,8 @@ static kd_status distill(run *r, const char *method, int soft_only)
     if ((st = kd_loss_distill_desc_for(&how, sizeof how, info.method)) != KD_OK) return st;
     how.unlabelled_index = -1;
     if (!strcmp(method, "pskd")) how.beta = 30;   /* epochs */
+    if (!strcmp(method, "uld")) how.hard_weight = 1, how.soft_weight = 1.5f;
+    if (!strcmp(method, "label_smoothing")) how.ignore_index = -1, how.unlabelled_index = KD_LABEL_OFF;
     if (soft_only) how.hard_weight = 0;
     return kd_loss_distill_create(&r->outputs, r->ctx, &how);
 }
