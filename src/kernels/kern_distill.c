@@ -159,23 +159,16 @@ V_FN void sum_rows(pass *p, const int kind, const int from, const int alike)
     }
 }
 
-/* Constants where a compilation per combination pays. */
-#ifdef KD_ISA_scalar
-#define CASES(call) call(p->kind, p->from)
-#else
-#define CASE(call, kind, from) case 4 * (kind) + (from): call(kind, from); break
-#define CASES(call)                                                                                                \
-    switch (4 * p->kind + p->from) {                                                                               \
-        CASE(call, FORWARD, NONE); CASE(call, FORWARD, OWN); CASE(call, FORWARD, SQUARE); CASE(call, FORWARD, FOURTH); \
-        CASE(call, REVERSE, NONE); CASE(call, REVERSE, OWN); CASE(call, REVERSE, SQUARE); CASE(call, REVERSE, FOURTH); \
-    default: call(PLAIN, NONE);                                                                                    \
-    }
-#endif
-#define SUM(kind, from) sum_rows(p, kind, from, 0)
+/* Constants where most of the time goes; any other combination asks again for each vector, which costs a percent or two. */
 V_PASS void pass_sums(pass *p)
 {
-    if (p->kind == FORWARD && p->from == FOURTH && p->lambda == 1.0f) sum_rows(p, FORWARD, FOURTH, 1);
-    else CASES(SUM);
+#ifndef KD_ISA_scalar
+    if (p->kind == PLAIN) sum_rows(p, PLAIN, NONE, 0);
+    else if (p->kind == FORWARD && p->from == FOURTH && p->lambda == 1.0f) sum_rows(p, FORWARD, FOURTH, 1);
+    else if (p->kind == FORWARD) sum_rows(p, FORWARD, p->from, 0);
+    else
+#endif
+    sum_rows(p, p->kind, p->from, 0);
 }
 
 /* MASS = sum y, INNER = sum y x / 2: halves cannot overflow */
@@ -245,14 +238,15 @@ V_FN void gradient_rows(const pass *p, const int kind, const int from, const int
         }
     }
 }
-V_FN void gradient_by(const pass *p, const int kind, const int from)
+V_PASS void pass_gradient(const pass *p)
 {
-    if (p->y) gradient_rows(p, kind, from, 1, 0);
-    else if (p->stream) gradient_rows(p, kind, from, 0, 1);
-    else gradient_rows(p, kind, from, 0, 0);
+#ifndef KD_ISA_scalar
+    if (p->kind == FORWARD && p->from == FOURTH && !p->y) gradient_rows(p, FORWARD, FOURTH, 0, p->stream);
+    else if (p->kind == PLAIN && !p->y) gradient_rows(p, PLAIN, NONE, 0, p->stream);
+    else
+#endif
+    gradient_rows(p, p->kind, p->from, p->y != NULL, p->stream);
 }
-#define GRADIENT(kind, from) gradient_by(p, kind, from)
-V_PASS void pass_gradient(const pass *p) { CASES(GRADIENT); }
 
 /* ---- sixteen rows' numbers, a row a lane ---------------------------------------------------------------------- */
 typedef struct group {
@@ -276,9 +270,12 @@ typedef struct group {
 /* Sixteen rows one after the other. */
 V_FN int adjacent(const group *w) { return w->count == 16 && w->row[15] - w->row[0] == 15; }
 
+/* Of sixteen rows; called, not inlined. */
+V_PASS kd_f32x16 log_of(kd_f32x16 x) { return v_log(x); }
+
 /* Which rows are in a term and have something to look at. */
 typedef struct members { kd_m16 hard, soft, blank; } members;
-V_FN members members_of(const group *w)
+V_PASS members members_of(const group *w)
 {
     kd_f32x16 zero = v_zero();
     kd_m16 hard = vm_not(v_eq(v_load(w->hard), zero)), soft = vm_not(v_eq(v_load(w->soft), zero));
@@ -290,7 +287,7 @@ V_FN members members_of(const group *w)
 }
 
 /* Zt as a factor and log Zt as a term of a teacher that is normalised by its sum, or not at all. */
-V_FN kd_f32x16 teacher_factor(const group *w)
+V_PASS kd_f32x16 teacher_factor(const group *w)
 {
     return w->tempered ? v_div(v_set1(1.0f), v_load(w->zt)) : v_exp(v_load(w->top_t));
 }
@@ -333,7 +330,7 @@ V_PASS void values(const group *w)
     float hard[16], soft[16], blank[16];
     kd_f32x16 zs = v_load(w->zs), k = v_load(w->weight), top = v_load(w->top_s), d = v_load(w->d), kl;
     int alone = w->kind == JS || !w->tempered;   /* log Zs by itself, not as a ratio */
-    kd_f32x16 log_zs = alone ? v_log(zs) : v_zero(), log_z1 = v_log(w->p->from == NONE ? zs : v_load(w->z1));
+    kd_f32x16 log_zs = alone ? log_of(zs) : v_zero(), log_z1 = log_of(w->p->from == NONE ? zs : v_load(w->z1));
     kd_f32x16 ce = v_fma(v_add(k, v_load(w->mass)), log_z1, v_mul(k, v_sub(top, v_load(w->label_logit))));
     ce = v_fnma(v_set1(2.0f), v_load(w->inner), ce);
     if (w->kind == PLAIN) {
@@ -342,7 +339,7 @@ V_PASS void values(const group *w)
         kl = v_fma(v_set1(w->p->beta), v_load(w->jp), v_mul(v_set1(1.0f - w->p->beta), v_load(w->jq)));
     } else {
         kd_f32x16 rt = teacher_factor(w);
-        kd_f32x16 log_ratio = w->tempered ? v_log(v_mul(zs, rt)) : v_add(log_zs, v_load(w->top_t));
+        kd_f32x16 log_ratio = w->tempered ? log_of(v_mul(zs, rt)) : v_add(log_zs, v_load(w->top_t));
         if (w->kind == REVERSE) {
             kl = v_sub(v_div(d, zs), log_ratio);
         } else {
@@ -351,7 +348,7 @@ V_PASS void values(const group *w)
         }
     }
     if (w->kind == JS) {   /* what rounding the logarithms of Zs and Zt moved every log q and log p by; w - J has none of it */
-        kd_f32x16 log_zt = w->tempered ? v_log(v_load(w->zt)) : v_zero();
+        kd_f32x16 log_zt = w->tempered ? log_of(v_load(w->zt)) : v_zero();
         v_store(hard, log_zs), v_store(soft, log_zt);
         for (size_t i = 0; i < w->count; i++) {
             double by = (double)w->p->beta, lost = 0;
@@ -537,8 +534,8 @@ V_PASS void js_coefficients(group *w)
     kd_f32x16 zs = v_load(w->zs);
     v_store(w->ca, v_div(v_set1(1.0f), zs));
     v_store(w->cb, teacher_factor(w));
-    v_store(w->ce, v_neg(v_log(zs)));
-    v_store(w->cy, w->tempered ? v_neg(v_log(v_load(w->zt))) : v_load(w->top_t));
+    v_store(w->ce, v_neg(log_of(zs)));
+    v_store(w->cy, w->tempered ? v_neg(log_of(v_load(w->zt))) : v_load(w->top_t));
 }
 
 /* ---- to 4096 classes: sums, coefficients, gradient ------------------------------------------------------------- */
@@ -686,7 +683,7 @@ V_PASS void rows(group *w)
 
 /* ---- more classes: blocks, a running top in every lane --------------------------------------------------------- */
 /* The factor that brings sums relative to the top `from` to the top `to`; 0 from a lane that has seen only -inf. */
-V_FN kd_f32x16 rescale(kd_f32x16 from, kd_f32x16 to, float k)
+V_PASS kd_f32x16 rescale(kd_f32x16 from, kd_f32x16 to, float k)
 {
     return v_select(v_eq(from, v_set1(-INF)), v_zero(), exp_of(v_max(v_set1(-FLOAT_MAX), below(from, half_of(to))), k));
 }
