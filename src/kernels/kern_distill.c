@@ -159,17 +159,19 @@ V_FN void sum_rows(pass *p, const int kind, const int from, const int alike)
     }
 }
 
-/* Constants where most of the time goes; any other combination asks again for each vector, which costs a percent or two. */
+/* Constants where most of the time goes; any other combination asks again for each vector. */
+#ifdef KD_ISA_scalar
+V_PASS void pass_sums(pass *p) { sum_rows(p, p->kind, p->from, 0); }
+#else
 V_PASS void pass_sums(pass *p)
 {
-#ifndef KD_ISA_scalar
     if (p->kind == PLAIN) sum_rows(p, PLAIN, NONE, 0);
-    else if (p->kind == FORWARD && p->from == FOURTH && p->lambda == 1.0f) sum_rows(p, FORWARD, FOURTH, 1);
-    else if (p->kind == FORWARD) sum_rows(p, FORWARD, p->from, 0);
-    else
-#endif
-    sum_rows(p, p->kind, p->from, 0);
+    else if (p->kind == REVERSE) sum_rows(p, REVERSE, p->from, 0);
+    else if (p->from == FOURTH && p->lambda == 1.0f) sum_rows(p, FORWARD, FOURTH, 1);
+    else if (p->from == NONE) sum_rows(p, FORWARD, NONE, 0);
+    else sum_rows(p, FORWARD, p->from, 0);
 }
+#endif
 
 /* MASS = sum y, INNER = sum y x / 2: halves cannot overflow */
 V_PASS void pass_targets(pass *p)
@@ -238,15 +240,20 @@ V_FN void gradient_rows(const pass *p, const int kind, const int from, const int
         }
     }
 }
+#ifdef KD_ISA_scalar
+V_PASS void pass_gradient(const pass *p) { gradient_rows(p, p->kind, p->from, p->y != NULL, p->stream); }
+#else
 V_PASS void pass_gradient(const pass *p)
 {
-#ifndef KD_ISA_scalar
-    if (p->kind == FORWARD && p->from == FOURTH && !p->y) gradient_rows(p, FORWARD, FOURTH, 0, p->stream);
-    else if (p->kind == PLAIN && !p->y) gradient_rows(p, PLAIN, NONE, 0, p->stream);
-    else
-#endif
-    gradient_rows(p, p->kind, p->from, p->y != NULL, p->stream);
+    if (p->y) gradient_rows(p, p->kind, p->from, 1, p->stream);
+    else if (p->kind == REVERSE) gradient_rows(p, REVERSE, p->from, 0, p->stream);
+    else if (p->kind == PLAIN && !p->stream) gradient_rows(p, PLAIN, NONE, 0, 0);
+    else if (p->kind == PLAIN) gradient_rows(p, PLAIN, NONE, 0, 1);
+    else if (p->from != FOURTH) gradient_rows(p, FORWARD, p->from, 0, p->stream);
+    else if (p->stream) gradient_rows(p, FORWARD, FOURTH, 0, 1);
+    else gradient_rows(p, FORWARD, FOURTH, 0, 0);
 }
+#endif
 
 /* ---- sixteen rows' numbers, a row a lane ---------------------------------------------------------------------- */
 typedef struct group {
@@ -272,10 +279,11 @@ V_FN int adjacent(const group *w) { return w->count == 16 && w->row[15] - w->row
 
 /* Of sixteen rows; called, not inlined. */
 V_PASS kd_f32x16 log_of(kd_f32x16 x) { return v_log(x); }
+V_PASS kd_f32x16 called_exp(kd_f32x16 x) { return v_exp(x); }
 
 /* Which rows are in a term and have something to look at. */
 typedef struct members { kd_m16 hard, soft, blank; } members;
-V_PASS members members_of(const group *w)
+V_FN members members_of(const group *w)
 {
     kd_f32x16 zero = v_zero();
     kd_m16 hard = vm_not(v_eq(v_load(w->hard), zero)), soft = vm_not(v_eq(v_load(w->soft), zero));
@@ -287,9 +295,9 @@ V_PASS members members_of(const group *w)
 }
 
 /* Zt as a factor and log Zt as a term of a teacher that is normalised by its sum, or not at all. */
-V_PASS kd_f32x16 teacher_factor(const group *w)
+V_FN kd_f32x16 teacher_factor(const group *w)
 {
-    return w->tempered ? v_div(v_set1(1.0f), v_load(w->zt)) : v_exp(v_load(w->top_t));
+    return w->tempered ? v_div(v_set1(1.0f), v_load(w->zt)) : called_exp(v_load(w->top_t));
 }
 V_PASS void coefficients(group *w)
 {

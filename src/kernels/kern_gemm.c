@@ -17,9 +17,8 @@
 #define ROWS_2 14
 #define EACH_ROWS_2(X, ...)                                                                                      \
     X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__) X(5, __VA_ARGS__) X(6, __VA_ARGS__)  \
-    X(7, __VA_ARGS__) X(8, __VA_ARGS__) X(9, __VA_ARGS__) X(10, __VA_ARGS__) X(11, __VA_ARGS__)                  \
-    X(12, __VA_ARGS__) X(13, __VA_ARGS__) X(14, __VA_ARGS__)
-#define EACH_ROWS_1(X, ...) EACH_ROWS_2(X, __VA_ARGS__) X(15, __VA_ARGS__) X(16, __VA_ARGS__)
+    X(7, __VA_ARGS__) X(8, __VA_ARGS__) X(10, __VA_ARGS__) X(12, __VA_ARGS__) X(14, __VA_ARGS__)
+#define EACH_ROWS_1(X, ...) EACH_ROWS_2(X, __VA_ARGS__) X(16, __VA_ARGS__)
 #elif defined KD_ISA_scalar
 #define VECS 1
 #define MASKS 0
@@ -323,11 +322,15 @@ void KD_K(gemm_block_f32)(const kd__gemm_block *g)
     for (size_t j = 0; j < g->n; j += columns) {
         const tile_fn *tiles = choose(g, g->n - j, &columns, &most);
         const float *b = g->b_panel ? g->b + j / KD__GEMM_PANEL * g->b_panel + j % KD__GEMM_PANEL : g->b + j;
-        /* Tiles of nearly equal height: a last one of a row or two would leave the multipliers waiting. */
-        const size_t count = (g->m + most - 1) / most, height = g->m / count, higher = g->m % count;
-        for (size_t t = 0, i = 0; t < count; t++) {
-            size_t rows = height + (t < higher);
-            prefetch_tile(g, b, i, j, rows, columns, t, count);
+        /* Tiles of nearly equal height: a last one of a row or two would leave the multipliers waiting.  Above eight rows there are
+         * tiles of even height only, and what is odd ends with one of seven. */
+        const int pairs = VECS == 2 && g->m > HALF;
+        const size_t odd = pairs && g->m % 2 ? (g->m == 9 ? 5 : 7) : 0, even = g->m - odd, unit = pairs ? 2 : 1;
+        const size_t count = (even + most - 1) / most, height = even / unit / count, higher = even / unit % count;
+        const size_t all = count + (odd > 0);
+        for (size_t t = 0, i = 0; t < all; t++) {
+            size_t rows = t == count ? odd : unit * (height + (t < higher));
+            prefetch_tile(g, b, i, j, rows, columns, t, all);
             ahead it;
             tiles[rows](g, b, i, j, look_ahead(g, rows, &it));
             if (finish) {
