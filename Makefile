@@ -112,7 +112,7 @@ OBJS := $(SRC:src/%.c=$(OBJ)/%.o)
 define ISA_RULE
 $(OBJ)/kernels/%.$(1).o: src/kernels/%.c
 	@mkdir -p $$(@D)
-	$$(call say,CC,'$$< ($(1))')$$(CC) $$(BASE) $$(LEAN) -Wno-missing-prototypes $$(CPPFLAGS) $$(CFLAGS) $$(SAN) $$(FLAGS_$(1)) -DKD_ISA=$(1) -DKD_ISA_$(1)=1 -fno-lto -c $$< -o $$@
+	$$(call say,CC,'$$< ($(1))')$$(CC) $$(BASE) $$(LEAN) -Wno-missing-prototypes -DKD_ONE_MATH=1 $$(CPPFLAGS) $$(CFLAGS) $$(SAN) $$(FLAGS_$(1)) -DKD_ISA=$(1) -DKD_ISA_$(1)=1 -fno-lto -c $$< -o $$@
 KOBJS += $(KERN:src/%.c=$(OBJ)/%.$(1).o)
 endef
 $(foreach isa,$(ISAS),$(eval $(call ISA_RULE,$(isa))))

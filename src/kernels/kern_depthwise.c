@@ -103,7 +103,9 @@ void KD_K(depthwise_weight_f32)(const kd__depthwise_args *d)
 {
     size_t c = 0;
     V_FAST(for (; c + 32 <= d->channels; c += 32) weight_strip(d, c, 16, 16);)
-    for (; c + 16 < d->channels; c += 32) weight_strip(d, c, 16, part_of(d->channels - c - 16));
-    if (c < d->channels) weight_strip(d, c, d->channels - c, 0);
+    for (; c < d->channels; c += 32) {
+        const size_t left = d->channels - c;
+        weight_strip(d, c, part_of(left), left > 16 ? part_of(left - 16) : 0);
+    }
 }
 #endif

@@ -116,13 +116,12 @@ V_FN void dots_block(size_t rows, size_t c, const float *dy, const float *x, con
     }
 }
 
-/* The whole vectors; how many columns they were. */
+/* Pairs of whole vectors; how many columns they were. */
 V_FAST(V_FN size_t dots_columns(size_t rows, size_t c, const float *dy, const float *x, const float *mean, float *s_dy, float *s_dyx,
                        const kd__norm_relu *relu, const int how)
 {
     size_t j = 0;
     for (; j + 32 <= c; j += 32) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 2, 16);
-    for (; j + 16 <= c; j += 16) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 1, 16);
     return j;
 })
 
@@ -136,6 +135,8 @@ void KD_K(norm_columns_dots_f32)(size_t rows, size_t c, const float *dy, const f
         else if (relu->y) j = dots_columns(rows, c, dy, x, mean, s_dy, s_dyx, relu, RELU_FROM_Y);
         else j = dots_columns(rows, c, dy, x, mean, s_dy, s_dyx, relu, RELU_AGAIN);
     )
+    /* what is left asks how at each row */
+    V_FAST(for (; j + 16 <= c; j += 16) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 1, 16);)
     V_END(j, c) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 1, V_LEFT(j, c));
 }
 #undef EACH
