@@ -267,8 +267,7 @@ typedef void (*tile_fn)(const kd__gemm_block *g, const float *b, size_t i, size_
 TILES(1, ANY, 1)
 #if MASKS
 TILES(2, ANY, 1)
-TILES(1, BY_COLUMN, 1)   /* of short sums, a third of the time goes into distances; where two ymm are one vector, they cost nothing */
-TILES(2, BY_COLUMN, 1)
+TILES(2, BY_COLUMN, 1)   /* of short sums, a third of the time goes into distances; where two ymm are one vector, they cost nothing */
 #else
 TILES(1, ANY, 0)
 #endif
@@ -302,13 +301,12 @@ static const tile_fn *choose(const kd__gemm_block *g, size_t left, size_t *colum
         return TABLE_SHARED(1);
     }
 #if MASKS
-    const int by_column = g->a_row == 1;
     if (left > 16) {
         *columns = 32;
         *rows = ROWS_2;
-        return by_column ? TABLE(2, BY_COLUMN, 1) : TABLE(2, ANY, 1);
+        return g->a_row == 1 ? TABLE(2, BY_COLUMN, 1) : TABLE(2, ANY, 1);
     }
-    return by_column ? TABLE(1, BY_COLUMN, 1) : TABLE(1, ANY, 1);
+    return TABLE(1, ANY, 1);
 #else
     return left >= 16 || g->b_panel ? TABLE(1, ANY, 0) : TABLE(1, ANY, 1);
 #endif
