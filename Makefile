@@ -161,7 +161,7 @@ endif
 all: $(if $(STATIC),$(A)) $(if $(SHARED),$(SO)) $(PC) ## the library, static and shared (BUILD_STATIC=no, BUILD_SHARED=no)
 
 # Rooms leave the loops over numbers to kernels, and are compiled small, but for the files that go over numbers, rows or tiles themselves.
-FAST :=
+FAST := $(addprefix $(OBJ)/,tensor/convert.o tensor/copy.o tensor/conv_direct.o tensor/conv_weight.o tensor/gemm.o)
 $(filter-out $(FAST),$(filter $(foreach room,base cpu tensor autograd nn distill optim zoo data io,$(OBJ)/$(room)/%),$(OBJS))): \
   SMALL = $(if $(filter -O2,$(CFLAGS)),-Os)
 $(OBJ)/%.o: src/%.c
