@@ -51,7 +51,7 @@ FLAGS_scalar  = $(if $(SAN),-O1 -g0,-Os $(LEAN_scalar))
 # strip takes them.  Windows walks stacks by such tables.
 TABLES        = $(if $(SAN)$(WINDOWS),,-fno-asynchronous-unwind-tables)
 # Kernels call nobody.
-LEAN          = $(if $(SAN),,-fno-asynchronous-unwind-tables)
+LEAN          = $(if $(SAN),,-fno-asynchronous-unwind-tables $(DENSE))
 FLAGS_neon   :=
 FLAGS_avx2   := -mavx2 -mfma -mf16c -mbmi2
 # Windows aligns the stack to 16 bytes only, which gcc forgets when it spills a ymm register.
@@ -83,11 +83,12 @@ $(PROBED):
 	@has() { echo '#include <stdio.h>' | $(CC) -O2 -Werror "$$@" -x c -fsyntax-only - 2>/dev/null; }; \
 	  harden=; for f in -fstack-protector-strong -fstack-clash-protection -fcf-protection -mbranch-protection=standard; do \
 	    if has $$f; then harden="$$harden $$f"; fi; done; \
-	  lean=; for f in -fno-inline-functions-called-once -fno-stack-protector; do if has $$f; then lean="$$lean $$f"; fi; done; \
-	  gcse=; if has -fno-gcse; then gcse=-fno-gcse; fi; ivopts=; if has -fno-ivopts; then ivopts=-fno-ivopts; fi; \
+	  lean=; dense=; for f in -fno-inline-functions-called-once -fno-stack-protector; do if has $$f; then lean="$$lean $$f"; fi; done; \
+	  gcse=; if has -fno-gcse; then gcse=-fno-gcse; fi; oz=-Os; if has -Oz; then oz=-Oz; fi; \
+	  for f in -fno-align-jumps -fno-align-labels; do if has $$f; then dense="$$dense $$f"; fi; done; ivopts=; if has -fno-ivopts; then ivopts=-fno-ivopts; fi; \
 	  if has -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3; then level=3; else level=2; fi; \
 	  { echo "HARDEN ?=$$harden"; echo "FORTIFY ?= -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=$$level"; \
-	    echo "LEAN_scalar ?=$$lean"; echo "LEAN_vector ?= $$gcse"; echo "LEAN_gemm ?= $$ivopts"; } > $@
+	    echo "LEAN_scalar ?= $$oz$$lean"; echo "DENSE ?=$$dense"; echo "LEAN_vector ?= $$gcse"; echo "LEAN_gemm ?= $$ivopts"; } > $@
 ifneq (,$(if $(MAKECMDGOALS),$(filter-out clean help info dist uninstall,$(MAKECMDGOALS)),all))
 ifeq (,$(SAN))
 include $(PROBED)

@@ -31,7 +31,7 @@
 #define EACH_ROWS_1(X, ...) \
     X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__) X(5, __VA_ARGS__) X(6, __VA_ARGS__)
 #endif
-enum { ANY, BY_COLUMN, HALF = 8, SHARED_K = 3 };   /* how A lies; by columns: with constant distances */
+enum { HALF = 8, SHARED_K = 3 };
 /* The compiler may not know how this pointer was made. */
 #define OPAQUE(pointer) __asm__("" : "+r"(pointer))
 
@@ -102,16 +102,15 @@ static const ahead *look_ahead(const kd__gemm_block *g, size_t rows, ahead *it)
     return it;
 }
 
-/* The tile at row i and column j; b is its first column of B.  rows, vecs, order and partial are constants;
+/* The tile at row i and column j; b is its first column of B.  rows, vecs and partial are constants;
  * partial: the last vector of B may have less than sixteen columns in memory.  after: what to fetch, or NULL. */
 V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, const ahead *after, const size_t rows,
-               const size_t vecs, const int order, const int partial)
+               const size_t vecs, const int partial)
 {
     kd_f32x16 acc[ROWS][VECS];
-    const size_t a_row = order == BY_COLUMN ? 1 : g->a_row, a_k = g->a_k, b_k = g->b_k;
+    const size_t a_row = g->a_row, a_k = g->a_k, b_k = g->b_k;
     const size_t width = last_width(g, j, vecs);
     const float *a = g->a + i * a_row;
-    if (order == BY_COLUMN) after = NULL;
 
     V_UNROLL(16)
     for (size_t r = 0; r < rows; r++)
@@ -251,25 +250,24 @@ void KD_K(epilogue_f32)(const kd__epilogue *after, float *c, size_t c_row, size_
 }
 
 typedef void (*tile_fn)(const kd__gemm_block *g, const float *b, size_t i, size_t j, const ahead *after);
-#define TILE(rows, vecs, order, partial)                                                                           \
-    static void tile_##rows##_##vecs##_##order##_##partial(const kd__gemm_block *g, const float *b, size_t i,      \
+#define TILE(rows, vecs, partial)                                                                           \
+    static void tile_##rows##_##vecs##_##partial(const kd__gemm_block *g, const float *b, size_t i,      \
                                                            size_t j, const ahead *after)                           \
     {                                                                                                              \
-        tile(g, b, i, j, after, rows, vecs, order, partial);                                                       \
+        tile(g, b, i, j, after, rows, vecs, partial);                                                       \
     }
-#define ENTRY(rows, vecs, order, partial) [rows] = tile_##rows##_##vecs##_##order##_##partial,
-#define TABLE(vecs, order, partial) tiles_##vecs##_##order##_##partial
-#define TILES(vecs, order, partial)                                  \
-    EACH_ROWS_##vecs(TILE, vecs, order, partial)                     \
-    static const tile_fn TABLE(vecs, order, partial)[ROWS + 1] = {   \
-        EACH_ROWS_##vecs(ENTRY, vecs, order, partial)                \
+#define ENTRY(rows, vecs, partial) [rows] = tile_##rows##_##vecs##_##partial,
+#define TABLE(vecs, partial) tiles_##vecs##_##partial
+#define TILES(vecs, partial)                                  \
+    EACH_ROWS_##vecs(TILE, vecs, partial)                     \
+    static const tile_fn TABLE(vecs, partial)[ROWS + 1] = {   \
+        EACH_ROWS_##vecs(ENTRY, vecs, partial)                \
     };
-TILES(1, ANY, 1)
+TILES(1, 1)
 #if MASKS
-TILES(2, ANY, 1)
-TILES(2, BY_COLUMN, 1)   /* of short sums, a third of the time goes into distances; where two ymm are one vector, they cost nothing */
+TILES(2, 1)
 #else
-TILES(1, ANY, 0)
+TILES(1, 0)
 #endif
 
 #define TILE_SHARED(rows, partial)                                                                                 \
@@ -304,11 +302,11 @@ static const tile_fn *choose(const kd__gemm_block *g, size_t left, size_t *colum
     if (left > 16) {
         *columns = 32;
         *rows = ROWS_2;
-        return g->a_row == 1 ? TABLE(2, BY_COLUMN, 1) : TABLE(2, ANY, 1);
+        return TABLE(2, 1);
     }
-    return TABLE(1, ANY, 1);
+    return TABLE(1, 1);
 #else
-    return left >= 16 || g->b_panel ? TABLE(1, ANY, 0) : TABLE(1, ANY, 1);
+    return left >= 16 || g->b_panel ? TABLE(1, 0) : TABLE(1, 1);
 #endif
 }
 
