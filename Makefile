@@ -122,6 +122,7 @@ $(foreach isa,$(ISAS),$(eval $(call ISA_RULE,$(isa))))
 vector_objs = $(foreach kern,$(1),$(foreach isa,$(filter-out scalar,$(ISAS)),$(OBJ)/kernels/kern_$(kern).$(isa).o))
 $(call vector_objs,depthwise distill eltwise gemm rnn softmax): LEAN += $(if $(SAN),,$(LEAN_vector))
 $(call vector_objs,gemm): LEAN += $(if $(SAN),,$(LEAN_gemm))
+$(call vector_objs,gemm conv): DENSE =
 
 # The shared library, the name that programs record (SONAME), the name that -lkd finds, and how it is linked.
 ifneq (,$(findstring darwin,$(TARGET)))
