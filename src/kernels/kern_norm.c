@@ -117,13 +117,15 @@ V_FN void dots_block(size_t rows, size_t c, const float *dy, const float *x, con
 }
 
 /* Pairs of whole vectors; how many columns they were. */
-V_FAST(V_FN size_t dots_columns(size_t rows, size_t c, const float *dy, const float *x, const float *mean, float *s_dy, float *s_dyx,
+#ifndef KD_ISA_scalar
+V_FN size_t dots_columns(size_t rows, size_t c, const float *dy, const float *x, const float *mean, float *s_dy, float *s_dyx,
                        const kd__norm_relu *relu, const int how)
 {
     size_t j = 0;
     for (; j + 32 <= c; j += 32) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 2, 16);
     return j;
-})
+}
+#endif
 
 void KD_K(norm_columns_dots_f32)(size_t rows, size_t c, const float *dy, const float *x, const float *mean, float *s_dy,
                              float *s_dyx, const kd__norm_relu *relu)
