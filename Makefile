@@ -51,7 +51,7 @@ FLAGS_scalar  = $(if $(SAN),-O1 -g0,-Os $(LEAN_scalar))
 # strip takes them.  Windows walks stacks by such tables.
 TABLES        = $(if $(SAN)$(WINDOWS),,-fno-asynchronous-unwind-tables)
 # Kernels call nobody.
-LEAN          = $(if $(SAN),,-fno-asynchronous-unwind-tables)
+LEAN          = $(if $(SAN),,-fno-asynchronous-unwind-tables $(DENSE))
 FLAGS_neon   :=
 FLAGS_avx2   := -mavx2 -mfma -mf16c -mbmi2
 # Windows aligns the stack to 16 bytes only, which gcc forgets when it spills a ymm register.
@@ -83,11 +83,12 @@ $(PROBED):
 	@has() { echo '#include <stdio.h>' | $(CC) -O2 -Werror "$$@" -x c -fsyntax-only - 2>/dev/null; }; \
 	  harden=; for f in -fstack-protector-strong -fstack-clash-protection -fcf-protection -mbranch-protection=standard; do \
 	    if has $$f; then harden="$$harden $$f"; fi; done; \
-	  lean=; for f in -fno-inline-functions-called-once -fno-stack-protector; do if has $$f; then lean="$$lean $$f"; fi; done; \
-	  gcse=; if has -fno-gcse; then gcse=-fno-gcse; fi; ivopts=; if has -fno-ivopts; then ivopts=-fno-ivopts; fi; \
+	  lean=; dense=; for f in -fno-inline-functions-called-once -fno-stack-protector; do if has $$f; then lean="$$lean $$f"; fi; done; \
+	  gcse=; if has -fno-gcse; then gcse=-fno-gcse; fi; oz=-Os; if has -Oz; then oz=-Oz; fi; \
+	  for f in -fno-align-jumps -fno-align-labels; do if has $$f; then dense="$$dense $$f"; fi; done; ivopts=; if has -fno-ivopts; then ivopts=-fno-ivopts; fi; \
 	  if has -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3; then level=3; else level=2; fi; \
 	  { echo "HARDEN ?=$$harden"; echo "FORTIFY ?= -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=$$level"; \
-	    echo "LEAN_scalar ?=$$lean"; echo "LEAN_vector ?= $$gcse"; echo "LEAN_gemm ?= $$ivopts"; } > $@
+	    echo "LEAN_scalar ?= $$oz$$lean"; echo "DENSE ?=$$dense"; echo "LEAN_vector ?= $$gcse"; echo "LEAN_gemm ?= $$ivopts"; } > $@
 ifneq (,$(if $(MAKECMDGOALS),$(filter-out clean help info dist uninstall,$(MAKECMDGOALS)),all))
 ifeq (,$(SAN))
 include $(PROBED)
@@ -112,7 +113,7 @@ OBJS := $(SRC:src/%.c=$(OBJ)/%.o)
 define ISA_RULE
 $(OBJ)/kernels/%.$(1).o: src/kernels/%.c
 	@mkdir -p $$(@D)
-	$$(call say,CC,'$$< ($(1))')$$(CC) $$(BASE) $$(LEAN) -Wno-missing-prototypes $$(CPPFLAGS) $$(CFLAGS) $$(SAN) $$(FLAGS_$(1)) -DKD_ISA=$(1) -DKD_ISA_$(1)=1 -fno-lto -c $$< -o $$@
+	$$(call say,CC,'$$< ($(1))')$$(CC) $$(BASE) $$(LEAN) -Wno-missing-prototypes -DKD_ONE_MATH=1 $$(CPPFLAGS) $$(CFLAGS) $$(SAN) $$(FLAGS_$(1)) -DKD_ISA=$(1) -DKD_ISA_$(1)=1 -fno-lto -c $$< -o $$@
 KOBJS += $(KERN:src/%.c=$(OBJ)/%.$(1).o)
 endef
 $(foreach isa,$(ISAS),$(eval $(call ISA_RULE,$(isa))))
@@ -121,6 +122,7 @@ $(foreach isa,$(ISAS),$(eval $(call ISA_RULE,$(isa))))
 vector_objs = $(foreach kern,$(1),$(foreach isa,$(filter-out scalar,$(ISAS)),$(OBJ)/kernels/kern_$(kern).$(isa).o))
 $(call vector_objs,depthwise distill eltwise gemm rnn softmax): LEAN += $(if $(SAN),,$(LEAN_vector))
 $(call vector_objs,gemm): LEAN += $(if $(SAN),,$(LEAN_gemm))
+$(call vector_objs,gemm conv): DENSE =
 
 # The shared library, the name that programs record (SONAME), the name that -lkd finds, and how it is linked.
 ifneq (,$(findstring darwin,$(TARGET)))
@@ -161,7 +163,7 @@ endif
 all: $(if $(STATIC),$(A)) $(if $(SHARED),$(SO)) $(PC) ## the library, static and shared (BUILD_STATIC=no, BUILD_SHARED=no)
 
 # Rooms leave the loops over numbers to kernels, and are compiled small, but for the files that go over numbers, rows or tiles themselves.
-FAST := $(addprefix $(OBJ)/,distill/run.o tensor/convert.o tensor/copy.o tensor/conv_direct.o tensor/conv_weight.o tensor/gemm.o)
+FAST := $(addprefix $(OBJ)/,tensor/convert.o tensor/copy.o tensor/conv_direct.o tensor/conv_weight.o tensor/gemm.o)
 $(filter-out $(FAST),$(filter $(foreach room,base cpu tensor autograd nn distill optim zoo data io,$(OBJ)/$(room)/%),$(OBJS))): \
   SMALL = $(if $(filter -O2,$(CFLAGS)),-Os)
 $(OBJ)/%.o: src/%.c

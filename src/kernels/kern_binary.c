@@ -3,6 +3,8 @@
 #include "kernels/kernels.h"
 #include "simd/simd.h"
 
+#ifndef KD_ISA_avx512   /* AVX2 serves: kernels.def */
+
 /* Sixteen elements of an operand's row; the n first with `_n`, the others 1. */
 V_FN kd_f32x16 operand(const float *row, size_t step, size_t i) { return step ? v_load(row + i) : v_set1(*row); }
 V_FN kd_f32x16 operand_n(const float *row, size_t step, size_t i, size_t n)
@@ -151,20 +153,18 @@ void KD_K(binary_backward_f32)(uint32_t op, int which, kd__target grad, const fl
 {
     backward_args p = { grad, grad_out, out_row, a, b, rows, n, accumulate };
     switch (op) {
-    case KD_BINARY_SUB:
-        if (which) {
-            backward(NEGATE, &p);
-            break;
-        }   /* fall through */
     case KD_BINARY_ADD: backward(PASS, &p); break;
     case KD_BINARY_MUL:
         if (which) p.b = a;
         backward(TIMES_B, &p);
         break;
-    case KD_BINARY_DIV:
-        if (which) backward(BY_DIVISOR, &p);
-        else backward(BY_DIVIDEND, &p);
-        break;
+    case KD_BINARY_SUB:
+        if (!which) {
+            backward(PASS, &p);
+            break;
+        }   /* fall through */
+    case KD_BINARY_DIV: backward(op == KD_BINARY_SUB ? NEGATE : which ? BY_DIVISOR : BY_DIVIDEND, &p); break;   /* asked for each vector */
     default: break;
     }
 }
+#endif

@@ -65,15 +65,13 @@ void KD_K(weight_taps_f32)(const kd__gemm_block *g, size_t tap)
 {
     for (size_t j = 0; j < g->n; j += 16) {
         const size_t width = g->n - j < 16 ? g->n - j : 16;
-        for (size_t i = 0; i < g->m; i += ROWS) {
-            switch (g->m - i) {
+        for (size_t i = 0, rows; i < g->m; i += rows) {   /* of few channels, four or what is left of four */
+            rows = g->m - i >= ROWS ? (size_t)ROWS : g->m - i > 4 ? 4 : g->m - i;
+            switch (rows) {
             case 1: tile(g, tap, i, j, 1, width); break;
             case 2: tile(g, tap, i, j, 2, width); break;
             case 3: tile(g, tap, i, j, 3, width); break;
             case 4: tile(g, tap, i, j, 4, width); break;
-            case 5: tile(g, tap, i, j, 5, width); break;
-            case 6: tile(g, tap, i, j, 6, width); break;
-            case 7: tile(g, tap, i, j, 7, width); break;
             default: tile(g, tap, i, j, 8, width);
             }
         }

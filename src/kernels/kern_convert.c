@@ -3,6 +3,8 @@
 #include "kernels/kernels.h"
 #include "simd/simd.h"
 
+#ifndef KD_ISA_avx512   /* AVX2 serves: kernels.def */
+
 /* Sixteen (or n) items from either source. */
 V_FN kd_f32x16 get_u8(const uint8_t *p, size_t n)
 {
@@ -61,3 +63,4 @@ void KD_K(mix_f32)(float *a, float *b, size_t n, float share)
     for (; i + 16 <= n; i += 16) mix_16(a + i, b + i, 16, s, r);
     if (i < n) mix_16(a + i, b + i, n - i, s, r);
 }
+#endif

@@ -1,7 +1,8 @@
 /* kern_depthwise.c - depthwise convolution: channels in lanes, a few neighbouring outputs at a time.
  * SPDX-License-Identifier: MIT */
 #include "kernels/kernels.h"
-#include "kernels/epilogue_vector.h"
+#include "kernels/epilogue.h"
+#include "simd/simd.h"
 
 #if defined KD_ISA_avx512
 enum { PIXELS = 8 };
@@ -24,14 +25,11 @@ V_FN void outputs(const kd__depthwise_args *d, size_t q, size_t c, size_t n, con
             for (size_t p = 0; p < pixels; p++) sum[p] = v_fma(load_part(x + p * d->x_step, n), tap, sum[p]);
         }
     }
-    const epilogue_columns columns = epilogue_begin(&d->after, c, n);
     float *y = d->y + q * d->y_step + c;
     V_UNROLL(8)
     for (size_t p = 0; p < pixels; p++) {
-        kd_f32x16 s = sum[p];
-        if (d->add) s = v_add(load_part(y + p * d->y_step, n), s);
-        const float *residual = d->after.residual ? d->after.residual + (q + p) * d->after.residual_row + c : NULL;
-        store_part(y + p * d->y_step, epilogue_apply(&columns, s, residual, n), n);
+        if (d->add) sum[p] = v_add(load_part(y + p * d->y_step, n), sum[p]);
+        store_part(y + p * d->y_step, sum[p], n);
     }
 }
 
@@ -49,12 +47,18 @@ V_FN void strip(const kd__depthwise_args *d, size_t c, size_t n)
     if (q < d->columns) outputs(d, q, c, n, 1);
 }
 
+void KD_K(epilogue_f32)(const kd__epilogue *after, float *c, size_t c_row, size_t rows, size_t n);
+
 void KD_K(depthwise_f32)(const kd__depthwise_args *d)
 {
     size_t c = 0;
     V_FAST(for (; c + 16 <= d->channels; c += 16) strip(d, c, 16);)
     V_END(c, d->channels) strip(d, c, V_LEFT(c, d->channels));
+    /* the row is in the first cache still */
+    if (kd__epilogue_any(&d->after)) KD_K(epilogue_f32)(&d->after, d->y, d->y_step, d->columns, d->channels);
 }
+
+#ifndef KD_ISA_avx512   /* AVX2 serves: kernels.def */
 
 /* `taps` taps from j on, two vectors of channels (the second may be empty). */
 V_FN void weights(const kd__depthwise_args *d, size_t j, size_t c, size_t n0, size_t n1, const size_t taps)
@@ -99,6 +103,9 @@ void KD_K(depthwise_weight_f32)(const kd__depthwise_args *d)
 {
     size_t c = 0;
     V_FAST(for (; c + 32 <= d->channels; c += 32) weight_strip(d, c, 16, 16);)
-    for (; c + 16 < d->channels; c += 32) weight_strip(d, c, 16, part_of(d->channels - c - 16));
-    if (c < d->channels) weight_strip(d, c, d->channels - c, 0);
+    for (; c < d->channels; c += 32) {
+        const size_t left = d->channels - c;
+        weight_strip(d, c, part_of(left), left > 16 ? part_of(left - 16) : 0);
+    }
 }
+#endif

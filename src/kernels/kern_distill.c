@@ -159,24 +159,19 @@ V_FN void sum_rows(pass *p, const int kind, const int from, const int alike)
     }
 }
 
-/* Constants where a compilation per combination pays. */
+/* Constants where most of the time goes; any other combination asks again for each vector. */
 #ifdef KD_ISA_scalar
-#define CASES(call) call(p->kind, p->from)
+V_PASS void pass_sums(pass *p) { sum_rows(p, p->kind, p->from, 0); }
 #else
-#define CASE(call, kind, from) case 4 * (kind) + (from): call(kind, from); break
-#define CASES(call)                                                                                                \
-    switch (4 * p->kind + p->from) {                                                                               \
-        CASE(call, FORWARD, NONE); CASE(call, FORWARD, OWN); CASE(call, FORWARD, SQUARE); CASE(call, FORWARD, FOURTH); \
-        CASE(call, REVERSE, NONE); CASE(call, REVERSE, OWN); CASE(call, REVERSE, SQUARE); CASE(call, REVERSE, FOURTH); \
-    default: call(PLAIN, NONE);                                                                                    \
-    }
-#endif
-#define SUM(kind, from) sum_rows(p, kind, from, 0)
 V_PASS void pass_sums(pass *p)
 {
-    if (p->kind == FORWARD && p->from == FOURTH && p->lambda == 1.0f) sum_rows(p, FORWARD, FOURTH, 1);
-    else CASES(SUM);
+    if (p->kind == PLAIN) sum_rows(p, PLAIN, NONE, 0);
+    else if (p->kind == REVERSE) sum_rows(p, REVERSE, p->from, 0);
+    else if (p->from == FOURTH && p->lambda == 1.0f) sum_rows(p, FORWARD, FOURTH, 1);
+    else if (p->from == NONE) sum_rows(p, FORWARD, NONE, 0);
+    else sum_rows(p, FORWARD, p->from, 0);
 }
+#endif
 
 /* MASS = sum y, INNER = sum y x / 2: halves cannot overflow */
 V_PASS void pass_targets(pass *p)
@@ -245,14 +240,20 @@ V_FN void gradient_rows(const pass *p, const int kind, const int from, const int
         }
     }
 }
-V_FN void gradient_by(const pass *p, const int kind, const int from)
+#ifdef KD_ISA_scalar
+V_PASS void pass_gradient(const pass *p) { gradient_rows(p, p->kind, p->from, p->y != NULL, p->stream); }
+#else
+V_PASS void pass_gradient(const pass *p)
 {
-    if (p->y) gradient_rows(p, kind, from, 1, 0);
-    else if (p->stream) gradient_rows(p, kind, from, 0, 1);
-    else gradient_rows(p, kind, from, 0, 0);
+    if (p->y) gradient_rows(p, p->kind, p->from, 1, p->stream);
+    else if (p->kind == REVERSE) gradient_rows(p, REVERSE, p->from, 0, p->stream);
+    else if (p->kind == PLAIN && !p->stream) gradient_rows(p, PLAIN, NONE, 0, 0);
+    else if (p->kind == PLAIN) gradient_rows(p, PLAIN, NONE, 0, 1);
+    else if (p->from != FOURTH) gradient_rows(p, FORWARD, p->from, 0, p->stream);
+    else if (p->stream) gradient_rows(p, FORWARD, FOURTH, 0, 1);
+    else gradient_rows(p, FORWARD, FOURTH, 0, 0);
 }
-#define GRADIENT(kind, from) gradient_by(p, kind, from)
-V_PASS void pass_gradient(const pass *p) { CASES(GRADIENT); }
+#endif
 
 /* ---- sixteen rows' numbers, a row a lane ---------------------------------------------------------------------- */
 typedef struct group {
@@ -276,6 +277,10 @@ typedef struct group {
 /* Sixteen rows one after the other. */
 V_FN int adjacent(const group *w) { return w->count == 16 && w->row[15] - w->row[0] == 15; }
 
+/* Of sixteen rows; called, not inlined. */
+V_PASS kd_f32x16 log_of(kd_f32x16 x) { return v_log(x); }
+V_PASS kd_f32x16 called_exp(kd_f32x16 x) { return v_exp(x); }
+
 /* Which rows are in a term and have something to look at. */
 typedef struct members { kd_m16 hard, soft, blank; } members;
 V_FN members members_of(const group *w)
@@ -292,7 +297,7 @@ V_FN members members_of(const group *w)
 /* Zt as a factor and log Zt as a term of a teacher that is normalised by its sum, or not at all. */
 V_FN kd_f32x16 teacher_factor(const group *w)
 {
-    return w->tempered ? v_div(v_set1(1.0f), v_load(w->zt)) : v_exp(v_load(w->top_t));
+    return w->tempered ? v_div(v_set1(1.0f), v_load(w->zt)) : called_exp(v_load(w->top_t));
 }
 V_PASS void coefficients(group *w)
 {
@@ -333,7 +338,7 @@ V_PASS void values(const group *w)
     float hard[16], soft[16], blank[16];
     kd_f32x16 zs = v_load(w->zs), k = v_load(w->weight), top = v_load(w->top_s), d = v_load(w->d), kl;
     int alone = w->kind == JS || !w->tempered;   /* log Zs by itself, not as a ratio */
-    kd_f32x16 log_zs = alone ? v_log(zs) : v_zero(), log_z1 = v_log(w->p->from == NONE ? zs : v_load(w->z1));
+    kd_f32x16 log_zs = alone ? log_of(zs) : v_zero(), log_z1 = log_of(w->p->from == NONE ? zs : v_load(w->z1));
     kd_f32x16 ce = v_fma(v_add(k, v_load(w->mass)), log_z1, v_mul(k, v_sub(top, v_load(w->label_logit))));
     ce = v_fnma(v_set1(2.0f), v_load(w->inner), ce);
     if (w->kind == PLAIN) {
@@ -342,7 +347,7 @@ V_PASS void values(const group *w)
         kl = v_fma(v_set1(w->p->beta), v_load(w->jp), v_mul(v_set1(1.0f - w->p->beta), v_load(w->jq)));
     } else {
         kd_f32x16 rt = teacher_factor(w);
-        kd_f32x16 log_ratio = w->tempered ? v_log(v_mul(zs, rt)) : v_add(log_zs, v_load(w->top_t));
+        kd_f32x16 log_ratio = w->tempered ? log_of(v_mul(zs, rt)) : v_add(log_zs, v_load(w->top_t));
         if (w->kind == REVERSE) {
             kl = v_sub(v_div(d, zs), log_ratio);
         } else {
@@ -351,7 +356,7 @@ V_PASS void values(const group *w)
         }
     }
     if (w->kind == JS) {   /* what rounding the logarithms of Zs and Zt moved every log q and log p by; w - J has none of it */
-        kd_f32x16 log_zt = w->tempered ? v_log(v_load(w->zt)) : v_zero();
+        kd_f32x16 log_zt = w->tempered ? log_of(v_load(w->zt)) : v_zero();
         v_store(hard, log_zs), v_store(soft, log_zt);
         for (size_t i = 0; i < w->count; i++) {
             double by = (double)w->p->beta, lost = 0;
@@ -537,8 +542,8 @@ V_PASS void js_coefficients(group *w)
     kd_f32x16 zs = v_load(w->zs);
     v_store(w->ca, v_div(v_set1(1.0f), zs));
     v_store(w->cb, teacher_factor(w));
-    v_store(w->ce, v_neg(v_log(zs)));
-    v_store(w->cy, w->tempered ? v_neg(v_log(v_load(w->zt))) : v_load(w->top_t));
+    v_store(w->ce, v_neg(log_of(zs)));
+    v_store(w->cy, w->tempered ? v_neg(log_of(v_load(w->zt))) : v_load(w->top_t));
 }
 
 /* ---- to 4096 classes: sums, coefficients, gradient ------------------------------------------------------------- */
@@ -686,7 +691,7 @@ V_PASS void rows(group *w)
 
 /* ---- more classes: blocks, a running top in every lane --------------------------------------------------------- */
 /* The factor that brings sums relative to the top `from` to the top `to`; 0 from a lane that has seen only -inf. */
-V_FN kd_f32x16 rescale(kd_f32x16 from, kd_f32x16 to, float k)
+V_PASS kd_f32x16 rescale(kd_f32x16 from, kd_f32x16 to, float k)
 {
     return v_select(v_eq(from, v_set1(-INF)), v_zero(), exp_of(v_max(v_set1(-FLOAT_MAX), below(from, half_of(to))), k));
 }

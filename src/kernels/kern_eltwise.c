@@ -1,5 +1,6 @@
 /* kern_eltwise.c - elementwise functions of one operand, and their gradients.
  * SPDX-License-Identifier: MIT */
+#define KD_MATH_HERE 1
 #include "kernels/kernels.h"
 #include "simd/simd.h"
 

@@ -17,9 +17,8 @@
 #define ROWS_2 14
 #define EACH_ROWS_2(X, ...)                                                                                      \
     X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__) X(5, __VA_ARGS__) X(6, __VA_ARGS__)  \
-    X(7, __VA_ARGS__) X(8, __VA_ARGS__) X(9, __VA_ARGS__) X(10, __VA_ARGS__) X(11, __VA_ARGS__)                  \
-    X(12, __VA_ARGS__) X(13, __VA_ARGS__) X(14, __VA_ARGS__)
-#define EACH_ROWS_1(X, ...) EACH_ROWS_2(X, __VA_ARGS__) X(15, __VA_ARGS__) X(16, __VA_ARGS__)
+    X(7, __VA_ARGS__) X(8, __VA_ARGS__) X(10, __VA_ARGS__) X(12, __VA_ARGS__) X(14, __VA_ARGS__)
+#define EACH_ROWS_1(X, ...) EACH_ROWS_2(X, __VA_ARGS__) X(16, __VA_ARGS__)
 #elif defined KD_ISA_scalar
 #define VECS 1
 #define MASKS 0
@@ -32,7 +31,7 @@
 #define EACH_ROWS_1(X, ...) \
     X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__) X(5, __VA_ARGS__) X(6, __VA_ARGS__)
 #endif
-enum { ANY, BY_COLUMN, HALF = 8, SHARED_K = 3 };   /* how A lies; by columns: with constant distances */
+enum { HALF = 8, SHARED_K = 3 };
 /* The compiler may not know how this pointer was made. */
 #define OPAQUE(pointer) __asm__("" : "+r"(pointer))
 
@@ -103,16 +102,15 @@ static const ahead *look_ahead(const kd__gemm_block *g, size_t rows, ahead *it)
     return it;
 }
 
-/* The tile at row i and column j; b is its first column of B.  rows, vecs, order and partial are constants;
+/* The tile at row i and column j; b is its first column of B.  rows, vecs, by_column and partial are constants;
  * partial: the last vector of B may have less than sixteen columns in memory.  after: what to fetch, or NULL. */
 V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, const ahead *after, const size_t rows,
-               const size_t vecs, const int order, const int partial)
+               const size_t vecs, const int by_column, const int partial)
 {
     kd_f32x16 acc[ROWS][VECS];
-    const size_t a_row = order == BY_COLUMN ? 1 : g->a_row, a_k = g->a_k, b_k = g->b_k;
+    const size_t a_row = by_column ? 1 : g->a_row, a_k = g->a_k, b_k = g->b_k;
     const size_t width = last_width(g, j, vecs);
     const float *a = g->a + i * a_row;
-    if (order == BY_COLUMN) after = NULL;
 
     V_UNROLL(16)
     for (size_t r = 0; r < rows; r++)
@@ -252,26 +250,31 @@ void KD_K(epilogue_f32)(const kd__epilogue *after, float *c, size_t c_row, size_
 }
 
 typedef void (*tile_fn)(const kd__gemm_block *g, const float *b, size_t i, size_t j, const ahead *after);
-#define TILE(rows, vecs, order, partial)                                                                           \
-    static void tile_##rows##_##vecs##_##order##_##partial(const kd__gemm_block *g, const float *b, size_t i,      \
+#define TILE(rows, vecs, partial)                                                                           \
+    static void tile_##rows##_##vecs##_##partial(const kd__gemm_block *g, const float *b, size_t i,      \
                                                            size_t j, const ahead *after)                           \
     {                                                                                                              \
-        tile(g, b, i, j, after, rows, vecs, order, partial);                                                       \
+        tile(g, b, i, j, after, rows, vecs, 0, partial);                                                       \
     }
-#define ENTRY(rows, vecs, order, partial) [rows] = tile_##rows##_##vecs##_##order##_##partial,
-#define TABLE(vecs, order, partial) tiles_##vecs##_##order##_##partial
-#define TILES(vecs, order, partial)                                  \
-    EACH_ROWS_##vecs(TILE, vecs, order, partial)                     \
-    static const tile_fn TABLE(vecs, order, partial)[ROWS + 1] = {   \
-        EACH_ROWS_##vecs(ENTRY, vecs, order, partial)                \
+#define ENTRY(rows, vecs, partial) [rows] = tile_##rows##_##vecs##_##partial,
+#define TABLE(vecs, partial) tiles_##vecs##_##partial
+#define TILES(vecs, partial)                                  \
+    EACH_ROWS_##vecs(TILE, vecs, partial)                     \
+    static const tile_fn TABLE(vecs, partial)[ROWS + 1] = {   \
+        EACH_ROWS_##vecs(ENTRY, vecs, partial)                \
     };
-TILES(1, ANY, 1)
+TILES(1, 1)
 #if MASKS
-TILES(2, ANY, 1)
-TILES(1, BY_COLUMN, 1)   /* of short sums, a third of the time goes into distances; where two ymm are one vector, they cost nothing */
-TILES(2, BY_COLUMN, 1)
+TILES(2, 1)
+/* Of short sums, a third of the time goes into distances, which A by columns may have as constants: in tiles of eight rows. */
+static void tile_columns(const kd__gemm_block *g, const float *b, size_t i, size_t j, const ahead *after)
+{
+    (void)after;
+    tile(g, b, i, j, NULL, HALF, 2, 1, 1);
+}
+static const tile_fn tiles_columns[HALF + 1] = { [HALF] = tile_columns };
 #else
-TILES(1, ANY, 0)
+TILES(1, 0)
 #endif
 
 #define TILE_SHARED(rows, partial)                                                                                 \
@@ -303,15 +306,18 @@ static const tile_fn *choose(const kd__gemm_block *g, size_t left, size_t *colum
         return TABLE_SHARED(1);
     }
 #if MASKS
-    const int by_column = g->a_row == 1;
     if (left > 16) {
         *columns = 32;
         *rows = ROWS_2;
-        return by_column ? TABLE(2, BY_COLUMN, 1) : TABLE(2, ANY, 1);
+        if (g->a_row == 1 && g->m % HALF == 0) {
+            *rows = HALF;
+            return tiles_columns;
+        }
+        return TABLE(2, 1);
     }
-    return by_column ? TABLE(1, BY_COLUMN, 1) : TABLE(1, ANY, 1);
+    return TABLE(1, 1);
 #else
-    return left >= 16 || g->b_panel ? TABLE(1, ANY, 0) : TABLE(1, ANY, 1);
+    return left >= 16 || g->b_panel ? TABLE(1, 0) : TABLE(1, 1);
 #endif
 }
 
@@ -323,11 +329,15 @@ void KD_K(gemm_block_f32)(const kd__gemm_block *g)
     for (size_t j = 0; j < g->n; j += columns) {
         const tile_fn *tiles = choose(g, g->n - j, &columns, &most);
         const float *b = g->b_panel ? g->b + j / KD__GEMM_PANEL * g->b_panel + j % KD__GEMM_PANEL : g->b + j;
-        /* Tiles of nearly equal height: a last one of a row or two would leave the multipliers waiting. */
-        const size_t count = (g->m + most - 1) / most, height = g->m / count, higher = g->m % count;
-        for (size_t t = 0, i = 0; t < count; t++) {
-            size_t rows = height + (t < higher);
-            prefetch_tile(g, b, i, j, rows, columns, t, count);
+        /* Tiles of nearly equal height: a last one of a row or two would leave the multipliers waiting.  Above eight rows there are
+         * tiles of even height only, and what is odd ends with one of seven. */
+        const int pairs = VECS == 2 && g->m > HALF;
+        const size_t odd = pairs && g->m % 2 ? (g->m == 9 ? 5 : 7) : 0, even = g->m - odd, unit = pairs ? 2 : 1;
+        const size_t count = (even + most - 1) / most, height = even / unit / count, higher = even / unit % count;
+        const size_t all = count + (odd > 0);
+        for (size_t t = 0, i = 0; t < all; t++) {
+            size_t rows = t == count ? odd : unit * (height + (t < higher));
+            prefetch_tile(g, b, i, j, rows, columns, t, all);
             ahead it;
             tiles[rows](g, b, i, j, look_ahead(g, rows, &it));
             if (finish) {

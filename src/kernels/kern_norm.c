@@ -61,7 +61,7 @@ V_FN void stats_block(size_t rows, size_t c, const float *x, float *shift, float
 void KD_K(norm_columns_stats_f32)(size_t rows, size_t c, const float *x, float *shift, float *s1, float *s2)
 {
     size_t j = 0;
-    for (; j + 32 <= c; j += 32) stats_block(rows, c, x + j, shift + j, s1 + j, s2 + j, 2, 16);
+    V_FAST(for (; j + 32 <= c; j += 32) stats_block(rows, c, x + j, shift + j, s1 + j, s2 + j, 2, 16);)
     V_FAST(for (; j + 16 <= c; j += 16) stats_block(rows, c, x + j, shift + j, s1 + j, s2 + j, 1, 16);)
     V_END(j, c) stats_block(rows, c, x + j, shift + j, s1 + j, s2 + j, 1, V_LEFT(j, c));
 }
@@ -116,21 +116,30 @@ V_FN void dots_block(size_t rows, size_t c, const float *dy, const float *x, con
     }
 }
 
-V_FN void dots_columns(size_t rows, size_t c, const float *dy, const float *x, const float *mean, float *s_dy, float *s_dyx,
+/* Pairs of whole vectors; how many columns they were. */
+#ifndef KD_ISA_scalar
+V_FN size_t dots_columns(size_t rows, size_t c, const float *dy, const float *x, const float *mean, float *s_dy, float *s_dyx,
                        const kd__norm_relu *relu, const int how)
 {
     size_t j = 0;
     for (; j + 32 <= c; j += 32) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 2, 16);
-    V_FAST(for (; j + 16 <= c; j += 16) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 1, 16);)
-    V_END(j, c) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 1, V_LEFT(j, c));
+    return j;
 }
+#endif
 
 void KD_K(norm_columns_dots_f32)(size_t rows, size_t c, const float *dy, const float *x, const float *mean, float *s_dy,
                              float *s_dyx, const kd__norm_relu *relu)
 {
-    if (!relu) dots_columns(rows, c, dy, x, mean, s_dy, s_dyx, relu, NO_RELU);
-    else if (relu->y) dots_columns(rows, c, dy, x, mean, s_dy, s_dyx, relu, RELU_FROM_Y);
-    else dots_columns(rows, c, dy, x, mean, s_dy, s_dyx, relu, RELU_AGAIN);
+    const int how = !relu ? NO_RELU : relu->y ? RELU_FROM_Y : RELU_AGAIN;
+    size_t j = 0;
+    V_FAST(
+        if (!relu) j = dots_columns(rows, c, dy, x, mean, s_dy, s_dyx, relu, NO_RELU);
+        else if (relu->y) j = dots_columns(rows, c, dy, x, mean, s_dy, s_dyx, relu, RELU_FROM_Y);
+        else j = dots_columns(rows, c, dy, x, mean, s_dy, s_dyx, relu, RELU_AGAIN);
+    )
+    /* what is left asks how at each row */
+    V_FAST(for (; j + 16 <= c; j += 16) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 1, 16);)
+    V_END(j, c) dots_block(rows, c, dy + j, x + j, mean + j, s_dy + j, s_dyx + j, relu, j, how, 1, V_LEFT(j, c));
 }
 #undef EACH
 #undef LOAD

@@ -4,6 +4,8 @@
 #include "kernels/kernels.h"
 #include "simd/simd.h"
 
+#ifndef KD_ISA_avx512   /* AVX2 serves: kernels.def */
+
 /* ---- SGD ------------------------------------------------------------------------------------------- */
 
 typedef struct sgd_lanes {
@@ -85,3 +87,4 @@ void KD_K(approach_f32)(float *average, const float *x, size_t n, float share)
         store_part(average + i, v_fma(s, v_sub(load_part(x + i, k), a), a), k);
     }
 }
+#endif

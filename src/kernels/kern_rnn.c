@@ -3,19 +3,14 @@
 #include "kernels/kernels.h"
 #include "simd/simd.h"
 
-/* n is 16 but in the last column of a row: the branch is gone where it is a constant. */
-V_FN kd_f32x16 get(const float *p, size_t n) { return n == 16 ? v_load(p) : v_load_n(p, n, 0.0f); }
-V_FN void put(float *p, kd_f32x16 a, size_t n)
-{
-    if (n == 16) v_store(p, a);
-    else v_store_n(p, a, n);
-}
-/* Columns of one row: whole vectors, then what is left. */
-#define EACH_COLUMN(j, hidden, body)                         \
-    do {                                                     \
-        size_t j = 0;                                        \
-        for (; j + 16 <= (hidden); j += 16) body(j, 16);     \
-        if (j < (hidden)) body(j, (hidden) - j);             \
+/* n is 16 but in the last column of a row.  To ask each time costs little beside what is computed, and a body for ends as much
+ * room as the one for whole vectors. */
+V_FN kd_f32x16 get(const float *p, size_t n) { return load_part(p, n); }
+V_FN void put(float *p, kd_f32x16 a, size_t n) { store_part(p, a, n); }
+/* Columns of one row. */
+#define EACH_COLUMN(j, hidden, body)                                                            \
+    do {                                                                                        \
+        for (size_t j = 0; j < (hidden); j += 16) body(j, part_of((hidden) - j));               \
     } while (0)
 
 /* g y (1 - y): through a sigmoid with result y. */

@@ -95,9 +95,11 @@ V_FN kd_f32x16 log_softmax_at(const scale *s, kd_f32x16 x, kd_f32x16 log_hi, kd_
     return v_add(v_sub(y, log_hi), v_sub(low, log_lo));
 }
 
+V_CALL double sum_alone(const float *x, size_t n, const scale *s) { return exponentials(NULL, x, n, s); }
+
 V_FN void log_softmax_row(float *out, const float *x, size_t n, const scale *s)
 {
-    double log_sum = log_of(exponentials(NULL, x, n, s));
+    double log_sum = log_of(sum_alone(x, n, s));
     if (log_sum == -__builtin_inf()) {
         fill_row(out, n, -__builtin_inff());
         return;
@@ -128,7 +130,7 @@ void KD_K(logsumexp_f32)(float *out, const float *in, size_t in_row, size_t rows
         const float *x = in + r * in_row;
         float max = row_max(x, n);
         s.half_max = v_set1(0.5f * max);
-        double sum = exponentials(NULL, x, n, &s);
+        double sum = sum_alone(x, n, &s);
         out[r] = (float)((double)max / (double)t + log_of(sum));
     }
 }

@@ -3,15 +3,24 @@
 #include "kernels/kernels.h"
 #include "simd/simd.h"
 
+#ifdef KD_ISA_avx512
+#define SHARED_NAME(name) kd__##name##_avx2
+#else
+#define SHARED_NAME(name) KD_K(name)
+#endif
 #define KERNEL(name, args) void KD_K(name) args;
+#define SHARED(name, args) void SHARED_NAME(name) args;
 #include "kernels/kernels.def"
 #undef KERNEL
+#undef SHARED
 
 #define NAME_(isa) #isa
 #define NAME(isa)  NAME_(isa)
 const kd__kernels KD_CAT3(kd__kernels, _, KD_ISA) = {
     NAME(KD_ISA),
 #define KERNEL(name, args) KD_K(name),
+#define SHARED(name, args) SHARED_NAME(name),
 #include "kernels/kernels.def"
 #undef KERNEL
+#undef SHARED
 };

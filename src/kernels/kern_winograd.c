@@ -71,6 +71,7 @@ enum { MOST = 6 };   /* pixels of a tile's side */
         }                                                 \
     } while (0)
 
+#ifndef KD_ISA_avx512   /* AVX2 serves: kernels.def */
 V_FN void weights(const float *taps, size_t tap_plane, float *u, size_t u_plane, size_t n, const size_t out)
 {
     const size_t in = out + 2;
@@ -101,6 +102,7 @@ void KD_K(winograd_weights_f32)(size_t out, const float *taps, size_t tap_plane,
     if (out == 2) weights(taps, tap_plane, u, u_plane, n, 2);
     else weights(taps, tap_plane, u, u_plane, n, 4);
 }
+#endif
 
 /* Image, and row and column of a tile's first output. */
 typedef struct place { size_t image, row, column; } place;
@@ -285,6 +287,7 @@ void KD_K(winograd_dy_f32)(const kd__winograd_args *p)
     }
 }
 
+#ifndef KD_ISA_avx512   /* AVX2 serves: kernels.def */
 void KD_K(winograd_dw_f32)(const float *m, size_t m_plane, float *dw, size_t dw_plane, size_t n, int add)
 {
     for (size_t i = 0; i < n; i += 16) {
@@ -310,3 +313,4 @@ void KD_K(winograd_dw_f32)(const float *m, size_t m_plane, float *dw, size_t dw_
         }
     }
 }
+#endif

@@ -162,8 +162,10 @@ typedef struct kd__norm_relu {
 struct kd__kernels {
     const char *isa;   /* "scalar", "avx2", "avx512", "neon" */
 #define KERNEL(name, args) void(*name) args;
+#define SHARED KERNEL
 #include "kernels/kernels.def"
 #undef KERNEL
+#undef SHARED
 };
 typedef struct kd__kernels kd__kernels;
 

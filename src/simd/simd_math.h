@@ -14,13 +14,30 @@
  * rounded to float (error of the fit alone below 5e-9 relative).
  * SPDX-License-Identifier: MIT */
 
+/* In plain C one copy serves all kernels of the library, where the build says so: it is in the file that defines KD_MATH_HERE. */
+#if defined KD_ISA_scalar && defined KD_ONE_MATH
+#define v_exp_low KD_K(v_exp_low)
+#define v_log     KD_K(v_log)
+#define v_log1p   KD_K(v_log1p)
+#define v_tanh    KD_K(v_tanh)
+#define v_sigmoid KD_K(v_sigmoid)
+#define v_erf     KD_K(v_erf)
+kd_f32x16 v_exp_low(kd_f32x16 x, kd_f32x16 low);
+kd_f32x16 v_log(kd_f32x16 x), v_log1p(kd_f32x16 x), v_tanh(kd_f32x16 x), v_sigmoid(kd_f32x16 x), v_erf(kd_f32x16 x);
+#define V_MATH
+#else
+#define V_MATH V_FN
+#define KD_MATH_HERE 1
+#endif
+
+#ifdef KD_MATH_HERE
 /* 2^n for whole n in [-126, 127]. */
 V_FN kd_f32x16 v_pow2i(kd_i32x16 n) { return v_from_bits(vi_shl(vi_add(n, vi_set1(127)), 23)); }
 
 /* e^(x + low), |low| far below |x|: for arguments that are a product or quotient, with what its rounding lost.
  * e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2.  Adding 1.5 * 2^23 rounds to whole n and leaves n in
  * the low bits.  The power is multiplied in two halves, so that n may leave the range of exponents. */
-V_FN kd_f32x16 v_exp_low(kd_f32x16 x, kd_f32x16 low)
+V_MATH kd_f32x16 v_exp_low(kd_f32x16 x, kd_f32x16 low)
 {
     x = v_min(v_set1(89.0f), v_max(v_set1(-104.0f), x));         /* limits first: NaN passes */
     kd_f32x16 magic = v_set1(0x1.8p23f), t = v_fma(x, v_set1(0x1.715476p0f), magic), k = v_sub(t, magic);
@@ -37,7 +54,7 @@ V_FN kd_f32x16 v_exp_low(kd_f32x16 x, kd_f32x16 low)
 V_FN kd_f32x16 v_exp(kd_f32x16 x) { return v_exp_low(x, v_zero()); }
 
 /* log x = k ln 2 + log(1 + f), x = 2^k (1 + f), 2/3 <= 1 + f < 4/3. */
-V_FN kd_f32x16 v_log(kd_f32x16 x)
+V_MATH kd_f32x16 v_log(kd_f32x16 x)
 {
     kd_m16 small = v_lt(x, v_set1(0x1p-126f));
     kd_i32x16 i = v_bits(v_select(small, v_mul(x, v_set1(0x1p23f)), x));
@@ -59,7 +76,7 @@ V_FN kd_f32x16 v_log(kd_f32x16 x)
 }
 
 /* log(1 + x): what rounding 1 + x lost is put back as lost / (1 + x). */
-V_FN kd_f32x16 v_log1p(kd_f32x16 x)
+V_MATH kd_f32x16 v_log1p(kd_f32x16 x)
 {
     kd_f32x16 one = v_set1(1.0f), u = v_add(one, x);
     kd_f32x16 lost = v_select(v_gt(x, one), v_sub(one, v_sub(u, x)), v_sub(x, v_sub(u, one)));
@@ -69,7 +86,7 @@ V_FN kd_f32x16 v_log1p(kd_f32x16 x)
 }
 
 /* x + x^3 P(x^2) near zero, else 1 - 2 / (e^2|x| + 1). */
-V_FN kd_f32x16 v_tanh(kd_f32x16 x)
+V_MATH kd_f32x16 v_tanh(kd_f32x16 x)
 {
     kd_f32x16 a = v_abs(x), y = v_mul(x, x), one = v_set1(1.0f);
     kd_f32x16 p = v_fma(v_set1(-0x1.750ce4p-8f), y, v_set1(0x1.51f8cep-6f));
@@ -82,14 +99,14 @@ V_FN kd_f32x16 v_tanh(kd_f32x16 x)
 }
 
 /* 1 / (1 + e^-x), from e^-|x| so that nothing overflows. */
-V_FN kd_f32x16 v_sigmoid(kd_f32x16 x)
+V_MATH kd_f32x16 v_sigmoid(kd_f32x16 x)
 {
     kd_f32x16 one = v_set1(1.0f), e = v_exp(v_neg(v_abs(x)));
     return v_div(v_select(v_lt(x, v_zero()), e, one), v_add(one, e));
 }
 
 /* x + x P(x^2) below 1, else 1 - e^-(t + t Q(t)), which is 1 from 3.93 on. */
-V_FN kd_f32x16 v_erf(kd_f32x16 x)
+V_MATH kd_f32x16 v_erf(kd_f32x16 x)
 {
     kd_f32x16 a = v_abs(x), y = v_mul(x, x), t = v_min(v_set1(3.93f), a);
     kd_f32x16 p = v_fma(v_set1(0x1.4771fep-14f), y, v_set1(-0x1.a3515ep-11f));
@@ -107,5 +124,9 @@ V_FN kd_f32x16 v_erf(kd_f32x16 x)
     kd_f32x16 far = v_sub(v_set1(1.0f), v_exp(v_neg(v_fma(q, t, t))));
     return v_select(v_lt(a, v_set1(1.0f)), near, v_copysign(far, x));
 }
+
+#else
+V_FN kd_f32x16 v_exp(kd_f32x16 x) { return v_exp_low(x, v_zero()); }
+#endif
 
 V_FN kd_f32x16 v_rsqrt(kd_f32x16 x) { return v_div(v_set1(1.0f), v_sqrt(x)); }

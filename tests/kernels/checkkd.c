@@ -397,12 +397,16 @@ static void check_kernel(const ck_kernel *kernel)
 #define KERNEL(name, args)              \
     extern const ck_kernel check_##name; \
     TEST(name) { check_kernel(&check_##name); }
+#define SHARED KERNEL
 #include "kernels/kernels.def"
 #undef KERNEL
+#undef SHARED
 static const ck_kernel *const kernels[] = {
 #define KERNEL(name, args) &check_##name,
+#define SHARED KERNEL
 #include "kernels/kernels.def"
 #undef KERNEL
+#undef SHARED
 };
 
 /* ---- --bench ------------------------------------------------------------------------------------------------ */
