@@ -21,12 +21,14 @@ static kd_tensor *shuffle3(kd_layer *self, kd_tape *tape, kd_tensor *x, void *us
 
 static kd_tensor *join(kd_tape *tape, kd_tensor *a, kd_tensor *b) { return kd_concat(tape, (kd_tensor *[]){ a, b }, 2, 3); }
 
-/* A unit of V1 with stride 2: beside the branch goes the average of x. */
+/* A unit of V1 with stride 2: beside the branch goes the average of x, pixels around the image counted as zeros. */
 static kd_tensor *halve_v1(kd_layer *self, kd_tape *tape, kd_tensor *x, void *user)
 {
     (void)user;
+    const uint32_t window[2] = { 3, 3 }, stride[2] = { 2, 2 }, none[2] = { 0, 0 };
+    const size_t one[4] = { 0, 1, 1, 0 };
     kd_tensor *branch = kd__zoo_run(self, "conv1", "bn3", tape, x);
-    return kd_relu(tape, join(tape, branch, kd__zoo_run(self, "shortcut", "shortcut", tape, x)));
+    return kd_relu(tape, join(tape, branch, kd_avg_pool2d(tape, kd_pad(tape, x, one, one, 0.0f), window, stride, none)));
 }
 
 /* A unit of V2: half of the channels stay, half go through the branch. */
@@ -71,7 +73,6 @@ void kd__zoo_shufflenetv1(kd_layer *root, size_t a, size_t b, size_t classes)
             if (!first) kd__zoo_block(block, "shuffle1", "shuffle", shuffle3);
             unit(block, 2, inner, inner, 3, j ? 1 : 2, inner, true);
             unit(block, 3, inner, out, 1, 1, 3, false);
-            if (!j) kd_layer_avg_pool2d(block, "shortcut", 3, 2, 1);
             in = width;
         }
     }

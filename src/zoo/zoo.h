@@ -25,6 +25,7 @@ kd_layer *kd__zoo_stage(kd_layer *parent, const char *prefix, size_t i);
 /* A block without numbers of its own. */
 kd_layer *kd__zoo_block(kd_layer *parent, const char *name, const char *type,
                         kd_tensor *(*forward)(kd_layer *self, kd_tape *tape, kd_tensor *x, void *user));
-/* Inside a block's forward: its children from `first` to `last`, one after the other. */
+/* Inside a block's forward: its children from `first` to `last`, one after the other.  What stands behind `last`
+ * must be nothing that one op would do with it (layer_chain.c). */
 kd_tensor *kd__zoo_run(kd_layer *self, const char *first, const char *last, kd_tape *tape, kd_tensor *x);
 #endif
