@@ -17,7 +17,8 @@ void kd__zoo_mobilenetv2(kd_layer *root, size_t a, size_t b, size_t classes)
         const size_t out = stages[i][1] * a / b;
         for (size_t j = 0; j < stages[i][2]; j++) {
             const size_t stride = j ? 1 : stages[i][3], inner = in * stages[i][0];
-            kd_layer *block = stride == 1 && in == out ? kd_layer_residual(group, NULL, KD_ACT_NONE) : kd_layer_sequence(group, NULL);
+            const bool direct = stride == 1 && in == out;
+            kd_layer *block = direct ? kd_layer_residual(group, NULL, KD_ACT_NONE) : kd_layer_sequence(group, NULL);
             kd_layer *conv = kd_layer_sequence(block, "conv");
             kd__zoo_unit(conv, 0, in, inner, 1, 1, 1, true);
             kd__zoo_unit(conv, 0, inner, inner, 3, stride, inner, true);

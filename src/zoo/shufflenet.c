@@ -52,7 +52,8 @@ static kd_tensor *halve_v2(kd_layer *self, kd_tape *tape, kd_tensor *x, void *us
 /* As kd__zoo_unit, with PyTorch's own initialisation. */
 static void unit(kd_layer *parent, size_t i, size_t in, size_t out, size_t kernel, size_t stride, size_t groups, bool relu)
 {
-    kd__layer_set_init(kd__zoo_unit(parent, i, in, out, kernel, stride, groups, relu), "weight", KD_INIT_FAN_IN_UNIFORM, 1.0f, 0.0f);
+    kd_layer *conv = kd__zoo_unit(parent, i, in, out, kernel, stride, groups, relu);
+    kd__layer_set_init(conv, "weight", KD_INIT_FAN_IN_UNIFORM, 1.0f, 0.0f);
 }
 
 void kd__zoo_shufflenetv1(kd_layer *root, size_t a, size_t b, size_t classes)
@@ -67,7 +68,8 @@ void kd__zoo_shufflenetv1(kd_layer *root, size_t a, size_t b, size_t classes)
         for (size_t j = 0; j < (i == 1 ? 8 : 4); j++) {
             /* With x beside it the branch makes what lacks to the width. */
             const size_t out = j ? width : width - in, inner = out / 4;
-            kd_layer *block = j ? kd_layer_residual(group, NULL, KD_ACT_RELU) : kd__zoo_block(group, NULL, "shuffle_unit", halve_v1);
+            kd_layer *block = j ? kd_layer_residual(group, NULL, KD_ACT_RELU)
+                                : kd__zoo_block(group, NULL, "shuffle_unit", halve_v1);
             const bool first = in == 24;
             unit(block, 1, in, inner, 1, 1, first ? 1 : 3, true);
             if (!first) kd__zoo_block(block, "shuffle1", "shuffle", shuffle3);

@@ -42,7 +42,8 @@ kd_status kd_zoo_create(kd_model **out, kd_context *ctx, const char *name, size_
     if (strcmp(architectures[nearest].name, name))
         return kd__fail(KD_ERR_ARG, "%s: no architecture \"%s\" (the nearest is \"%s\"; kd_zoo_name lists them)", __func__, name,
                         architectures[nearest].name);
-    return kd__zoo_make(out, ctx, architectures[nearest].build, architectures[nearest].a, architectures[nearest].b, classes, seed);
+    return kd__zoo_make(out, ctx, architectures[nearest].build, architectures[nearest].a, architectures[nearest].b, classes,
+                        seed);
 }
 
 kd_status kd__zoo_make(kd_model **out, kd_context *ctx, kd__zoo_build *build, size_t a, size_t b, size_t classes, uint64_t seed)

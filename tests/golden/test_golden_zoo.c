@@ -2,9 +2,9 @@
  * SPDX-License-Identifier: MIT
  *
  * Tolerance: 1e-4 of the largest logit, of a tap's norm and of a gradient's.  A float is the end of at most some ten thousand
- * roundings of 2^-24 that mostly cancel; golden_zoo.h says how far PyTorch's own float32 is from the numbers, and that is far below.
- * Gradients jump where an input of a ReLU is so near 0 that rounding decides its sign.  In a deep network there are such inputs, in
- * PyTorch's float32 as in libkd's; there (`moved` above 1e-5) the bound is 5e-2: the share of one pixel of the smallest maps. */
+ * roundings of 2^-24 that mostly cancel; golden_zoo.h says how far PyTorch's own float32 is from the numbers: far less.
+ * Gradients jump where an input of a ReLU is so near 0 that rounding decides its sign.  In a deep network there are such inputs,
+ * in PyTorch's float32 as in libkd's; there (`moved` above 1e-5) the bound is 5e-2. */
 #include "probe.h"
 #include "golden_zoo.h"
 
@@ -75,7 +75,8 @@ static void check_logits(const struct golden *g, const char *what, const kd_tens
     for (size_t i = 0; i < n; i++) largest = fmax(largest, fabs(want[i]));
     CHECK_MSG(got && kd_tensor_count(y) == n, "%s %s: %s", g->name, what, kd_last_error());
     for (size_t i = 0; got && i < n; i++)
-        CHECK_MSG(fabs((double)got[i] - want[i]) <= NEAR * largest, "%s %s [%zu]: %.9g, want %.9g", g->name, what, i, (double)got[i], want[i]);
+        CHECK_MSG(fabs((double)got[i] - want[i]) <= NEAR * largest, "%s %s [%zu]: %.9g, want %.9g", g->name, what, i, (double)got[i],
+                  want[i]);
 }
 
 static void check_net(const struct golden *g, kd_context *ctx)

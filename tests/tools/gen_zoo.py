@@ -4,9 +4,10 @@
 #
 #   python3 tests/tools/gen_zoo.py > tests/golden/golden_zoo.h      # with timm: ResNets are compared with timm's as well
 #
-# Each architecture stands here once more, as its paper says, with the names of the weights that are published for it.  Weights come
-# from a stream that the name of the parameter says, so no file carries them.  Kept are logits, the loss of a training step, and of taps,
-# gradients and running statistics the norm and the dot product with hashed numbers; gradients by the first part of their names.
+# Each architecture stands here once more, as its paper says, with the names of the weights that are published for it.  Weights
+# come from a stream that the name of the parameter says, so no file carries them.  Kept are logits, the loss of a training step, and
+# of taps, gradients and running statistics the norm and the dot product with hashed numbers; gradients by the first part of
+# their names.
 import sys
 
 import numpy as np
@@ -57,8 +58,8 @@ class Net:
 
     def bn(self, x, name):
         c = (x.shape[1],)
-        return F.batch_norm(x, self.get(name + ".running_mean", c, 0.5, 0.0, True), self.get(name + ".running_var", c, 1.0, 1.0, True),
-                            self.get(name + ".weight", c, 0.5, 0.875), self.get(name + ".bias", c, 0.5), self.train, 0.1, 1e-5)
+        mean, var = self.get(name + ".running_mean", c, 0.5, 0.0, True), self.get(name + ".running_var", c, 1.0, 1.0, True)
+        return F.batch_norm(x, mean, var, self.get(name + ".weight", c, 0.5, 0.875), self.get(name + ".bias", c, 0.5), self.train, 0.1, 1e-5)
 
     def unit(self, x, conv, bn, out, k, stride=1, groups=1, relu=True):
         x = self.bn(self.conv(x, conv, out, k, stride, groups), bn)
@@ -70,7 +71,8 @@ class Net:
 
     def classify(self, x, name):
         x = x.mean((2, 3))
-        return F.linear(x, self.get(name + ".weight", (x.shape[1], CLASSES), np.sqrt(12 / x.shape[1])), self.get(name + ".bias", (CLASSES,), 0.5))
+        weight = self.get(name + ".weight", (x.shape[1], CLASSES), np.sqrt(12 / x.shape[1]))
+        return F.linear(x, weight, self.get(name + ".bias", (CLASSES,), 0.5))
 
 
 def basic_block(n, x, p, width, stride, option):
@@ -148,8 +150,8 @@ def vgg(counts):
 def mobilenetv2(mult):
     def forward(n, x):
         x = n.tap("conv1", n.unit(x, "conv1.0", "conv1.1", int(32 * mult), 3, 2))
-        for g, (t, c, count, s) in enumerate([(1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
-                                              (6, 320, 1, 1)]):
+        stages = (1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)
+        for g, (t, c, count, s) in enumerate(stages):
             for i in range(count):
                 p, stride, out, inner = f"blocks.{g}.{i}.conv.", s if i == 0 else 1, int(c * mult), t * x.shape[1]
                 h = n.unit(x, p + "0", p + "1", inner, 1)
@@ -278,6 +280,25 @@ def listed(values):
     return "{ " + ", ".join(f"{v:.17g}" for v in values) + " }"
 
 
+HEAD = """/* golden_zoo.h - made by tests/tools/gen_zoo.py: PyTorch in double precision.
+ * In float32 PyTorch itself is up to %.1e away from logits and taps.
+ * SPDX-License-Identifier: MIT */
+enum { CLASSES = %d, MAX_BATCH = 6, MAX_TAPS = 8, MAX_GROUPS = 12 };
+
+/* A tensor, or several: 2-norm, and dot product with hashed numbers. */
+typedef struct norm_dot { const char *name; double norm, dot; } norm_dot;
+
+static const struct golden {
+    const char *name;
+    unsigned side, batch, quick;
+    size_t size;      /* of all parameters */
+    uint64_t names;   /* sum of the hashes of "name shape" */
+    double moved;     /* how far PyTorch's gradients in float32 are away */
+    double loss, eval[MAX_BATCH * CLASSES], train[MAX_BATCH * CLASSES];
+    norm_dot taps[MAX_TAPS], groups[MAX_GROUPS];
+} nets[] = {"""
+
+
 def main():
     torch.manual_seed(1)
     entries, furthest = [], 0.0
@@ -292,16 +313,10 @@ def main():
         except ImportError:
             pass
         rows = lambda k: "{ " + ",\n        ".join(f'{{ "{p}", {a:.17g}, {d:.17g} }}' for p, a, d in got[k]) + " }"
-        entries.append(f'    {{ "{name}", {side}, {batch}, {quick}, {got["size"]}, 0x{got["names"]:x}u, {moved:.2g}, {got["loss"]:.17g},\n'
-                       f'      {listed(got["eval"])},\n      {listed(got["train"])},\n      {rows("taps")},\n      {rows("groups")} }},')
-    print("/* golden_zoo.h - made by tests/tools/gen_zoo.py: PyTorch in double precision.\n"
-          f" * In float32 PyTorch itself is up to {furthest:.1e} away from logits and taps.\n * SPDX-License-Identifier: MIT */\n"
-          f"enum {{ CLASSES = {CLASSES}, MAX_BATCH = 6, MAX_TAPS = 8, MAX_GROUPS = 12 }};\n\n"
-          "/* A tensor, or several: 2-norm, and dot product with hashed numbers. */\n"
-          "typedef struct norm_dot { const char *name; double norm, dot; } norm_dot;\n\n"
-          "static const struct golden {\n    const char *name;\n    unsigned side, batch, quick;\n    size_t size;   /* of all parameters */\n"
-          "    uint64_t names;   /* sum of the hashes of \"name shape\" */\n    double moved;     /* how far PyTorch's gradients in float32 are away */\n    double loss, eval[MAX_BATCH * CLASSES], train[MAX_BATCH * CLASSES];\n"
-          "    norm_dot taps[MAX_TAPS], groups[MAX_GROUPS];\n} nets[] = {")
+        entries.append(f'    {{ "{name}", {side}, {batch}, {quick}, {got["size"]}, 0x{got["names"]:x}u, {moved:.2g}, '
+                       f'{got["loss"]:.17g},\n      {listed(got["eval"])},\n      {listed(got["train"])},\n'
+                       f'      {rows("taps")},\n      {rows("groups")} }},')
+    print(HEAD % (furthest, CLASSES))
     print("\n".join(entries) + "\n};")
 
 

@@ -229,7 +229,7 @@ TEST(sizes_by_name)
         { "resnet152", 1000, 60192808 },
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        if (known[i].size > 4000000 && !kdtest_full()) continue;
+        if (known[i].size > 1500000 && !kdtest_full()) continue;
         kd_model *m = NULL;
         CHECK_OK(kd_zoo_create(&m, NULL, known[i].name, known[i].classes, 1));
         CHECK_MSG(kd_model_size(m) == known[i].size, "%s: %zu, want %zu", known[i].name, kd_model_size(m), known[i].size);
@@ -271,7 +271,7 @@ TEST(every_name)
 /* A frozen model, whose neighbours run as one op, gives the bits of one that keeps every output. */
 TEST(blocks_keep_their_bits)
 {
-    static const char *const names[] = { "wrn_16_1", "shufflenetv1", "shufflenetv2", "resnet20_a", "mobilenetv2_half", "vgg8" };
+    static const char *const names[] = { "wrn_16_1", "shufflenetv1", "shufflenetv2", "resnet20_a", "mobilenetv2_half" };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         kd_model *m = NULL;
         kd_tape *infer = NULL, *eval = NULL;
@@ -304,7 +304,8 @@ TEST(mobilenet_begins)
     CHECK_OK(kd_zoo_create(&m, NULL, "mobilenetv2_half", 10, 1));
     CHECK_OK(kd_model_find(m, "blocks.6.0.conv.3.weight", &info));
     double sum = 0, n = (double)kd_tensor_count(info.tensor), want = 2.0 / (9 * 480);
-    for (size_t j = 0; j < kd_tensor_count(info.tensor); j++) sum += (double)kd_tensor_f32(info.tensor)[j] * (double)kd_tensor_f32(info.tensor)[j];
+    const float *w = kd_tensor_f32(info.tensor);
+    for (size_t j = 0; j < kd_tensor_count(info.tensor); j++) sum += (double)w[j] * (double)w[j];
     CHECK(kd_tensor_count(info.tensor) == 9 * 480);
     CHECK_NEAR(sum / n, want, 6 * want * __builtin_sqrt(2 / n));
     CHECK_OK(kd_model_find(m, "classifier.0.bias", &info));
@@ -324,7 +325,8 @@ TEST(bad_names)
     CHECK_ERROR_HAS("fc: kd_layer_linear: in 64, out 0");
     CHECK(m == NULL);
     static const size_t depths[] = { 0, 4, 9, 11, 1210, SIZE_MAX };
-    for (size_t i = 0; i < sizeof depths / sizeof *depths; i++) CHECK_STATUS(kd_zoo_wrn(&m, NULL, depths[i], 1, 10, 1), KD_ERR_ARG);
+    for (size_t i = 0; i < sizeof depths / sizeof *depths; i++)
+        CHECK_STATUS(kd_zoo_wrn(&m, NULL, depths[i], 1, 10, 1), KD_ERR_ARG);
     CHECK_STATUS(kd_zoo_wrn(&m, NULL, 16, 65, 10, 1), KD_ERR_ARG);
     CHECK_ERROR_HAS("widen 65");
     CHECK_STATUS(kd_zoo_wrn(NULL, NULL, 16, 1, 10, 1), KD_ERR_ARG);
