@@ -247,7 +247,7 @@ TEST(every_name)
         const char *name = kd_zoo_name(i);
         for (size_t j = 0; j < i; j++) CHECK(strcmp(name, kd_zoo_name(j)) != 0);
         kd_model *m = NULL, *clone = NULL;
-        static const char *const large[] = { "110", "32x4", "vgg1", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152" };
+        static const char *const large[] = { "110", "32x4", "vgg", "resnet56", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152" };
         bool skip = false;
         for (size_t j = 0; j < sizeof large / sizeof *large; j++) skip |= strstr(name, large[j]) != NULL;
         if (skip && !kdtest_full()) continue;
@@ -293,6 +293,63 @@ TEST(blocks_keep_their_bits)
         kd_tape_free(eval);
         kd_tensor_free(x);
         kd_model_free(m);
+    }
+}
+
+/* The blocks' training steps: no allocation from the second on, the same gradients with one thread and with three; a failing
+ * allocation while a model is built or run is an error and leaves nothing. */
+TEST(blocks_train)
+{
+    static const char *const names[] = { "wrn_16_1", "shufflenetv1", "shufflenetv2", "resnet20_a" };
+    static float images[2 * 16 * 16 * 3];
+    kdtest_rand r = { 8 };
+    kdtest_fill(&r, images, sizeof images / sizeof *images, 1.0);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        double first = 0;
+        for (uint32_t threads = 1; threads <= 3; threads += 2) {
+            kdtest_alloc a = { 0 };
+            kdtest_alloc_begin(&a, threads, KD_ISA_AUTO);
+            kd_model *m = NULL;
+            kd_tape *tape = NULL;
+            CHECK_OK(kd_zoo_create(&m, a.ctx, names[i], 4, 3));
+            CHECK_OK(kd_tape_create(&tape, a.ctx, KD_TAPE_TRAIN));
+            size_t calls = 0, n = 0;
+            for (int step = 0; step < 3; step++) {
+                kd_model_zero_grads(m);
+                kd_tensor *x = kd_tape_constant(tape, 4, (size_t[]){ 2, 16, 16, 3 }, images);
+                CHECK_OK(kd_backward(tape, kd_mean(tape, kd_square(tape, kd_model_forward(m, tape, x)), 0, 0)));
+                kd_tape_reset(tape);
+                if (step) CHECK_MSG(a.calls == calls, "%s, step %d allocated %zu times", names[i], step + 1, a.calls - calls);
+                calls = a.calls;
+            }
+            const float *grads = kd_model_grads(m, &n);
+            double sum = 0;
+            for (size_t k = 0; k < n; k++) sum += (double)grads[k] * (double)(k % 97 + 1);
+            if (threads == 1) first = sum;
+            CHECK_MSG(sum == first && sum != 0, "%s: %.17g with %u threads, %.17g with one", names[i], sum, threads, first);
+            kd_tape_free(tape);
+            kd_model_free(m);
+            kdtest_alloc_end(&a);
+        }
+        for (size_t fail = 1, done = 0; !done; fail += fail / 4 + 1) {
+            kdtest_alloc a = { 0 };
+            kdtest_alloc_begin(&a, 1, KD_ISA_AUTO);
+            a.fail_at = a.calls + fail;
+            kd_model *m = NULL;
+            kd_tape *tape = NULL;
+            kd_status status = kd_zoo_create(&m, a.ctx, names[i], 4, 3);
+            CHECK(status != KD_OK || m != NULL);
+            if (status == KD_OK) status = kd_tape_create(&tape, a.ctx, KD_TAPE_INFER);
+            if (status == KD_OK) {
+                kd_model_forward(m, tape, kd_tape_constant(tape, 4, (size_t[]){ 2, 16, 16, 3 }, images));
+                status = kd_tape_status(tape);
+            }
+            done = a.calls < a.fail_at;
+            CHECK_STATUS(status, done ? KD_OK : KD_ERR_NOMEM);
+            kd_tape_free(tape);
+            kd_model_free(m);
+            kdtest_alloc_end(&a);
+        }
     }
 }
 
