@@ -254,6 +254,20 @@ KD_API KD_MUST_USE kd_status kd_zoo_cnn(kd_model **out, kd_context *ctx, const k
  * for CIFAR distillation, 1x1 projections where the shape changes, Kaiming normal (fan out) initialisation. */
 KD_API KD_MUST_USE kd_status kd_zoo_resnet_cifar(kd_model **out, kd_context *ctx, size_t depth, size_t widen, size_t classes,
                                                  uint64_t seed);
+/* Wide residual network for 32x32 images (Zagoruyko, Komodakis 2016): depth 6n + 4; widths 16, 32, 64 times `widen`.  conv1,
+ * block1..3.layer.i.{bn1,conv1,bn2,conv2,convShortcut}, bn1, fc. */
+KD_API KD_MUST_USE kd_status kd_zoo_wrn(kd_model **out, kd_context *ctx, size_t depth, size_t widen, size_t classes,
+                                        uint64_t seed);
+/* An architecture by its name, one of kd_zoo_name, for colour images.  For 32x32 images, with the names and arithmetic usual for
+ * CIFAR distillation: "resnet8" .. "resnet110", "resnet8x4", "resnet32x4" (kd_zoo_resnet_cifar), "resnet20_a" .. "resnet110_a"
+ * (shortcuts without parameters: every second pixel, zeros for new channels; the classifier is `linear`), "wrn_16_2" ..
+ * (kd_zoo_wrn), "vgg8" .. "vgg19" (batch norm), "mobilenetv2", "mobilenetv2_half" (half as wide), "shufflenetv1" (groups 3),
+ * "shufflenetv2" (1x).  For ImageNet, with torchvision's names: "resnet18" .. "resnet152".  All end in a mean over what is left
+ * of height and width, so other sizes may go in.  KD_ERR_ARG names the nearest. */
+KD_API KD_MUST_USE kd_status kd_zoo_create(kd_model **out, kd_context *ctx, const char *name, size_t classes, uint64_t seed);
+/* How many names there are, and the i-th; NULL beyond the last. */
+KD_API size_t kd_zoo_count(void);
+KD_API const char *kd_zoo_name(size_t i);
 
 KD_END_DECLS
 #endif

@@ -239,7 +239,8 @@ DEFAULTS = {
     ("kd_loss_distill_apply", "labels"): "None", ("kd_loss_distill_apply", "teacher"): "None",
     ("kd_max_pool2d", "stride"): "None", ("kd_max_pool2d", "padding"): "0", ("kd_avg_pool2d", "stride"): "None",
     ("kd_avg_pool2d", "padding"): "0", ("kd_zoo_mlp", "activation"): '"relu"', ("kd_zoo_resnet_cifar", "widen"): "1",
-    ("kd_zoo_resnet_cifar", "classes"): "10", ("kd_layer_linear", "bias"): "True", ("kd_layer_conv2d", "bias"): "True",
+    ("kd_zoo_wrn", "classes"): "10", ("kd_zoo_create", "classes"): "10", ("kd_zoo_resnet_cifar", "classes"): "10",
+    ("kd_layer_linear", "bias"): "True", ("kd_layer_conv2d", "bias"): "True",
     ("kd_layer_conv1d", "bias"): "True", ("kd_layer_max_pool2d", "stride"): "None", ("kd_layer_max_pool2d", "padding"): "0",
     ("kd_layer_avg_pool2d", "stride"): "None", ("kd_layer_avg_pool2d", "padding"): "0",
     ("kd_layer_residual", "activation"): '"relu"',
@@ -544,12 +545,14 @@ class Writer:
         self.out += ['"""zoo - finished models, by name.  Made by src/python/gen_api.py; do not edit.', "",
                      "SPDX-License-Identifier: MIT", '"""', "from __future__ import annotations", "",
                      "from ctypes import byref, c_void_p", "from typing import Sequence", "",
-                     "from ._native import check, constant, describe, lib, size_array", "from .context import Context",
+                     "from ._native import check, constant, describe, encode, lib, size_array", "from .context import Context",
                      "from .model import Model", "", ""]
         for n in self.api.functions:
-            if n.startswith("kd_zoo_"):
+            if n.startswith("kd_zoo_") and n not in ("kd_zoo_count", "kd_zoo_name"):
                 self.method(n, n[len("kd_zoo_"):], ["byref(model)", "Context._of(context)"], indent="", result="model")
                 self.out.append("")
+        self.out += ["", "def names() -> list[str]:", '    """What `create` makes."""',
+                     "    return [lib.kd_zoo_name(i).decode() for i in range(lib.kd_zoo_count())]", ""]
         return self.text()
 
     def text(self):

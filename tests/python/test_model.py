@@ -179,6 +179,9 @@ class Use(TestCase):
         self.assertIn("layer2.0.downsample.0.weight", resnet.parameters())
         with self.assertRaises(libkd.KdArgumentError):
             zoo.resnet_cifar(9)
+        self.assertIn("wrn_16_2", zoo.names())
+        self.assertIn("block1.layer.0.convShortcut.weight", zoo.create("wrn_16_2", 7).parameters())
+        self.assertEqual(list(zoo.wrn(10, 1, 5).parameters())[-1], "fc.bias")
         with libkd.Context(threads=1) as ctx:
             zoo.mlp([2, 2], context=ctx).predict(libkd.Tensor.zeros((1, 2)))
 

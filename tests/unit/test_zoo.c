@@ -214,3 +214,179 @@ TEST(bad_resnets)
     CHECK_ERROR_HAS("classes is 0");
     CHECK(m == NULL);
 }
+
+/* Published counts, CIFAR-100 (Tian et al. 2020 and others) and ImageNet. */
+TEST(sizes_by_name)
+{
+    static const struct { const char *name; size_t classes, size; } known[] = {
+        { "resnet20", 100, 278324 },       { "resnet8x4", 100, 1233540 },     { "resnet20_a", 10, 269722 },
+        { "resnet32_a", 10, 464154 },      { "resnet44_a", 10, 658586 },      { "resnet56_a", 10, 853018 },
+        { "resnet110_a", 10, 1727962 },    { "wrn_16_2", 100, 703284 },       { "wrn_40_1", 100, 569780 },
+        { "wrn_40_2", 100, 2255156 },      { "vgg8", 100, 3965028 },          { "mobilenetv2_half", 100, 812836 },
+        { "shufflenetv1", 100, 949258 },   { "shufflenetv2", 100, 1355528 },  { "vgg13", 100, 9462180 },
+        { "vgg16", 10, 14728266 },         { "vgg19", 10, 20040522 },         { "resnet18", 1000, 11689512 },
+        { "resnet34", 1000, 21797672 },    { "resnet50", 1000, 25557032 },    { "resnet101", 1000, 44549160 },
+        { "resnet152", 1000, 60192808 },
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (known[i].size > 1500000 && !kdtest_full()) continue;
+        kd_model *m = NULL;
+        CHECK_OK(kd_zoo_create(&m, NULL, known[i].name, known[i].classes, 1));
+        CHECK_MSG(kd_model_size(m) == known[i].size, "%s: %zu, want %zu", known[i].name, kd_model_size(m), known[i].size);
+        kd_model_free(m);
+    }
+}
+
+/* Every name makes a model that computes, for images of other sizes too; its clone computes the same. */
+TEST(every_name)
+{
+    kd_tape *tape = NULL;
+    CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_INFER));
+    CHECK(kd_zoo_count() == 32 && kd_zoo_name(kd_zoo_count()) == NULL && kd_zoo_name(SIZE_MAX) == NULL);
+    for (size_t i = 0; i < kd_zoo_count(); i++) {
+        const char *name = kd_zoo_name(i);
+        for (size_t j = 0; j < i; j++) CHECK(strcmp(name, kd_zoo_name(j)) != 0);
+        kd_model *m = NULL, *clone = NULL;
+        static const char *const large[] = { "110", "32x4", "vgg", "resnet56", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152" };
+        bool skip = false;
+        for (size_t j = 0; j < sizeof large / sizeof *large; j++) skip |= strstr(name, large[j]) != NULL;
+        if (skip && !kdtest_full()) continue;
+        CHECK_OK(kd_zoo_create(&m, NULL, name, 3, 7));
+        CHECK_OK(kd_model_clone(&clone, m));
+        const size_t shape[4] = { 1, 40, 36, 3 };
+        kd_tensor *x = kd_tape_tensor(tape, KD_F32, 4, shape);
+        kdtest_rand r = { 5 };
+        kdtest_fill(&r, kd_tensor_f32(x), 40 * 36 * 3, 1.0);
+        kd_tensor *y = kd_model_forward(m, tape, x), *z = kd_model_forward(clone, tape, x);
+        CHECK_OK(kd_tape_status(tape));
+        CHECK_MSG(kd_tensor_count(y) == 3 && kd_tensor_rank(y) == 2, "%s", name);
+        CHECK(kd_tensor_count(z) == 3 && memcmp(kd_tensor_data(y), kd_tensor_data(z), 3 * sizeof(float)) == 0);
+        kd_tape_reset(tape);
+        kd_model_free(m);
+        kd_model_free(clone);
+    }
+    kd_tape_free(tape);
+}
+
+/* A frozen model, whose neighbours run as one op, gives the bits of one that keeps every output. */
+TEST(blocks_keep_their_bits)
+{
+    static const char *const names[] = { "wrn_16_1", "shufflenetv1", "shufflenetv2", "resnet20_a", "mobilenetv2_half" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        kd_model *m = NULL;
+        kd_tape *infer = NULL, *eval = NULL;
+        kd_tensor *x = NULL;
+        kdtest_rand r = { 6 };
+        CHECK_OK(kd_zoo_create(&m, NULL, names[i], 10, 3));
+        CHECK_OK(kd_tape_create(&infer, NULL, KD_TAPE_INFER));
+        CHECK_OK(kd_tape_create(&eval, NULL, KD_TAPE_EVAL));
+        CHECK_OK(kd_tensor_create(&x, NULL, KD_F32, 4, (size_t[]){ 2, 32, 32, 3 }));
+        kdtest_fill(&r, kd_tensor_f32(x), kd_tensor_count(x), 1.0);
+        kd_tensor *want = kd_model_forward(m, eval, x), *got = kd_model_forward(m, infer, x);
+        CHECK_OK(kd_tape_status(infer));
+        CHECK_MSG(memcmp(kd_tensor_data(want), kd_tensor_data(got), 20 * sizeof(float)) == 0, "%s", names[i]);
+        kd_tape_reset(infer);
+        kd_model_freeze(m, 1);
+        got = kd_model_forward(m, infer, x);
+        CHECK_MSG(memcmp(kd_tensor_data(want), kd_tensor_data(got), 20 * sizeof(float)) == 0, "%s, frozen", names[i]);
+        kd_tape_free(infer);
+        kd_tape_free(eval);
+        kd_tensor_free(x);
+        kd_model_free(m);
+    }
+}
+
+/* The blocks' training steps: no allocation from the second on, the same gradients with one thread and with three; a failing
+ * allocation while a model is built or run is an error and leaves nothing. */
+TEST(blocks_train)
+{
+    static const char *const names[] = { "wrn_16_1", "shufflenetv1", "shufflenetv2", "resnet20_a" };
+    static float images[2 * 16 * 16 * 3];
+    kdtest_rand r = { 8 };
+    kdtest_fill(&r, images, sizeof images / sizeof *images, 1.0);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        double first = 0;
+        for (uint32_t threads = 1; threads <= 3; threads += 2) {
+            kdtest_alloc a = { 0 };
+            kdtest_alloc_begin(&a, threads, KD_ISA_AUTO);
+            kd_model *m = NULL;
+            kd_tape *tape = NULL;
+            CHECK_OK(kd_zoo_create(&m, a.ctx, names[i], 4, 3));
+            CHECK_OK(kd_tape_create(&tape, a.ctx, KD_TAPE_TRAIN));
+            size_t calls = 0, n = 0;
+            for (int step = 0; step < 3; step++) {
+                kd_model_zero_grads(m);
+                kd_tensor *x = kd_tape_constant(tape, 4, (size_t[]){ 2, 16, 16, 3 }, images);
+                CHECK_OK(kd_backward(tape, kd_mean(tape, kd_square(tape, kd_model_forward(m, tape, x)), 0, 0)));
+                kd_tape_reset(tape);
+                if (step) CHECK_MSG(a.calls == calls, "%s, step %d allocated %zu times", names[i], step + 1, a.calls - calls);
+                calls = a.calls;
+            }
+            const float *grads = kd_model_grads(m, &n);
+            double sum = 0;
+            for (size_t k = 0; k < n; k++) sum += (double)grads[k] * (double)(k % 97 + 1);
+            if (threads == 1) first = sum;
+            CHECK_MSG(sum == first && sum != 0, "%s: %.17g with %u threads, %.17g with one", names[i], sum, threads, first);
+            kd_tape_free(tape);
+            kd_model_free(m);
+            kdtest_alloc_end(&a);
+        }
+        for (size_t fail = 1, done = 0; !done; fail += fail / 4 + 1) {
+            kdtest_alloc a = { 0 };
+            kdtest_alloc_begin(&a, 1, KD_ISA_AUTO);
+            a.fail_at = a.calls + fail;
+            kd_model *m = NULL;
+            kd_tape *tape = NULL;
+            kd_status status = kd_zoo_create(&m, a.ctx, names[i], 4, 3);
+            CHECK(status != KD_OK || m != NULL);
+            if (status == KD_OK) status = kd_tape_create(&tape, a.ctx, KD_TAPE_INFER);
+            if (status == KD_OK) {
+                kd_model_forward(m, tape, kd_tape_constant(tape, 4, (size_t[]){ 2, 16, 16, 3 }, images));
+                status = kd_tape_status(tape);
+            }
+            done = a.calls < a.fail_at;
+            CHECK_STATUS(status, done ? KD_OK : KD_ERR_NOMEM);
+            kd_tape_free(tape);
+            kd_model_free(m);
+            kdtest_alloc_end(&a);
+        }
+    }
+}
+
+/* The variance of grouped convolutions, 2 / (9 channels) in MobileNetV2, and zeros of the classifier's bias. */
+TEST(mobilenet_begins)
+{
+    kd_model *m = NULL;
+    kd_param_info info = { .struct_size = sizeof info };
+    CHECK_OK(kd_zoo_create(&m, NULL, "mobilenetv2_half", 10, 1));
+    CHECK_OK(kd_model_find(m, "blocks.6.0.conv.3.weight", &info));
+    double sum = 0, n = (double)kd_tensor_count(info.tensor), want = 2.0 / (9 * 480);
+    const float *w = kd_tensor_f32(info.tensor);
+    for (size_t j = 0; j < kd_tensor_count(info.tensor); j++) sum += (double)w[j] * (double)w[j];
+    CHECK(kd_tensor_count(info.tensor) == 9 * 480);
+    CHECK_NEAR(sum / n, want, 6 * want * __builtin_sqrt(2 / n));
+    CHECK_OK(kd_model_find(m, "classifier.0.bias", &info));
+    for (size_t j = 0; j < 10; j++) CHECK(kd_tensor_f32(info.tensor)[j] == 0.0f);
+    kd_model_free(m);
+}
+
+TEST(bad_names)
+{
+    kd_model *m = NULL;
+    CHECK_STATUS(kd_zoo_create(&m, NULL, "wrn-16-2", 10, 1), KD_ERR_ARG);
+    CHECK_ERROR_HAS("no architecture \"wrn-16-2\" (the nearest is \"wrn_16_2\"");
+    CHECK_STATUS(kd_zoo_create(&m, NULL, "", 10, 1), KD_ERR_ARG);
+    CHECK_STATUS(kd_zoo_create(&m, NULL, NULL, 10, 1), KD_ERR_ARG);
+    CHECK_STATUS(kd_zoo_create(NULL, NULL, "vgg8", 10, 1), KD_ERR_ARG);
+    CHECK_STATUS(kd_zoo_create(&m, NULL, "resnet8", 0, 1), KD_ERR_ARG);
+    CHECK_ERROR_HAS("fc: kd_layer_linear: in 64, out 0");
+    CHECK(m == NULL);
+    static const size_t depths[] = { 0, 4, 9, 11, 1210, SIZE_MAX };
+    for (size_t i = 0; i < sizeof depths / sizeof *depths; i++)
+        CHECK_STATUS(kd_zoo_wrn(&m, NULL, depths[i], 1, 10, 1), KD_ERR_ARG);
+    CHECK_STATUS(kd_zoo_wrn(&m, NULL, 16, 65, 10, 1), KD_ERR_ARG);
+    CHECK_ERROR_HAS("widen 65");
+    CHECK_STATUS(kd_zoo_wrn(NULL, NULL, 16, 1, 10, 1), KD_ERR_ARG);
+    CHECK_OK(kd_zoo_wrn(&m, NULL, 10, 3, 10, 1));
+    kd_model_free(m);
+}

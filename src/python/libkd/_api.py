@@ -778,6 +778,10 @@ FUNCTIONS = {
         "kd_status",
         "kd_model **out, kd_context *ctx, size_t depth, size_t widen, size_t classes, uint64_t seed"
     ),
+    "kd_zoo_wrn": ("kd_status", "kd_model **out, kd_context *ctx, size_t depth, size_t widen, size_t classes, uint64_t seed"),
+    "kd_zoo_create": ("kd_status", "kd_model **out, kd_context *ctx, const char *name, size_t classes, uint64_t seed"),
+    "kd_zoo_count": ("size_t", ""),
+    "kd_zoo_name": ("const char *", "size_t i"),
     "kd_loss_distill_desc_init": ("void", "kd_loss_distill_desc *desc, size_t struct_size"),
     "kd_loss_distill_desc_for": ("kd_status", "kd_loss_distill_desc *desc, size_t struct_size, uint32_t method"),
     "kd_loss_distill_create": ("kd_status", "kd_loss_distill **out, kd_context *ctx, const kd_loss_distill_desc *desc"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 from ctypes import byref, c_void_p
 from typing import Sequence
 
-from ._native import check, constant, describe, lib, size_array
+from ._native import check, constant, describe, encode, lib, size_array
 from .context import Context
 from .model import Model
 
@@ -58,3 +58,35 @@ def resnet_cifar(depth: int, widen: int = 1, classes: int = 10, seed: int = 0, *
     model = c_void_p()
     check(lib.kd_zoo_resnet_cifar(byref(model), Context._of(context), depth, widen, classes, seed))
     return Model._adopt(model.value, context)
+
+
+def wrn(depth: int, widen: int, classes: int = 10, seed: int = 0, *, context: Context | None = None) -> Model:
+    """Wide residual network for 32x32 images (Zagoruyko, Komodakis 2016): depth 6n + 4; widths 16, 32, 64 times `widen`.
+    conv1, block1..3.layer.i.{bn1,conv1,bn2,conv2,convShortcut}, bn1, fc.
+
+    C: kd_zoo_wrn
+    """
+    model = c_void_p()
+    check(lib.kd_zoo_wrn(byref(model), Context._of(context), depth, widen, classes, seed))
+    return Model._adopt(model.value, context)
+
+
+def create(name: str, classes: int = 10, seed: int = 0, *, context: Context | None = None) -> Model:
+    """An architecture by its name, one of kd_zoo_name, for colour images.  For 32x32 images, with the names and arithmetic
+    usual for CIFAR distillation: "resnet8" .. "resnet110", "resnet8x4", "resnet32x4" (kd_zoo_resnet_cifar), "resnet20_a"
+    .. "resnet110_a" (shortcuts without parameters: every second pixel, zeros for new channels; the classifier is
+    `linear`), "wrn_16_2" .. (kd_zoo_wrn), "vgg8" .. "vgg19" (batch norm), "mobilenetv2", "mobilenetv2_half" (half as
+    wide), "shufflenetv1" (groups 3), "shufflenetv2" (1x).  For ImageNet, with torchvision's names: "resnet18" ..
+    "resnet152".  All end in a mean over what is left of height and width, so other sizes may go in.  KD_ERR_ARG names the
+    nearest.
+
+    C: kd_zoo_create
+    """
+    model = c_void_p()
+    check(lib.kd_zoo_create(byref(model), Context._of(context), encode(name), classes, seed))
+    return Model._adopt(model.value, context)
+
+
+def names() -> list[str]:
+    """What `create` makes."""
+    return [lib.kd_zoo_name(i).decode() for i in range(lib.kd_zoo_count())]
