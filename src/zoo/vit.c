@@ -78,7 +78,7 @@ kd_tensor *kd__layer_run_vit(kd_layer *self, kd_tape *tape, kd_tensor *x)
     kd_layer *patch_embed = self->first, *blocks = patch_embed->next, *norm = blocks->next, *head = norm->next;
     kd_layer *head_dist = head->next;
     const size_t special = head_dist ? 2 : 1;
-    kd_tensor *position = kd__slot(self, special);
+    kd_tensor *position = kd__slot(self, 1);
     kd_tensor *patches = kd_layer_forward(patch_embed, tape, x);
     if (!kd__tape_ok(tape)) return kd__poison(tape);
     const size_t shape[] = { patches->shape[0], patches->shape[1] * patches->shape[2], patches->shape[3] };
@@ -88,7 +88,7 @@ kd_tensor *kd__layer_run_vit(kd_layer *self, kd_tape *tape, kd_tensor *x)
         return kd__tape_fail_in(tape, "vit", status);
     }
     kd_tensor *parts[3];
-    for (size_t i = 0; i < special; i++) parts[i] = token(tape, kd__slot(self, i), shape[0]);
+    for (size_t i = 0; i < special; i++) parts[i] = token(tape, kd__slot(self, 2 * i), shape[0]);
     parts[special] = kd_reshape(tape, patches, 3, shape);
     kd_tensor *tokens = kd_concat(tape, parts, special + 1, 1), *placed = kd_add(tape, tokens, position);
     kd__release_unless(tape, tokens, placed, x);
@@ -176,8 +176,8 @@ kd_status kd_zoo_vit(kd_model **out, kd_context *ctx, const kd_vit_desc *desc, u
     const size_t one[] = { 1, 1, d.width }, positions[] = { 1, tokens, d.width };
     const kd__init token_init = { KD_INIT_NORMAL, 0.0f, 1e-6f }, spread = { KD_INIT_TRUNC_NORMAL, 0.0f, 0.02f };
     kd__layer_param(root, "cls_token", 3, one, KD_PARAM_PLAIN, token_init, d.width, d.width);
-    if (d.distilled) kd__layer_param(root, "dist_token", 3, one, KD_PARAM_PLAIN, spread, d.width, d.width);
     kd__layer_param(root, "pos_embed", 3, positions, KD_PARAM_PLAIN, spread, d.width, d.width);
+    if (d.distilled) kd__layer_param(root, "dist_token", 3, one, KD_PARAM_PLAIN, spread, d.width, d.width);
     kd_conv_desc conv;
     kd_conv_desc_init(&conv, sizeof conv);
     conv.stride[0] = conv.stride[1] = (uint32_t)d.patch;
