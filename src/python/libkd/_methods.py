@@ -417,8 +417,8 @@ class TapeOps:
         """
         return self._out(lib.kd_log_softmax(self._h, self._in(x), temperature))
 
-    def attention(self, q: TensorLike, k: TensorLike, v: TensorLike, heads: int, scale: float, causal: int,
-                  mask: TensorLike) -> Tensor:
+    def attention(self, q: TensorLike, k: TensorLike | None = None, v: TensorLike | None = None, *, heads: int,
+                  scale: float = 0.0, causal: bool = False, mask: TensorLike | None = None) -> Tensor:
         """Multi-head attention (Vaswani et al. 2017): of each head softmax(scale q k^T + mask) v.  q [n, tq, d], k, v [n, tk,
         d], the heads' d / heads columns side by side -> [n, tq, d].  k and v NULL: self-attention of q [n, t, 3 d] = q, k, v
         side by side -> [n, t, d]. scale 0: 1 / sqrt(d / heads).  causal != 0: query i sees the keys 0 .. i.  mask [n, tk] or

@@ -353,7 +353,8 @@ def log_softmax(x: TensorLike, temperature: float = 1.0) -> Tensor:
     return Tape.log_softmax(tape_of(x), x, temperature)
 
 
-def attention(q: TensorLike, k: TensorLike, v: TensorLike, heads: int, scale: float, causal: int, mask: TensorLike) -> Tensor:
+def attention(q: TensorLike, k: TensorLike | None = None, v: TensorLike | None = None, *, heads: int, scale: float = 0.0,
+              causal: bool = False, mask: TensorLike | None = None) -> Tensor:
     """Multi-head attention (Vaswani et al. 2017): of each head softmax(scale q k^T + mask) v.  q [n, tq, d], k, v [n, tk,
     d], the heads' d / heads columns side by side -> [n, tq, d].  k and v NULL: self-attention of q [n, t, 3 d] = q, k, v
     side by side -> [n, t, d]. scale 0: 1 / sqrt(d / heads).  causal != 0: query i sees the keys 0 .. i.  mask [n, tk] or
@@ -362,7 +363,7 @@ def attention(q: TensorLike, k: TensorLike, v: TensorLike, heads: int, scale: fl
 
     C: kd_attention
     """
-    return Tape.attention(tape_of(q, k, v, mask), q, k, v, heads, scale, causal, mask)
+    return Tape.attention(tape_of(q, k, v, mask), q, k, v, heads=heads, scale=scale, causal=causal, mask=mask)
 
 
 def lstm(x: TensorLike, h0: TensorLike | None = None, c0: TensorLike | None = None, *, weight_ih: TensorLike,
