@@ -73,6 +73,12 @@ TEST(dropping)
     const size_t held = kd_tape_bytes(tape);
     CHECK(forward_loss(m, tape, x) == first && kd_tape_bytes(tape) == held);
     CHECK(forward_loss(m, look, x) == forward_loss(plain, look, x));
+    kd_model *copy = NULL;
+    CHECK_OK(kd_model_clone(&copy, m));
+    kd_tape_reset(tape);
+    kd_tape_seed(tape, 3);
+    CHECK(forward_loss(copy, tape, x) == first);
+    kd_model_free(copy);
 
     kd_model_free(plain);
     kd_model_free(m);
@@ -112,6 +118,65 @@ TEST(dropped_samples)
     CHECK(none > 4 && none < 32);   /* 16 of 64 are expected, deviation 3.5: within 4 of these */
     kd_model_free(m);
     kd_tape_free(tape);
+}
+
+/* A step as DeiT is trained: the class head learns from labels, the other from a teacher; both get gradients.  Each allocation failing in
+ * turn is KD_ERR_NOMEM and leaks nothing. */
+static kd_status distil(kd_context *ctx, float *norms)
+{
+    enum { N = 4 };
+    static const char *const heads[] = { "head.weight", "head_dist.weight", "dist_token" };
+    static const float teacher[N * 3] = { 1, 0, 0, 0, 1, 0, 0, 0, 1, 2, 0, 1 };
+    static int32_t classes[N] = { 2, 0, 1, 1 };
+    kd_vit_desc d = small();
+    kd_loss_distill_desc how;
+    kd_model *m = NULL;
+    kd_tape *tape = NULL;
+    kd_loss_distill *loss = NULL;
+    kd_tensor *labels = NULL;
+    d.distilled = 1;
+    d.drop_path = 0.1f;
+    kd_loss_distill_desc_init(&how, sizeof how);
+    how.method = KD_DISTILL_DEIT_HARD;
+    kd_status st = kd_zoo_vit(&m, ctx, &d, 1);
+    if (st == KD_OK) st = kd_loss_distill_create(&loss, ctx, &how);
+    if (st == KD_OK) st = kd_tape_create(&tape, ctx, KD_TAPE_TRAIN);
+    if (st == KD_OK) st = kd_tensor_wrap(&labels, ctx, KD_I32, 1, (size_t[]){ N }, NULL, classes);
+    if (st == KD_OK) {
+        kd_tensor *x = kd_tape_tensor(tape, KD_F32, 4, (size_t[]){ N, 8, 8, 3 });
+        for (size_t i = 0; kd_tape_status(tape) == KD_OK && i < N * 192; i++) kd_tensor_f32(x)[i] = (float)(i % 97) / 50 - 1;
+        kd_distill_inputs in = { .struct_size = sizeof in, .labels = labels };
+        in.student = kd_model_forward(m, tape, x);
+        in.student_second = kd_model_tapped(m, tape, "head_dist");
+        in.teacher = kd_tape_constant(tape, 2, (size_t[]){ N, 3 }, teacher);
+        st = kd_backward(tape, kd_loss_distill_apply_inputs(loss, tape, &in));
+        for (size_t k = 0; st == KD_OK && k < 3; k++) {
+            const float *g = kd_model_grad(m, heads[k]);
+            for (size_t i = 0; i < 12; i++) norms[k] += g[i] * g[i];
+        }
+    }
+    kd_tensor_free(labels);
+    kd_tape_free(tape);
+    kd_loss_distill_free(loss);
+    kd_model_free(m);
+    return st;
+}
+
+TEST(distillation_token_learns)
+{
+    float norms[3] = { 0 };
+    CHECK_OK(distil(NULL, norms));
+    for (size_t k = 0; k < 3; k++) CHECK(norms[k] > 0);
+    for (size_t i = 1, done = 0; !done && i < 2000; i++) {
+        kdtest_alloc a;
+        kdtest_alloc_begin(&a, 1, KD_ISA_AUTO);
+        const size_t before = a.calls;
+        a.fail_at = before + i;
+        const kd_status st = distil(a.ctx, norms);
+        done = a.calls < a.fail_at;
+        CHECK_MSG(done ? st == KD_OK : st == KD_ERR_NOMEM, "allocation %zu: %s", i, kd_status_name(st));
+        kdtest_alloc_end(&a);
+    }
 }
 
 TEST(bad_input)
