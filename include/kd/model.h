@@ -268,6 +268,24 @@ KD_API KD_MUST_USE kd_status kd_zoo_create(kd_model **out, kd_context *ctx, cons
 /* How many names there are, and the i-th; NULL beyond the last. */
 KD_API size_t kd_zoo_count(void);
 KD_API const char *kd_zoo_name(size_t i);
+/* The sizes of a vision transformer. */
+typedef struct kd_vit_desc {
+    size_t   struct_size;
+    size_t   image, patch, channels;    /* square images, cut into image / patch squares a side; defaults 224, 16, 3 */
+    size_t   width, depth, heads;       /* defaults 192, 12, 3: Ti; S is 384, 12, 6; B is 768, 12, 12               */
+    size_t   mlp_ratio;                 /* of the hidden width to width; default 4                                  */
+    size_t   classes;                   /* default 1000                                                             */
+    uint32_t distilled;                 /* 1: DeiT's distillation token and its head; default 0                     */
+    float    drop_path;                 /* TRAIN: a sample's branch left out, up to this in the last block; default 0 */
+    float    dropout;                   /* TRAIN: behind positions and linear layers; default 0                     */
+} kd_vit_desc;
+/* Fill `desc` with the defaults; struct_size is sizeof *desc. */
+KD_API void kd_vit_desc_init(kd_vit_desc *desc, size_t struct_size);
+/* ViT (Dosovitskiy et al. 2021) and DeiT (Touvron et al. 2021): pre-norm blocks, eps 1e-6, GELU; x [n, image, image, channels].
+ * Names and initialisation of timm: cls_token, dist_token, pos_embed, patch_embed.proj, blocks.0.{norm1, attn.qkv, attn.proj, norm2,
+ * mlp.fc1, mlp.fc2} .., norm, head, head_dist.  A distilled model gives the mean of both heads; on TRAIN tapes the logits of
+ * `head`, and kd_model_tapped(.., "head_dist") those of the other, for student_second of kd_loss_distill. */
+KD_API KD_MUST_USE kd_status kd_zoo_vit(kd_model **out, kd_context *ctx, const kd_vit_desc *desc, uint64_t seed);
 
 KD_END_DECLS
 #endif

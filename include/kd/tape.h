@@ -168,6 +168,15 @@ KD_API kd_tensor *kd_l2_normalize(kd_tape *tape, kd_tensor *x, float eps);
 KD_API kd_tensor *kd_softmax(kd_tape *tape, kd_tensor *x, float temperature);
 KD_API kd_tensor *kd_log_softmax(kd_tape *tape, kd_tensor *x, float temperature);
 
+/* ---- attention ----------------------------------------------------------------------------------------------- */
+/* Multi-head attention (Vaswani et al. 2017): of each head softmax(scale q k^T + mask) v.  q [n, tq, d], k, v [n, tk, d], the heads'
+ * d / heads columns side by side -> [n, tq, d].  k and v NULL: self-attention of q [n, t, 3 d] = q, k, v side by side -> [n, t, d].
+ * scale 0: 1 / sqrt(d / heads).  causal != 0: query i sees the keys 0 .. i.  mask [n, tk] or NULL is added to the scores of each
+ * key, 0 or -inf for padding; a constant.  A query that sees no key gives 0.  No n x heads x tq x tk is stored; backward
+ * computes the probabilities again. */
+KD_API kd_tensor *kd_attention(kd_tape *tape, kd_tensor *q, kd_tensor *k, kd_tensor *v, size_t heads, float scale,
+                               int32_t causal, kd_tensor *mask);
+
 /* ---- recurrent: a sequence x [n, t, in] -> the states after each step, [n, t, hidden] ------------------------------ */
 /* LSTM (Hochreiter and Schmidhuber 1997) and GRU (Cho et al. 2014) with the gates and formulas of PyTorch.  weight_ih
  * [in, gates hidden] and weight_hh [hidden, gates hidden] are the transposes of PyTorch's; bias_ih and bias_hh [gates hidden] or

@@ -111,7 +111,7 @@ typedef struct kd__adam_step {
  * of -inf throughout gives softmax 0, log-softmax -inf, logsumexp -inf.
  * softmax_f32           out[r][c] = softmax(in[r] / t)[c], or its logarithm; in place when the strides are equal.
  * softmax_backward_f32  contiguous rows; y is the output.  grad_in = or += y (g - sum g y) / t, or for the logarithm
- *                       (g - e^y sum g) / t.
+ *                       (g - e^y sum g) / t; grad_in may be grad_out when not accumulating.
  * logsumexp_f32         out[r] = log sum_c exp(in[r][c] / t). */
 
 /* ---- normalisation ------------------------------------------------------------------------------- */

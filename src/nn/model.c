@@ -200,6 +200,8 @@ kd_status kd_model_clone(kd_model **out, const kd_model *model)
     if (!model->finished) return kd__fail(KD_ERR_STATE, "%s: the model is not finished", __func__);
     kd_model *copy;
     KD_TRY(kd_model_create(&copy, model->ctx));
+    copy->root->type = model->root->type;
+    copy->root->u = model->root->u;
     copy->root->tap_out = model->root->tap_out;
     copy->root->tap_pre = model->root->tap_pre;
     clone_children(copy->root, model->root);

@@ -75,6 +75,7 @@ struct kd_layer {
         uint32_t        activation;   /* activation, residual */
         uint32_t        join;
         float           p;
+        struct { size_t heads; float drop_path, dropout; } vit;
         kd__user_block *block;
     } u;
 };

@@ -248,7 +248,8 @@ DEFAULTS = {
     ("kd_optimizer_group", "weight_decay"): "0.0", ("kd_model_initialize", "a"): "0.0", ("kd_model_initialize", "b"): "0.0",
     ("kd_layer_add_parameter", "a"): "0.0", ("kd_layer_add_parameter", "b"): "0.0", ("kd_layer_add_buffer", "value"): "0.0",
     ("kd_layer_parallel", "join"): '"sum"',
-    (None, "before"): "None", (None, "after"): "None",
+    (None, "before"): "None", (None, "after"): "None", ("kd_attention", "k"): "None", ("kd_attention", "v"): "None",
+    ("kd_attention", "scale"): "0.0", ("kd_attention", "causal"): "False", ("kd_attention", "mask"): "None",
 }
 # Written by hand, since a rule would not make them pleasant; tests/python/test_api.py holds that each is used.
 HAND = {"kd_custom", "kd_requires_grad", "kd_tape_tensor", "kd_tape_constant", "kd_layer_block", "kd_loader_next", "kd_tape_reset",

@@ -254,6 +254,13 @@ static kd_status use_cnn(const void *d)
     kd_model_free(model);
     return st;
 }
+static kd_status use_vit(const void *d)
+{
+    kd_model *model;
+    kd_status st = kd_zoo_vit(&model, NULL, d, 1);
+    kd_model_free(model);
+    return st;
+}
 
 typedef struct kind {
     const char *name;
@@ -263,6 +270,7 @@ typedef struct kind {
 } kind;
 #define INIT(name) static void init_##name(void *d, size_t n) { kd_##name##_desc_init(d, n); }
 INIT(context) INIT(optimizer) INIT(schedule) INIT(loss_distill) INIT(loader) INIT(csv) INIT(conv) INIT(rnn) INIT(cnn)
+INIT(vit)
 static const kind kinds[] = {
     { "kd_context_desc", sizeof(kd_context_desc), init_context, use_context },
     { "kd_optimizer_desc", sizeof(kd_optimizer_desc), init_optimizer, use_optimizer },
@@ -273,6 +281,7 @@ static const kind kinds[] = {
     { "kd_conv_desc", sizeof(kd_conv_desc), init_conv, use_conv },
     { "kd_rnn_desc", sizeof(kd_rnn_desc), init_rnn, use_rnn },
     { "kd_cnn_desc", sizeof(kd_cnn_desc), init_cnn, use_cnn },
+    { "kd_vit_desc", sizeof(kd_vit_desc), init_vit, use_vit },
 };
 
 /* Every descriptor of the headers has its row. */

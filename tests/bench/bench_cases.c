@@ -41,6 +41,11 @@ const bench_case bench_cases[] = {
     { .name = "resnet20_step", STEP, .n = { 64, 32, 32, 3 }, .classes = 100, .student = "resnet 20 1" },
     { .name = "resnet8x4_resnet32x4_step", STEP, .n = { 64, 32, 32, 3 }, .classes = 100, .temperature = 4,
       .student = "resnet 8 4", .teacher = "resnet 32 4" },
+    { .name = "deit_ti_step", .kind = BENCH_STEP, .method = KD_OPT_ADAM, .n = { 8, 224, 224, 3 }, .classes = 1000,
+      .student = "vit 224 16 192 12 3" },
+    { .name = "deit_ti_b8_infer", .kind = BENCH_INFER, .n = { 8, 224, 224, 3 }, .classes = 1000, .student = "vit 224 16 192 12 3" },
+    { .name = "vit_cifar_step", .kind = BENCH_STEP, .method = KD_OPT_ADAM, .n = { 64, 32, 32, 3 }, .classes = 100,
+      .student = "vit 32 4 192 6 3" },
     /* the demo's own */
     { .name = "lstm_step", STEP, .n = { 32, 64, 64 }, .classes = 10, .student = "lstm 256 2" },
     { .name = "digits_teacher_step", .kind = BENCH_STEP, .method = KD_OPT_ADAM, .n = { 64, 8, 8, 1 }, .classes = 10,
@@ -172,6 +177,12 @@ static kd_model *network(bench *b, const char *what, uint64_t seed)
         BENCH_NEED(kd_zoo_mlp(&model, b->ctx, v, count, KD_ACT_RELU, seed));
     } else if (!strncmp(what, "resnet", 6)) {
         BENCH_NEED(kd_zoo_resnet_cifar(&model, b->ctx, v[0], v[1], b->what->classes, seed));
+    } else if (!strncmp(what, "vit", 3)) {   /* image, patch, width, depth, heads */
+        kd_vit_desc vit;
+        kd_vit_desc_init(&vit, sizeof vit);
+        vit.image = v[0], vit.patch = v[1], vit.width = v[2], vit.depth = v[3], vit.heads = v[4];
+        vit.classes = b->what->classes;
+        BENCH_NEED(kd_zoo_vit(&model, b->ctx, &vit, seed));
     } else if (!strncmp(what, "lstm", 4)) {   /* hidden layers; the classes from the last step */
         kd_rnn_desc rnn;
         kd_rnn_desc_init(&rnn, sizeof rnn);

@@ -26,7 +26,8 @@ typedef struct bench_case {
     bench_kind  kind;
     size_t      n[7];                   /* as the kind says; 0 behind the last                    */
     size_t      classes;
-    const char *student, *teacher;      /* "mlp 784 256 10", "cnn 28", "resnet 20 1" (depth, width), "lstm 64 256 2" */
+    const char *student, *teacher;      /* "mlp 784 256 10", "cnn 28", "resnet 20 1" (depth, width), "lstm 64 256 2",
+                                           "vit 224 16 192 12 3" */
     float       temperature;            /* 0: from the labels alone                               */
     uint32_t    method;                 /* KD_OPT_*                                               */
     uint32_t    distill;                /* BENCH_METHOD: KD_DISTILL_*; BENCH_FEATURE: KD_FEATURE_* */

@@ -175,6 +175,8 @@ class Use(TestCase):
         self.assertEqual(list(zoo.mlp([4, 8, 2], "tanh", 3).parameters()), ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"])
         self.assertEqual(zoo.cnn(1, height=8, width=8, hidden=16, classes=5).predict(libkd.Tensor.zeros((2, 8, 8, 1))).shape,
                          (2, 5))
+        vit = zoo.vit(1, image=8, patch=4, width=12, depth=1, heads=2, classes=5, distilled=True)
+        self.assertEqual(vit.predict(libkd.Tensor.zeros((2, 8, 8, 3))).shape, (2, 5))
         resnet = zoo.resnet_cifar(8, classes=7)
         self.assertIn("layer2.0.downsample.0.weight", resnet.parameters())
         with self.assertRaises(libkd.KdArgumentError):

@@ -194,6 +194,9 @@ class Ops(TestCase):
         self.near(c, [[0.5 * math.tanh(0.5)]])
         y, h = tape.gru([[[1.0]]], weight_ih=[[0.0, 0.0, 0.5]], weight_hh=[[0.0] * 3], bias_ih=[0.0] * 3)
         cases["gru"] = (y, [[[0.5 * math.tanh(0.5)]]])
+        keys = [[[math.log(3)], [0.0]]]
+        cases["attention"] = (tape.attention([[[1.0], [0.0]]], keys, [[[4.0], [8.0]]], heads=1), [[[5.0], [6.0]]])
+        self.near(tape.attention([[[1.0, math.log(3), 4.0], [0.0, 0.0, 8.0]]], heads=1, causal=True), [[[4.0], [6.0]]])
         for name, (got, want) in cases.items():
             with self.subTest(op=name):
                 self.near(got.tolist(), want, 1e-5)

@@ -79,6 +79,8 @@ class Net:
         self.run = self.resnet if "layer1.0.conv1.weight" in w else self.cnn if "conv1.weight" in w else self.mlp
         if "lstm.weight_ih_l0" in w:
             self.run, self.rnn = self.lstm, self.recurrent()
+        if "cls_token" in w:
+            self.run = self.vit
         self.groups = [[f"layer{g}.{i}." for i in range(1000) if f"layer{g}.{i}.conv1.weight" in w] for g in (1, 2, 3)]
         self.trained = [v for v in w.values() if v.requires_grad]
         self.linears = sorted(k[:-7] for k in w if k.startswith("fc") and k.endswith(".weight"))
@@ -108,6 +110,27 @@ class Net:
 
     def lstm(self, x):
         return self.head(self.rnn(x)[0][:, -1])
+
+    def vit(self, x):
+        """As timm's VisionTransformer.  Heads are 64 wide."""
+        w, n = self.w, len(x)
+
+        def linear(x, k):
+            return F.linear(x, w[k + ".weight"], w[k + ".bias"])
+
+        def norm(x, k):
+            return F.layer_norm(x, x.shape[-1:], w[k + ".weight"], w[k + ".bias"], 1e-6)
+        patch = w["patch_embed.proj.weight"]
+        h = F.conv2d(x.permute(0, 3, 1, 2), patch, w["patch_embed.proj.bias"], stride=patch.shape[-1])
+        h = torch.cat((w["cls_token"].expand(n, -1, -1), h.flatten(2).transpose(1, 2)), 1) + w["pos_embed"]
+        width = h.shape[2]
+        for i in range(sum(k.endswith("norm1.weight") for k in w)):
+            p = f"blocks.{i}."
+            q, k, v = linear(norm(h, p + "norm1"), p + "attn.qkv").reshape(n, -1, 3, width // 64, 64).permute(2, 0, 3, 1, 4)
+            a = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, -1, width)
+            h = h + linear(a, p + "attn.proj")
+            h = h + linear(F.gelu(linear(norm(h, p + "norm2"), p + "mlp.fc1")), p + "mlp.fc2")
+        return linear(norm(h, "norm")[:, 0], "head")
 
     def head(self, h):
         for k in self.linears:
@@ -468,7 +491,7 @@ class Infer(Case):
 
     def sides(self, threads):
         yield "torch", self.run
-        if self.options.onnx:
+        if self.options.onnx and self.net.run == self.net.resnet:
             import onnxruntime
             how = onnxruntime.SessionOptions()
             how.intra_op_num_threads, how.inter_op_num_threads = threads, 1

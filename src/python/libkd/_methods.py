@@ -417,6 +417,18 @@ class TapeOps:
         """
         return self._out(lib.kd_log_softmax(self._h, self._in(x), temperature))
 
+    def attention(self, q: TensorLike, k: TensorLike | None = None, v: TensorLike | None = None, *, heads: int,
+                  scale: float = 0.0, causal: bool = False, mask: TensorLike | None = None) -> Tensor:
+        """Multi-head attention (Vaswani et al. 2017): of each head softmax(scale q k^T + mask) v.  q [n, tq, d], k, v [n, tk,
+        d], the heads' d / heads columns side by side -> [n, tq, d].  k and v NULL: self-attention of q [n, t, 3 d] = q, k, v
+        side by side -> [n, t, d]. scale 0: 1 / sqrt(d / heads).  causal != 0: query i sees the keys 0 .. i.  mask [n, tk] or
+        NULL is added to the scores of each key, 0 or -inf for padding; a constant.  A query that sees no key gives 0.  No n x
+        heads x tq x tk is stored; backward computes the probabilities again.
+
+        C: kd_attention
+        """
+        return self._out(lib.kd_attention(self._h, self._in(q), self._in(k), self._in(v), heads, scale, causal, self._in(mask)))
+
     def lstm(self, x: TensorLike, h0: TensorLike | None = None, c0: TensorLike | None = None, *, weight_ih: TensorLike,
              weight_hh: TensorLike, bias_ih: TensorLike | None = None, bias_hh: TensorLike | None = None,
              reverse: bool = False) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,8 +16,8 @@ __all__ = (
     "add", "sub", "mul", "div", "scale", "neg", "exp", "log", "sqrt", "square", "abs", "clamp", "relu", "leaky_relu", "gelu",
     "gelu_tanh", "silu", "sigmoid", "tanh", "softplus", "sum", "mean", "max", "matmul", "linear", "conv2d", "conv1d",
     "max_pool2d", "avg_pool2d", "global_avg_pool", "batch_norm", "layer_norm", "group_norm", "l2_normalize", "softmax",
-    "log_softmax", "lstm", "gru", "reshape", "flatten", "permute", "slice", "concat", "pad", "embedding", "dropout", "detach",
-    "mse", "smooth_l1", "cross_entropy", "kl_div", "cosine_similarity",
+    "log_softmax", "attention", "lstm", "gru", "reshape", "flatten", "permute", "slice", "concat", "pad", "embedding",
+    "dropout", "detach", "mse", "smooth_l1", "cross_entropy", "kl_div", "cosine_similarity",
 )
 
 
@@ -351,6 +351,19 @@ def log_softmax(x: TensorLike, temperature: float = 1.0) -> Tensor:
     C: kd_log_softmax
     """
     return Tape.log_softmax(tape_of(x), x, temperature)
+
+
+def attention(q: TensorLike, k: TensorLike | None = None, v: TensorLike | None = None, *, heads: int, scale: float = 0.0,
+              causal: bool = False, mask: TensorLike | None = None) -> Tensor:
+    """Multi-head attention (Vaswani et al. 2017): of each head softmax(scale q k^T + mask) v.  q [n, tq, d], k, v [n, tk,
+    d], the heads' d / heads columns side by side -> [n, tq, d].  k and v NULL: self-attention of q [n, t, 3 d] = q, k, v
+    side by side -> [n, t, d]. scale 0: 1 / sqrt(d / heads).  causal != 0: query i sees the keys 0 .. i.  mask [n, tk] or
+    NULL is added to the scores of each key, 0 or -inf for padding; a constant.  A query that sees no key gives 0.  No n x
+    heads x tq x tk is stored; backward computes the probabilities again.
+
+    C: kd_attention
+    """
+    return Tape.attention(tape_of(q, k, v, mask), q, k, v, heads=heads, scale=scale, causal=causal, mask=mask)
 
 
 def lstm(x: TensorLike, h0: TensorLike | None = None, c0: TensorLike | None = None, *, weight_ih: TensorLike,

@@ -90,3 +90,34 @@ def create(name: str, classes: int = 10, seed: int = 0, *, context: Context | No
 def names() -> list[str]:
     """What `create` makes."""
     return [lib.kd_zoo_name(i).decode() for i in range(lib.kd_zoo_count())]
+
+
+def vit(seed: int = 0, *, image: int | None = None, patch: int | None = None, channels: int | None = None,
+        width: int | None = None, depth: int | None = None, heads: int | None = None, mlp_ratio: int | None = None,
+        classes: int | None = None, distilled: int | None = None, drop_path: float | None = None,
+        dropout: float | None = None, context: Context | None = None) -> Model:
+    """ViT (Dosovitskiy et al. 2021) and DeiT (Touvron et al. 2021): pre-norm blocks, eps 1e-6, GELU; x [n, image, image,
+    channels]. Names and initialisation of timm: cls_token, dist_token, pos_embed, patch_embed.proj, blocks.0.{norm1,
+    attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2} .., norm, head, head_dist.  A distilled model gives the mean of both
+    heads; on TRAIN tapes the logits of `head`, and kd_model_tapped(.., "head_dist") those of the other, for
+    student_second of kd_loss_distill.
+
+        image: square images, cut into image / patch squares a side; defaults 224, 16, 3
+        patch: square images, cut into image / patch squares a side; defaults 224, 16, 3
+        channels: square images, cut into image / patch squares a side; defaults 224, 16, 3
+        width: defaults 192, 12, 3: Ti; S is 384, 12, 6; B is 768, 12, 12
+        depth: defaults 192, 12, 3: Ti; S is 384, 12, 6; B is 768, 12, 12
+        heads: defaults 192, 12, 3: Ti; S is 384, 12, 6; B is 768, 12, 12
+        mlp_ratio: of the hidden width to width; default 4
+        classes: default 1000
+        distilled: 1: DeiT's distillation token and its head; default 0
+        drop_path: TRAIN: a sample's branch left out, up to this in the last block; default 0
+        dropout: TRAIN: behind positions and linear layers; default 0
+
+    C: kd_zoo_vit
+    """
+    desc, keep = describe("kd_vit_desc", image=image, patch=patch, channels=channels, width=width, depth=depth, heads=heads,
+            mlp_ratio=mlp_ratio, classes=classes, distilled=distilled, drop_path=drop_path, dropout=dropout)
+    model = c_void_p()
+    check(lib.kd_zoo_vit(byref(model), Context._of(context), byref(desc), seed))
+    return Model._adopt(model.value, context)

@@ -1,0 +1,222 @@
+/* test_vit.c - vision transformers of the zoo: sizes, published parameter counts, dropped paths, memory, what is refused.
+ * SPDX-License-Identifier: MIT */
+#include "kdtest.h"
+
+static kd_vit_desc small(void)
+{
+    kd_vit_desc d;
+    kd_vit_desc_init(&d, sizeof d);
+    d.image = 8;
+    d.patch = 4;
+    d.width = 12;
+    d.depth = 2;
+    d.heads = 2;
+    d.classes = 3;
+    return d;
+}
+
+/* The counts of timm's deit_{tiny,small}_patch16_224 and their distilled forms. */
+TEST(published_sizes)
+{
+    static const struct { size_t width, heads, plain, distilled; } sizes[] = {
+        { 192, 3, 5717416, 5910800 }, { 384, 6, 22050664, 22436432 },
+    };
+    kd_vit_desc d;
+    kd_vit_desc_init(&d, sizeof d);
+    CHECK(d.image == 224 && d.patch == 16 && d.channels == 3 && d.width == 192 && d.depth == 12 && d.heads == 3 && d.mlp_ratio == 4 &&
+          d.classes == 1000 && !d.distilled && d.drop_path == 0.0f && d.dropout == 0.0f);
+    for (size_t i = 0; i < 2; i++)
+        for (uint32_t token = 0; token < 2; token++) {
+            kd_model *m = NULL;
+            d.width = sizes[i].width;
+            d.heads = sizes[i].heads;
+            d.distilled = token;
+            CHECK_OK(kd_zoo_vit(&m, NULL, &d, 1));
+            CHECK(kd_model_size(m) == (token ? sizes[i].distilled : sizes[i].plain));
+            kd_model_free(m);
+        }
+}
+
+static double forward_loss(kd_model *m, kd_tape *tape, kd_tensor *x)
+{
+    kd_tensor *loss = kd_sum(tape, kd_square(tape, kd_model_forward(m, tape, x)), 0, 0);
+    CHECK_OK(kd_tape_mode(tape) == KD_TAPE_TRAIN ? kd_backward(tape, loss) : kd_tape_status(tape));
+    return kd_tensor_item(loss);
+}
+
+/* On TRAIN tapes paths and elements drop from the tape's stream: the same seed the same bits, another seed others; nothing drops elsewhere.
+ * From the second step on the tape holds what it held. */
+TEST(dropping)
+{
+    kd_vit_desc d = small();
+    kd_model *plain = NULL, *m = NULL;
+    kd_tape *tape = NULL, *look = NULL;
+    kd_tensor *x = NULL;
+    kdtest_rand r = { 5 };
+    CHECK_OK(kd_zoo_vit(&plain, NULL, &d, 7));
+    d.drop_path = 0.5f;
+    d.dropout = 0.1f;
+    CHECK_OK(kd_zoo_vit(&m, NULL, &d, 7));
+    CHECK(kd_model_hash(m) == kd_model_hash(plain));
+    CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_TRAIN));
+    CHECK_OK(kd_tape_create(&look, NULL, KD_TAPE_INFER));
+    CHECK_OK(kd_tensor_create(&x, NULL, KD_F32, 4, (size_t[]){ 6, 8, 8, 3 }));
+    kdtest_fill(&r, kd_tensor_f32(x), 6 * 8 * 8 * 3, 1.0);
+
+    kd_tape_seed(tape, 3);
+    const double first = forward_loss(m, tape, x);
+    kd_tape_reset(tape);
+    const double second = forward_loss(m, tape, x);
+    CHECK(first != second);
+    kd_tape_reset(tape);
+    kd_tape_seed(tape, 3);
+    const size_t held = kd_tape_bytes(tape);
+    CHECK(forward_loss(m, tape, x) == first && kd_tape_bytes(tape) == held);
+    CHECK(forward_loss(m, look, x) == forward_loss(plain, look, x));
+    kd_model *copy = NULL;
+    CHECK_OK(kd_model_clone(&copy, m));
+    kd_tape_reset(tape);
+    kd_tape_seed(tape, 3);
+    CHECK(forward_loss(copy, tape, x) == first);
+    kd_model_free(copy);
+
+    kd_model_free(plain);
+    kd_model_free(m);
+    kd_tape_free(tape);
+    kd_tape_free(look);
+    kd_tensor_free(x);
+}
+
+/* drop_path alone: of one block a sample has both branches, one, or none; the last block drops the most. */
+TEST(dropped_samples)
+{
+    enum { N = 64 };
+    kd_vit_desc d = small();
+    kd_model *m = NULL;
+    kd_tape *tape = NULL;
+    d.drop_path = 0.5f;
+    CHECK_OK(kd_zoo_vit(&m, NULL, &d, 7));
+    CHECK_OK(kd_model_tap(m, "blocks.0"));
+    CHECK_OK(kd_model_tap(m, "blocks.1"));
+    CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_TRAIN));
+    kd_tensor *x = kd_tape_tensor(tape, KD_F32, 4, (size_t[]){ N, 8, 8, 3 });
+    for (size_t i = 0; i < N * 192; i++) kd_tensor_f32(x)[i] = (float)(i % 192) / 100;   /* all alike */
+    (void)kd_model_forward(m, tape, x);
+    CHECK_OK(kd_tape_status(tape));
+    const size_t each = 5 * 12;
+    size_t kinds = 0, none = 0;
+    const float *before = kd_tensor_f32(kd_model_tapped(m, tape, "blocks.0"));
+    const float *after = kd_tensor_f32(kd_model_tapped(m, tape, "blocks.1"));
+    for (size_t i = 0; i < N; i++) {
+        size_t j = 0;
+        CHECK(memcmp(before + i * each, before, each * sizeof(float)) == 0);   /* the first block drops nothing */
+        while (j < i && memcmp(after + i * each, after + j * each, each * sizeof(float)) != 0) j++;
+        kinds += j == i;
+        none += memcmp(after + i * each, before, each * sizeof(float)) == 0;
+    }
+    CHECK(kinds == 4);
+    CHECK(none > 4 && none < 32);   /* 16 of 64 are expected, deviation 3.5: within 4 of these */
+    kd_model_free(m);
+    kd_tape_free(tape);
+}
+
+/* A step as DeiT is trained: the class head learns from labels, the other from a teacher; both get gradients.  Each allocation failing in
+ * turn is KD_ERR_NOMEM and leaks nothing. */
+static kd_status distil(kd_context *ctx, float *norms)
+{
+    enum { N = 4 };
+    static const char *const heads[] = { "head.weight", "head_dist.weight", "dist_token" };
+    static const float teacher[N * 3] = { 1, 0, 0, 0, 1, 0, 0, 0, 1, 2, 0, 1 };
+    static int32_t classes[N] = { 2, 0, 1, 1 };
+    kd_vit_desc d = small();
+    kd_loss_distill_desc how;
+    kd_model *m = NULL;
+    kd_tape *tape = NULL;
+    kd_loss_distill *loss = NULL;
+    kd_tensor *labels = NULL;
+    d.distilled = 1;
+    d.drop_path = 0.1f;
+    kd_loss_distill_desc_init(&how, sizeof how);
+    how.method = KD_DISTILL_DEIT_HARD;
+    kd_status st = kd_zoo_vit(&m, ctx, &d, 1);
+    if (st == KD_OK) st = kd_loss_distill_create(&loss, ctx, &how);
+    if (st == KD_OK) st = kd_tape_create(&tape, ctx, KD_TAPE_TRAIN);
+    if (st == KD_OK) st = kd_tensor_wrap(&labels, ctx, KD_I32, 1, (size_t[]){ N }, NULL, classes);
+    if (st == KD_OK) {
+        kd_tensor *x = kd_tape_tensor(tape, KD_F32, 4, (size_t[]){ N, 8, 8, 3 });
+        for (size_t i = 0; kd_tape_status(tape) == KD_OK && i < N * 192; i++) kd_tensor_f32(x)[i] = (float)(i % 97) / 50 - 1;
+        kd_distill_inputs in = { .struct_size = sizeof in, .labels = labels };
+        in.student = kd_model_forward(m, tape, x);
+        in.student_second = kd_model_tapped(m, tape, "head_dist");
+        in.teacher = kd_tape_constant(tape, 2, (size_t[]){ N, 3 }, teacher);
+        st = kd_backward(tape, kd_loss_distill_apply_inputs(loss, tape, &in));
+        for (size_t k = 0; st == KD_OK && k < 3; k++) {
+            const float *g = kd_model_grad(m, heads[k]);
+            for (size_t i = 0; i < 12; i++) norms[k] += g[i] * g[i];
+        }
+    }
+    kd_tensor_free(labels);
+    kd_tape_free(tape);
+    kd_loss_distill_free(loss);
+    kd_model_free(m);
+    return st;
+}
+
+TEST(distillation_token_learns)
+{
+    float norms[3] = { 0 };
+    CHECK_OK(distil(NULL, norms));
+    for (size_t k = 0; k < 3; k++) CHECK(norms[k] > 0);
+    for (size_t i = 1, done = 0; !done && i < 2000; i++) {
+        kdtest_alloc a;
+        kdtest_alloc_begin(&a, 1, KD_ISA_AUTO);
+        const size_t before = a.calls;
+        a.fail_at = before + i;
+        const kd_status st = distil(a.ctx, norms);
+        done = a.calls < a.fail_at;
+        CHECK_MSG(done ? st == KD_OK : st == KD_ERR_NOMEM, "allocation %zu: %s", i, kd_status_name(st));
+        kdtest_alloc_end(&a);
+    }
+}
+
+TEST(bad_input)
+{
+    kd_vit_desc d = small();
+    kd_model *m = NULL;
+    CHECK_STATUS(kd_zoo_vit(NULL, NULL, &d, 1), KD_ERR_ARG);
+#define REFUSED(field, value, text)                                    \
+    do {                                                               \
+        d = small();                                                   \
+        d.field = value;                                               \
+        CHECK_STATUS(kd_zoo_vit(&m, NULL, &d, 1), KD_ERR_ARG);         \
+        CHECK(m == NULL);                                              \
+        CHECK_ERROR_HAS(text);                                         \
+    } while (0)
+    REFUSED(patch, 3, "kd_zoo_vit: image 8 is not 1 to 4096 times patch 3");
+    REFUSED(patch, 0, "patch 0");
+    REFUSED(image, 0, "image 0");
+    REFUSED(heads, 5, "heads 5 do not divide width 12");
+    REFUSED(heads, 0, "heads 0");
+    REFUSED(width, 0, "width 0");
+    REFUSED(depth, 0, "depth 0");
+    REFUSED(channels, 0, "channels 0");
+    REFUSED(classes, 0, "classes 0");
+    REFUSED(mlp_ratio, 0, "mlp_ratio 0");
+    REFUSED(drop_path, 1.0f, "drop_path 1");
+    REFUSED(dropout, -0.5f, "dropout -0.5");
+    d = small();
+    d.width = SIZE_MAX / 2 * 2;
+    CHECK_STATUS(kd_zoo_vit(&m, NULL, &d, 1), KD_ERR_OVERFLOW);
+
+    d = small();
+    CHECK_OK(kd_zoo_vit(&m, NULL, &d, 1));
+    kd_tape *tape = NULL;
+    CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_INFER));
+    kd_tensor *x = kd_tape_tensor(tape, KD_F32, 4, (size_t[]){ 1, 12, 8, 3 });
+    CHECK_OK(kd_tensor_fill(x, 0));
+    (void)kd_model_forward(m, tape, x);
+    CHECK(kd_tape_status(tape) == KD_ERR_SHAPE);
+    CHECK_ERROR_HAS("x [1, 12, 8, 3] gives 6 patches: the model has positions for 4");
+    kd_tape_free(tape);
+    kd_model_free(m);
+}
