@@ -26,8 +26,8 @@ OPS = (
     "add", "sub", "mul", "div", "scale", "neg", "exp", "log", "sqrt", "square", "abs", "clamp", "relu", "leaky_relu", "gelu",
     "gelu_tanh", "silu", "sigmoid", "tanh", "softplus", "sum", "mean", "max", "matmul", "linear", "conv2d", "conv1d",
     "max_pool2d", "avg_pool2d", "global_avg_pool", "batch_norm", "layer_norm", "group_norm", "l2_normalize", "softmax",
-    "log_softmax", "contiguous", "reshape", "permute", "slice", "concat", "pad", "embedding", "dropout", "mse", "smooth_l1",
-    "cross_entropy", "kl_div", "cosine_similarity", "lstm", "gru", "custom", "fused",
+    "log_softmax", "attention", "contiguous", "reshape", "permute", "slice", "concat", "pad", "embedding", "dropout", "mse",
+    "smooth_l1", "cross_entropy", "kl_div", "cosine_similarity", "lstm", "gru", "custom", "fused",
 )
 
 # layers.def
@@ -309,6 +309,20 @@ STRUCTS = {
         ("hidden", "size_t", ""),
         ("classes", "size_t", ""),
         ("batch_norm", "uint32_t", ""),
+        ("dropout", "float", ""),
+    ),
+    "kd_vit_desc": (
+        ("struct_size", "size_t", ""),
+        ("image", "size_t", ""),
+        ("patch", "size_t", ""),
+        ("channels", "size_t", ""),
+        ("width", "size_t", ""),
+        ("depth", "size_t", ""),
+        ("heads", "size_t", ""),
+        ("mlp_ratio", "size_t", ""),
+        ("classes", "size_t", ""),
+        ("distilled", "uint32_t", ""),
+        ("drop_path", "float", ""),
         ("dropout", "float", ""),
     ),
     "kd_loss_distill_desc": (
@@ -660,6 +674,11 @@ FUNCTIONS = {
     "kd_l2_normalize": ("kd_tensor *", "kd_tape *tape, kd_tensor *x, float eps"),
     "kd_softmax": ("kd_tensor *", "kd_tape *tape, kd_tensor *x, float temperature"),
     "kd_log_softmax": ("kd_tensor *", "kd_tape *tape, kd_tensor *x, float temperature"),
+    "kd_attention": (
+        "kd_tensor *",
+        "kd_tape *tape, kd_tensor *q, kd_tensor *k, kd_tensor *v, size_t heads, float scale, int32_t causal, kd_tensor "
+        "*mask"
+    ),
     "kd_lstm": (
         "kd_tensor *",
         "kd_tape *tape, kd_tensor *x, kd_tensor *h0, kd_tensor *c0, kd_tensor *weight_ih, kd_tensor *weight_hh, "
@@ -782,6 +801,8 @@ FUNCTIONS = {
     "kd_zoo_create": ("kd_status", "kd_model **out, kd_context *ctx, const char *name, size_t classes, uint64_t seed"),
     "kd_zoo_count": ("size_t", ""),
     "kd_zoo_name": ("const char *", "size_t i"),
+    "kd_vit_desc_init": ("void", "kd_vit_desc *desc, size_t struct_size"),
+    "kd_zoo_vit": ("kd_status", "kd_model **out, kd_context *ctx, const kd_vit_desc *desc, uint64_t seed"),
     "kd_loss_distill_desc_init": ("void", "kd_loss_distill_desc *desc, size_t struct_size"),
     "kd_loss_distill_desc_for": ("kd_status", "kd_loss_distill_desc *desc, size_t struct_size, uint32_t method"),
     "kd_loss_distill_create": ("kd_status", "kd_loss_distill **out, kd_context *ctx, const kd_loss_distill_desc *desc"),

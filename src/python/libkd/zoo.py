@@ -87,11 +87,6 @@ def create(name: str, classes: int = 10, seed: int = 0, *, context: Context | No
     return Model._adopt(model.value, context)
 
 
-def names() -> list[str]:
-    """What `create` makes."""
-    return [lib.kd_zoo_name(i).decode() for i in range(lib.kd_zoo_count())]
-
-
 def vit(seed: int = 0, *, image: int | None = None, patch: int | None = None, channels: int | None = None,
         width: int | None = None, depth: int | None = None, heads: int | None = None, mlp_ratio: int | None = None,
         classes: int | None = None, distilled: int | None = None, drop_path: float | None = None,
@@ -121,3 +116,8 @@ def vit(seed: int = 0, *, image: int | None = None, patch: int | None = None, ch
     model = c_void_p()
     check(lib.kd_zoo_vit(byref(model), Context._of(context), byref(desc), seed))
     return Model._adopt(model.value, context)
+
+
+def names() -> list[str]:
+    """What `create` makes."""
+    return [lib.kd_zoo_name(i).decode() for i in range(lib.kd_zoo_count())]
