@@ -9,7 +9,11 @@
 #define SHARED_NAME(name) KD_K(name)
 #endif
 #define KERNEL(name, args) void KD_K(name) args;
+#if defined KD_ISA_avx512 && defined KD_AMALGAMATION   /* defined above, for another target */
+#define SHARED(name, args)
+#else
 #define SHARED(name, args) void SHARED_NAME(name) args;
+#endif
 #include "kernels/kernels.def"
 #undef KERNEL
 #undef SHARED

@@ -609,7 +609,8 @@ static void write_kernels(writer *w, const names *sources, const set *s)
     names kept = w->done;
     size_t kept_n = kept.n;
     for (size_t i = 0; i < sources->n; i++) write_headers(w, sources->s[i], true);
-    add(&w->out, "\n#define KERNEL(name, args) KD_PRIVATE void KD_K(name) args;\n#define SHARED KERNEL\n");
+    add(&w->out, "\n#define KERNEL(name, args) KD_PRIVATE void KD_K(name) args;\n");
+    add(&w->out, strcmp(s->name, "avx512") == 0 ? "#define SHARED(name, args)   /* AVX2's */\n" : "#define SHARED KERNEL\n");
     write_file(w, "src/kernels/kernels.def");
     add(&w->out, "#undef KERNEL\n#undef SHARED\n");
     for (size_t i = 0; i < sources->n; i++) {
