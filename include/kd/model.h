@@ -226,6 +226,7 @@ KD_API KD_MUST_USE kd_status kd_model_save(const kd_model *model, const char *pa
 #define KD_LOAD_STRICT     0u   /* the file holds exactly the model's names              */
 #define KD_LOAD_MISSING_OK 1u   /* parameters the file lacks keep their values          */
 #define KD_LOAD_EXTRA_OK   2u   /* tensors the model lacks are passed over               */
+#define KD_LOAD_RESIZE_POSITIONS 4u   /* "pos_embed" of another grid is interpolated (bicubic, as timm does) */
 /* Read weights and buffers into a finished model, all or nothing.  KD_ERR_SHAPE / KD_ERR_FORMAT list the names that are
  * missing, unexpected or of another shape. "num_batches_tracked" entries are always passed over. f16, bf16, f64 tensors are
  * converted. */

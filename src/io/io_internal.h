@@ -106,4 +106,9 @@ void kd__text_put(kd__text *text, const char *data, size_t bytes);
 void kd__text_string(kd__text *text, const char *string);
 void kd__text_u64(kd__text *text, uint64_t value);
 void kd__text_json(kd__text *text, const char *string);   /* quoted and escaped */
+/* ---- positions.c: a pos_embed [1, special + side^2, width] for a grid of another side ------------------------------ */
+/* Its sizes; false: `shape` is none with 1 or 2 special tokens. */
+bool      kd__positions_grid(const size_t *shape, size_t rank, size_t *side, size_t *special);
+/* Bicubic, stretched where the grid shrinks, as timm does it; the special tokens stay. */
+kd_status kd__positions_resize(kd_context *ctx, const float *in, size_t from, size_t special, size_t width, float *out, size_t to);
 #endif

@@ -138,6 +138,17 @@ static bool is_float(const char *dtype)
            strcmp(dtype, "F64") == 0;
 }
 
+/* A vision transformer's positions, which may be those of another grid. */
+static bool resizable(const loading *l, const kd_param_info *p, const kd_safetensors_info *found)
+{
+    size_t side, special, other_side, other;
+    const char *name = strrchr(p->name, '.');
+    const size_t rank = kd_tensor_rank(p->tensor);
+    return l->flags & KD_LOAD_RESIZE_POSITIONS && strcmp(name ? name + 1 : p->name, "pos_embed") == 0 && rank == 3 && found->rank == 3 &&
+           found->shape[2] == kd_tensor_size(p->tensor, 2) && kd__positions_grid(p->tensor->shape, rank, &side, &special) &&
+           kd__positions_grid(found->shape, rank, &other_side, &other) && other == special;
+}
+
 /* Compare one parameter with the file's tensor of its name. */
 static void compare(loading *l, const kd_param_info *p, const kd_safetensors_info *found)
 {
@@ -149,7 +160,7 @@ static void compare(loading *l, const kd_param_info *p, const kd_safetensors_inf
         want[i] = kd_tensor_size(p->tensor, axes ? axes[i] : i);
         same = same && found->shape[i] == want[i];
     }
-    if (!same) {
+    if (!same && !resizable(l, p, found)) {
         kd__format(text, sizeof text, "%s is %S in the file, %S in the model", kd__show(p->name).text, found->rank,
                    found->shape, rank, want);
         add(&l->shapes, text);
@@ -203,6 +214,21 @@ static kd_status match(loading *l)
 
 /* ---- loading: the numbers --------------------------------------------------------------------------- */
 
+/* The file's positions at another size, into `out`. */
+static kd_status read_positions(loading *l, const kd_param_info *p, const kd_tensor *from, float *out)
+{
+    size_t from_side, to_side, special;
+    kd_tensor *plain = NULL;
+    (void)kd__positions_grid(p->tensor->shape, 3, &to_side, &special);
+    (void)kd__positions_grid(from->shape, 3, &from_side, &special);
+    KD_TRY(kd_tensor_create(&plain, l->model->ctx, KD_F32, 3, from->shape));
+    kd_status status = kd_tensor_copy(plain, from);
+    if (status == KD_OK)
+        status = kd__positions_resize(l->model->ctx, plain->data, from_side, special, from->shape[2], out, to_side);
+    kd_tensor_free(plain);
+    return status;
+}
+
 static kd_status read_one(loading *l, size_t i)
 {
     kd_param_info p = { .struct_size = sizeof p };
@@ -212,6 +238,12 @@ static kd_status read_one(loading *l, size_t i)
     for (size_t a = 0; a < KD_MIN(rank, (size_t)KD_MAX_RANK); a++) shape[a] = kd_tensor_size(p.tensor, a);
     kd_tensor *from = NULL, *to = NULL, *view = NULL;
     kd_status status = kd_safetensors_read(l->file, l->entry[i], &from);
+    if (status == KD_OK && from->rank == 3 && rank == 3 && from->shape[1] != shape[1] && l->flags & KD_LOAD_RESIZE_POSITIONS &&
+        !file_axes(&p)) {
+        status = read_positions(l, &p, from, block + p.offset);
+        kd_tensor_free(from);
+        return status;
+    }
     if (status == KD_OK) status = kd_tensor_wrap(&to, l->model->ctx, KD_F32, rank, shape, NULL, block + p.offset);
     if (status == KD_OK) status = file_view(&view, to, &p);
     if (status == KD_OK) status = kd_tensor_copy(view, from);
@@ -283,7 +315,7 @@ kd_status kd_model_load(kd_model *model, const char *path, uint32_t flags)
     KD__FP_SCOPE;
     KD_TRY(check_model(model, "kd_model_load"));
     KD_NEED(path);
-    if (flags & ~(KD_LOAD_MISSING_OK | KD_LOAD_EXTRA_OK))
+    if (flags & ~(KD_LOAD_MISSING_OK | KD_LOAD_EXTRA_OK | KD_LOAD_RESIZE_POSITIONS))
         return kd__fail(KD_ERR_ARG, "kd_model_load: flags 0x%x: unknown", flags);
     kd_safetensors *file;
     kd_status status = kd_safetensors_open(&file, model->ctx, path, 0);

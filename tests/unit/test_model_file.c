@@ -392,7 +392,7 @@ TEST(arguments)
     CHECK_STATUS(kd_model_save(m, NULL), KD_ERR_ARG);
     CHECK_STATUS(kd_model_load(NULL, path, 0), KD_ERR_ARG);
     CHECK_STATUS(kd_model_load(m, NULL, 0), KD_ERR_ARG);
-    CHECK_STATUS(kd_model_load(m, path, 4), KD_ERR_ARG);
+    CHECK_STATUS(kd_model_load(m, path, 8), KD_ERR_ARG);
     CHECK_STATUS(kd_model_load(m, kdtest_path("nothing"), 0), KD_ERR_IO);
     CHECK_ERROR_HAS("kd_model_load: kd_safetensors_open: ");
     CHECK_STATUS(kd_model_save(m, kdtest_path("no/such/dir")), KD_ERR_IO);

@@ -1,6 +1,7 @@
 /* test_vit.c - vision transformers of the zoo: sizes, published parameter counts, dropped paths, memory, what is refused.
  * SPDX-License-Identifier: MIT */
-#include "kdtest.h"
+#include "kdtest_file.h"
+#include "../golden/probe.h"
 
 static kd_vit_desc small(void)
 {
@@ -177,6 +178,53 @@ TEST(distillation_token_learns)
         CHECK_MSG(done ? st == KD_OK : st == KD_ERR_NOMEM, "allocation %zu: %s", i, kd_status_name(st));
         kdtest_alloc_end(&a);
     }
+}
+
+/* Positions of a 3x3 grid for models of 5x5 and 2x2: PyTorch's F.interpolate(mode="bicubic", antialias=True). */
+TEST(positions_of_another_grid)
+{
+    static const double five[] = {
+        0.4504367, 0.273088486, 0.127414417, 0.131580422, -0.317262978, -0.129053743, -0.0769615893, -0.404825853, 0.133734746,
+        -0.558129029, 0.287134128, 0.279756301, 0.0520055758, 0.0864413349, -0.262597223, -0.213636078, -0.035132689, -0.266372993,
+        0.152104291, -0.266966328, 0.0119800107, 0.313652645, -0.0908579141, 0.0302178126, -0.204387724, -0.348376632, 0.0344043187,
+        -0.0704625445, 0.206086916, 0.157637922, -0.157963411, 0.451758686, -0.260811577, 0.0980377629, -0.343708027, -0.391395365,
+        0.0724821626, -0.142701083, 0.358510029, 0.0787087145, -0.239288397, 0.539624135, -0.357328415, 0.149550298, -0.442952635,
+        -0.404510314, 0.0897988564, -0.213183319, 0.453581982, -0.0224694685
+    };
+    static const double two[] = { 0.0532458887, 0.0871790129, -0.0322812524, -0.265152057, -0.256891474, 0.101228509, 0.0733965135,
+                                  -0.140257811 };
+    const char *path = kdtest_path("vit.safetensors");
+    kd_vit_desc d = small();
+    kd_model *m = NULL;
+    kd_param_info p = { .struct_size = sizeof p };
+    d.image = 12;
+    d.width = 2;
+    d.heads = 1;
+    CHECK_OK(kd_zoo_vit(&m, NULL, &d, 1));
+    CHECK_OK(kd_model_find(m, "pos_embed", &p));
+    float *v = kd_tensor_f32(p.tensor);
+    v[0] = 3;
+    v[1] = 4;
+    for (uint32_t i = 0; i < 18; i++) v[2 + i] = (float)number(5, i);
+    CHECK_OK(kd_model_save(m, path));
+    kd_model_free(m);
+    for (size_t side = 2; side <= 5; side += 3) {
+        d.image = 4 * side;
+        CHECK_OK(kd_zoo_vit(&m, NULL, &d, 2));
+        CHECK_STATUS(kd_model_load(m, path, 0), KD_ERR_SHAPE);
+        CHECK_ERROR_HAS("pos_embed is [1, 10, 2] in the file");
+        CHECK_OK(kd_model_load(m, path, KD_LOAD_RESIZE_POSITIONS));
+        CHECK_OK(kd_model_find(m, "pos_embed", &p));
+        v = kd_tensor_f32(p.tensor);
+        CHECK(v[0] == 3 && v[1] == 4);
+        for (size_t i = 0; i < 2 * side * side; i++) CHECK_NEAR((double)v[2 + i], (side == 5 ? five : two)[i], 1e-7);   /* 9 digits */
+        kd_model_free(m);
+    }
+    d.distilled = 1;   /* another number of special tokens is another model */
+    d.image = 12;
+    CHECK_OK(kd_zoo_vit(&m, NULL, &d, 2));
+    CHECK_STATUS(kd_model_load(m, path, KD_LOAD_RESIZE_POSITIONS | KD_LOAD_MISSING_OK), KD_ERR_SHAPE);
+    kd_model_free(m);
 }
 
 TEST(bad_input)

@@ -319,14 +319,17 @@ class Model(Object, ModelMethods):
         """Write a safetensors file in PyTorch's layout, buffers included.  Atomic.  KdIOError."""
         check_path(lib.kd_model_save(self._h, encode_path(path)), path)
 
-    def load(self, path: str | os.PathLike, *, missing_ok: bool = False, extra_ok: bool = False) -> None:
+    def load(self, path: str | os.PathLike, *, missing_ok: bool = False, extra_ok: bool = False,
+             resize_positions: bool = False) -> None:
         """Read a safetensors file, libkd's or PyTorch's: all or nothing.  KdArgumentError and KdFormatError list what is missing,
         unexpected or of another shape.
 
         missing_ok: parameters the file lacks keep their values
         extra_ok: tensors the model lacks are passed over
+        resize_positions: "pos_embed" of another grid is interpolated
         """
-        check_path(lib.kd_model_load(self._h, encode_path(path), (1 if missing_ok else 0) | (2 if extra_ok else 0)), path)
+        flags = (1 if missing_ok else 0) | (2 if extra_ok else 0) | (4 if resize_positions else 0)
+        check_path(lib.kd_model_load(self._h, encode_path(path), flags), path)
 
     def __repr__(self) -> str:
         return "<libkd.Model closed>" if self.closed else f"<libkd.Model, {self.size} parameters>"
