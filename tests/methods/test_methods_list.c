@@ -100,7 +100,7 @@ TEST(pages_are_made_from_these_sources)
     char *output = kdtest_run(&status, "sh tests/tools/gen_methods.sh '%s'", kdtest_tmp());
     CHECK_MSG(status == 0, "%s", output);
     free(output);
-    output = kdtest_run(&status, "diff -r '%s/methods' docs/methods", kdtest_tmp());
+    output = kdtest_run(&status, "diff -r -x results.md '%s/methods' docs/methods", kdtest_tmp());
     CHECK_MSG(status == 0, "docs/methods is not up to date: make docs\n%.1000s", output);
     free(output);
 }

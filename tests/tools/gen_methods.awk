@@ -15,7 +15,8 @@ BEGIN {
         "Every method of `kd_loss_distill` (outputs) and of `kd_loss_feature` (features and relations), made by " \
         "`tests/tools/gen_methods.sh` from the comments in `src/distill/`.\nA page says what is computed, what it divides by, " \
         "what is held constant, where paper and public code differ and what was decided.\n" \
-        "`kd_method_find(\"dkd\", &info)` gives the same list to a program.\n\n" \
+        "`kd_method_find(\"dkd\", &info)` gives the same list to a program.\n" \
+        "What each is worth on few labels of handwritten digits, and what it costs: [results](results.md) (`make methods`).\n\n" \
         "| method | constant | for | source | formula | divides by | defaults |\n|---|---|---|---|---|---|---|\n" > index_page
 }
 

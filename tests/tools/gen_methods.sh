@@ -6,5 +6,7 @@
 cd "$(dirname "$0")/../.." || exit 1
 out=${1:-docs}/methods
 mkdir -p "$out" || exit 1
-rm -f "$out"/*.md
+for page in "$out"/*.md; do   # results.md is `make methods`'s
+  case $page in */results.md) ;; *) rm -f "$page" ;; esac
+done
 LC_ALL=C exec awk -v out="$out" -f tests/tools/gen_methods.awk src/distill/methods.def
