@@ -5,7 +5,7 @@
  * roundings of 2^-24 that mostly cancel; golden_zoo.h says how far PyTorch's own float32 is from the numbers: far less.
  * Gradients jump where an input of a ReLU is so near 0 that rounding decides its sign.  In a deep network there are such inputs,
  * for libkd's float32 as for PyTorch's, and the bound is 5e-2; where none is nearer than 5e-6 of the inputs' standard deviation,
- * which rounding does not reach, it is 1e-4 as for the rest. */
+ * and rounding changed no sign on the way here (bits are the same everywhere), it is 1e-4 as for the rest. */
 #include "probe.h"
 #include "golden_zoo.h"
 

@@ -60,15 +60,17 @@ class Net:
     def bn(self, x, name):
         c = (x.shape[1],)
         mean, var = self.get(name + ".running_mean", c, 0.5, 0.0, True), self.get(name + ".running_var", c, 1.0, 1.0, True)
-        return F.batch_norm(x, mean, var, self.get(name + ".weight", c, 0.5, 0.875), self.get(name + ".bias", c, 0.5), self.train, 0.1, 1e-5)
+        weight, bias = self.get(name + ".weight", c, 0.5, 0.875), self.get(name + ".bias", c, 0.5)
+        return F.batch_norm(x, mean, var, weight, bias, self.train, 0.1, 1e-5)
 
     def unit(self, x, conv, bn, out, k, stride=1, groups=1, relu=True):
         x = self.bn(self.conv(x, conv, out, k, stride, groups), bn)
         return self.relu(x) if relu else x
 
     def relu(self, x):
-        """Notes how near its inputs come to the kink, in standard deviations."""
-        self.margin = min(self.margin, float(x.detach().abs().min() / x.detach().std()))
+        """Notes how near its inputs come to the kink, in standard deviations; sums of zeros are zeros in any precision."""
+        v = x.detach()
+        self.margin = min(self.margin, float(v[v != 0].abs().min() / v.std()))
         return F.relu(x)
 
     def tap(self, name, x):
@@ -259,7 +261,7 @@ def measure(name, stream, dtype):
     logits = forward(n, x)
     loss = F.cross_entropy(logits, torch.arange(batch) * 3 % CLASSES)
     loss.backward()
-    out["train"], out["loss"] = logits.detach().double().numpy().reshape(-1), float(loss)
+    out["train"], out["loss"] = logits.detach().double().numpy().reshape(-1), loss.item()
     groups = {}
     for k, v in n.state.items():
         add(groups, k.split(".")[0], *probe(k, libkd_order(v.grad)))
@@ -335,14 +337,15 @@ def main():
         other = measure(name, stream, torch.float32)[0]
         forward, moved = far(got, other, ("taps",)), far(got, other, ("taps", "groups"))
         furthest = max(furthest, forward)
-        print(f"{name}: {got['size']} parameters, PyTorch in float32 {forward:.1e} away, gradients {moved:.1e}; stream {stream}, margin {margin:.1e}",
-              file=sys.stderr)
+        print(f"{name}: {got['size']} parameters, PyTorch in float32 {forward:.1e} away, gradients {moved:.1e}; "
+              f"stream {stream}, margin {margin:.1e}", file=sys.stderr)
         try:
             against_timm(name, x)
         except ImportError:
             pass
         rows = lambda k: "{ " + ",\n        ".join(f'{{ "{p}", {a:.17g}, {d:.17g} }}' for p, a, d in got[k]) + " }"
-        entries.append(f'    {{ "{name}", {side}, {batch}, {quick}, {stream}, {got["size"]}, 0x{got["names"]:x}u, {margin:.2g}, '
+        entries.append(f'    {{ "{name}", {side}, {batch}, {quick}, {stream}, {got["size"]}, '
+                       f'0x{got["names"]:x}u, {margin:.2g}, '
                        f'{got["loss"]:.17g},\n      {listed(got["eval"])},\n      {listed(got["train"])},\n'
                        f'      {rows("taps")},\n      {rows("groups")} }},')
     print(HEAD % (furthest, CLASSES))
