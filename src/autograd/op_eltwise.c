@@ -171,7 +171,9 @@ static void binary_backward(kd_tape *tape, kd__node *node, uint32_t f)
             continue;
         }
         const float *dy = kd__grad_out(tape, y);
-        kd_status status = kd__binary_backward(tape->ctx, plan, f, which, dy, a->data, b->data, grad, accumulate);
+        /* a sum's operands may be given back by now: the kernel loads what it does not use, so it gets what is as large */
+        const bool sum = f == KD_BINARY_ADD || f == KD_BINARY_SUB;
+        kd_status status = kd__binary_backward(tape->ctx, plan, f, which, dy, sum ? dy : a->data, sum ? dy : b->data, grad, accumulate);
         if (status != KD_OK) kd__tape_fail(tape, status);
     }
 }
