@@ -71,7 +71,7 @@ static const struct { const char *name, *note; } notes[] = {
     { "uskd", "no teacher: 100 labelled images; its weak head sits on the second stage" },
     { "tfkd", "no teacher: 100 labelled images" },
     { "label_smoothing", "no teacher; on the 100 labelled images only: elsewhere a uniform teacher says nothing" },
-    { "uld", "with cross-entropy, 1 and 1.5 as in its paper; below, since on images without a label it asks for certainty about any class" },
+    { "uld", "with cross-entropy, 1 and 1.5 as in its paper; below: without a label it asks for certainty about any class" },
     { "pskd", "its own outputs an epoch ago, on the 100 labelled images" },
     { "mlkd", "strong view: the images moved by up to a pixel; cross-entropy on both views" },
     { "deit_soft", "tested with the mean of both heads" },

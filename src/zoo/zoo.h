@@ -6,8 +6,13 @@
 
 /* Add the layers of an architecture to `root`; a, b: its numbers in the table of names (zoo.c).  Errors are the model's. */
 typedef void kd__zoo_build(kd_layer *root, size_t a, size_t b, size_t classes);
-kd__zoo_build kd__zoo_resnet_cifar, kd__zoo_resnet, kd__zoo_wrn, kd__zoo_vgg, kd__zoo_mobilenetv2, kd__zoo_shufflenetv1,
-              kd__zoo_shufflenetv2;
+void kd__zoo_resnet_cifar(kd_layer *root, size_t a, size_t b, size_t classes);
+void kd__zoo_resnet(kd_layer *root, size_t a, size_t b, size_t classes);
+void kd__zoo_wrn(kd_layer *root, size_t a, size_t b, size_t classes);
+void kd__zoo_vgg(kd_layer *root, size_t a, size_t b, size_t classes);
+void kd__zoo_mobilenetv2(kd_layer *root, size_t a, size_t b, size_t classes);
+void kd__zoo_shufflenetv1(kd_layer *root, size_t a, size_t b, size_t classes);
+void kd__zoo_shufflenetv2(kd_layer *root, size_t a, size_t b, size_t classes);
 
 /* A model made by `build`. */
 kd_status kd__zoo_make(kd_model **out, kd_context *ctx, kd__zoo_build *build, size_t a, size_t b, size_t classes, uint64_t seed);

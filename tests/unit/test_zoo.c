@@ -247,7 +247,8 @@ TEST(every_name)
         const char *name = kd_zoo_name(i);
         for (size_t j = 0; j < i; j++) CHECK(strcmp(name, kd_zoo_name(j)) != 0);
         kd_model *m = NULL, *clone = NULL;
-        static const char *const large[] = { "110", "32x4", "vgg", "resnet56", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152" };
+        static const char *const large[] = { "110", "32x4", "vgg", "resnet56", "resnet18", "resnet34", "resnet50", "resnet101",
+                                             "resnet152" };
         bool skip = false;
         for (size_t j = 0; j < sizeof large / sizeof *large; j++) skip |= strstr(name, large[j]) != NULL;
         if (skip && !kdtest_full()) continue;
