@@ -164,7 +164,10 @@ all: $(if $(STATIC),$(A)) $(if $(SHARED),$(SO)) $(PC) ## the library, static and
 
 # Rooms leave the loops over numbers to kernels, and are compiled small, but for the files that go over numbers, rows or tiles themselves.
 FAST := $(addprefix $(OBJ)/,tensor/convert.o tensor/copy.o tensor/conv_direct.o tensor/conv_weight.o tensor/gemm.o)
-$(filter-out $(FAST),$(filter $(foreach room,base cpu tensor autograd nn distill optim zoo data io,$(OBJ)/$(room)/%),$(OBJS))): \
+# Methods whose rows are loops of their own: four numbers at a time.
+LOOPS := $(addprefix $(OBJ)/distill/,akl.o binary.o ctkd.o row_ops.o skew_kl.o skew_reverse_kl.o tvd.o uld.o uskd.o)
+$(LOOPS): SMALL = $(if $(filter -O2,$(CFLAGS)),-ftree-vectorize -fvect-cost-model=cheap)
+$(filter-out $(FAST) $(LOOPS),$(filter $(foreach room,base cpu tensor autograd nn distill optim zoo data io,$(OBJ)/$(room)/%),$(OBJS))): \
   SMALL = $(if $(filter -O2,$(CFLAGS)),-Os)
 $(OBJ)/%.o: src/%.c
 	@mkdir -p $(@D)

@@ -27,31 +27,40 @@ void kd__row_add(const kd__kernels *k, float *y, const float *x, size_t n, float
 
 double kd__two_level_row(const kd__soft *s, size_t r, size_t label, double yes, double no, float temperature, float *scratch)
 {
+    const kd__kernels *k = s->kernels;
     const size_t n = s->classes;
-    double sum = 0, value = 0;
-    s->kernels->softmax_f32(scratch, n, s->student + r * s->student_stride, s->student_stride, 1, n, temperature, 1);
-    if (no > 0) {
-        s->kernels->sum_f32(&sum, scratch, n);
-        value -= no * sum;
-    }
-    if (label < n) value = scratch[label] == -__builtin_inff() ? __builtin_inf() : value - (yes - no) * (double)scratch[label];
+    const float *student = s->student + r * s->student_stride;
+    float *q = scratch, *work = q + n, most;
+    int32_t at;
+    double sum = 0, value;
+    k->softmax_f32(q, n, student, s->student_stride, 1, n, temperature, 0);
+    k->row_max_f32(&most, &at, student, 1, n, n);
+    k->unary_f32(KD_UNARY_SCALE_ADD, work, student, n, 1, -most);
+    if (no > 0) k->sum_f32(&sum, work, n);
+    value = -no * sum / (double)temperature - kd__fixed_log((double)q[at]);   /* the target's mass is 1 */
+    if (label < n)
+        value = work[label] == -__builtin_inff() ? __builtin_inf() : value - (yes - no) * (double)work[label] / (double)temperature;
     if (s->grad) {
         float *grad = s->grad + r * s->grad_stride;
         const double coef = (double)s->coef[r] / (double)temperature;
-        s->kernels->unary_f32(KD_UNARY_EXP, scratch, scratch, n, 0, 0);
-        kd__row_add(s->kernels, grad, scratch, n, (float)coef, (float)(-coef * no));
+        kd__row_add(k, grad, q, n, (float)coef, (float)(-coef * no));
         if (label < n) grad[label] -= (float)(coef * (yes - no));
     }
     return value;
 }
 
-void kd__softened(const kd__soft *s, size_t r, float *lp, float *lq, float *p, float *q)
+double kd__cross_row(const kd__kernels *k, const float *p, const float *logits, const float *q, size_t n, float temperature, float *work,
+                     double *top)
 {
-    const size_t n = s->classes;
-    s->kernels->softmax_f32(lp, n, s->teacher + r * s->teacher_stride, n, 1, n, s->desc->temperature, 1);
-    s->kernels->softmax_f32(lq, n, s->student + r * s->student_stride, n, 1, n, s->desc->temperature, 1);
-    s->kernels->unary_f32(KD_UNARY_EXP, p, lp, n, 0, 0);
-    s->kernels->unary_f32(KD_UNARY_EXP, q, lq, n, 0, 0);
+    float most;
+    int32_t at;
+    double mass;
+    k->row_max_f32(&most, &at, logits, 1, n, n);
+    k->unary_f32(KD_UNARY_SCALE_ADD, work, logits, n, 1, -most);
+    k->sum_f32(&mass, p, n);
+    const double known = kd__fixed_log((double)q[at]);
+    if (top) *top = known;
+    return -(kd__dot_masked(k, p, work, n) / (double)temperature + mass * known);
 }
 
 /* Only differences of g count: without that of the most probable class, what its probability of nearly 1 multiplies is nearly 0. */

@@ -11,10 +11,12 @@ void   kd__row_without(float *out, const float *row, size_t n, size_t hole);
 /* y += a x + b */
 void   kd__row_add(const kd__kernels *k, float *y, const float *x, size_t n, float a, float b);
 /* -sum target log softmax(row / T) of row r for the target `yes` at the class `label`, `no` at the others, yes + (classes - 1) no = 1; no
- * class differs if label is SIZE_MAX.  coef / T (softmax - target) is added to the row's gradient.  scratch: classes floats. */
+ * class differs if label is SIZE_MAX.  coef / T (softmax - target) is added to the row's gradient.  scratch: 2 classes floats. */
 double kd__two_level_row(const kd__soft *s, size_t r, size_t label, double yes, double no, float temperature, float *scratch);
-/* log p and log q of row r at the temperature, and p, q themselves. */
-void   kd__softened(const kd__soft *s, size_t r, float *lp, float *lq, float *p, float *q);
+/* -sum p log q for q = softmax(logits / T) that is there already: one pass without exponentials.  work: n floats; afterwards the logits
+ * less the largest, whose log q is *top (may be NULL). */
+double kd__cross_row(const kd__kernels *k, const float *p, const float *logits, const float *q, size_t n, float temperature, float *work,
+                     double *top);
 /* The row's gradient += coef / T q (g - sum q g), which is dD / d logits for g = dD / dq (of classes with q 0: anything finite); g is
  * overwritten. */
 void   kd__through_softmax(const kd__soft *s, size_t r, float *g, const float *q);

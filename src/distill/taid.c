@@ -18,7 +18,7 @@
  * Traps: the batch uses a as it was before its own update.  `warmup` moves a here and does not scale the term.  The state (a, m, L) is in
  *     the checkpoint.  A loss with a state is for one thread at a time.
  * Published: its tables compare LLM students at 1.1B to 8B (the paper).
- * Cost: three rows of scratch; four numbers of state. */
+ * Cost: four rows of scratch; four numbers of state. */
 #include "distill/row_ops.h"
 
 enum { MOVED, MOMENTUM, BEFORE, SEEN, STATE };   /* a - alpha, m, L, whether there was a batch */
@@ -58,32 +58,29 @@ static void observe(const kd_loss_distill *loss, double soft)
     if (soft - soft == 0) state[BEFORE] = soft, state[SEEN] = 1;
 }
 
-static size_t scratch(const kd__soft *s) { return kd__times(3, s->classes); }
+static size_t scratch(const kd__soft *s) { return kd__times(4, s->classes); }
 
 static void rows(const kd__soft *s)
 {
     const kd__kernels *k = s->kernels;
     const size_t n = s->classes;
     const float t = s->desc->temperature, a = (float)mixing(s->loss);
-    float *lr = s->scratch, *lq = lr + n, *p = lq + n;
+    float *mixed = s->scratch, *v = mixed + n, *q = v + n, *work = q + n;
     for (size_t r = 0; r < s->rows; r++) {
         if (s->coef[r] == 0) continue;
         const float *student = s->student + r * s->student_stride, *teacher = s->teacher + r * s->teacher_stride;
-        for (size_t c = 0; c < n; c++) p[c] = a == 1 ? teacher[c] : a == 0 ? student[c] : (1 - a) * student[c] + a * teacher[c];
-        k->softmax_f32(lr, n, p, n, 1, n, t, 1);
-        k->softmax_f32(lq, n, student, n, 1, n, t, 1);
-        k->unary_f32(KD_UNARY_EXP, p, lr, n, 0, 0);
-        double sum = 0;
-        if (s->desc->form == KD_FORM_CODE) sum = -kd__dot_masked(k, p, lq, n);
-        for (size_t c = 0; s->desc->form != KD_FORM_CODE && c < n; c++)
-            if (p[c] > 0) sum += (double)p[c] * ((double)lr[c] - (double)lq[c]);
-        s->soft[r] = (float)sum;
+        if (a == 0 || a == 1) memcpy(mixed, a == 0 ? student : teacher, n * sizeof *mixed);
+        else k->unary_f32(KD_UNARY_SCALE_ADD, mixed, student, n, 1 - a, 0), k->axpy_f32(mixed, teacher, n, a);
+        k->softmax_f32(v, n, mixed, n, 1, n, t, 0);
+        k->softmax_f32(q, n, student, n, 1, n, t, 0);
+        double value = kd__cross_row(k, v, student, q, n, t, work, NULL);
+        if (s->desc->form != KD_FORM_CODE) value -= kd__cross_row(k, v, mixed, v, n, t, work, NULL);
+        s->soft[r] = (float)value;
         if (!s->grad) continue;
         const float coef = s->coef[r] / t;
         float *grad = s->grad + r * s->grad_stride;
-        k->unary_f32(KD_UNARY_EXP, lq, lq, n, 0, 0);
-        k->axpy_f32(grad, lq, n, coef);
-        k->axpy_f32(grad, p, n, -coef);
+        k->axpy_f32(grad, q, n, coef);
+        k->axpy_f32(grad, v, n, -coef);
     }
 }
 
