@@ -86,9 +86,11 @@ $(PROBED):
 	  lean=; dense=; for f in -fno-inline-functions-called-once -fno-stack-protector; do if has $$f; then lean="$$lean $$f"; fi; done; \
 	  gcse=; if has -fno-gcse; then gcse=-fno-gcse; fi; oz=-Os; if has -Oz; then oz=-Oz; fi; \
 	  for f in -fno-align-jumps -fno-align-labels; do if has $$f; then dense="$$dense $$f"; fi; done; ivopts=; if has -fno-ivopts; then ivopts=-fno-ivopts; fi; \
+	  loops=-ftree-vectorize; if has -fvect-cost-model=cheap; then loops="$$loops -fvect-cost-model=cheap"; fi; \
 	  if has -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3; then level=3; else level=2; fi; \
 	  { echo "HARDEN ?=$$harden"; echo "FORTIFY ?= -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=$$level"; \
-	    echo "LEAN_scalar ?= $$oz$$lean"; echo "DENSE ?=$$dense"; echo "LEAN_vector ?= $$gcse"; echo "LEAN_gemm ?= $$ivopts"; } > $@
+	    echo "LEAN_scalar ?= $$oz$$lean"; echo "DENSE ?=$$dense"; echo "LEAN_vector ?= $$gcse"; echo "LEAN_gemm ?= $$ivopts"; \
+	    echo "LOOP_FLAGS ?= $$loops"; } > $@
 ifneq (,$(if $(MAKECMDGOALS),$(filter-out clean help info dist uninstall,$(MAKECMDGOALS)),all))
 ifeq (,$(SAN))
 include $(PROBED)
@@ -166,7 +168,7 @@ all: $(if $(STATIC),$(A)) $(if $(SHARED),$(SO)) $(PC) ## the library, static and
 FAST := $(addprefix $(OBJ)/,tensor/convert.o tensor/copy.o tensor/conv_direct.o tensor/conv_weight.o tensor/gemm.o)
 # Methods whose rows are loops of their own: four numbers at a time.
 LOOPS := $(addprefix $(OBJ)/distill/,akl.o binary.o ctkd.o row_ops.o skew_kl.o skew_reverse_kl.o tvd.o uld.o uskd.o)
-$(LOOPS): SMALL = $(if $(filter -O2,$(CFLAGS)),-ftree-vectorize -fvect-cost-model=cheap)
+$(LOOPS): SMALL = $(if $(filter -O2,$(CFLAGS)),$(LOOP_FLAGS))
 $(filter-out $(FAST) $(LOOPS),$(filter $(foreach room,base cpu tensor autograd nn distill optim zoo data io,$(OBJ)/$(room)/%),$(OBJS))): \
   SMALL = $(if $(filter -O2,$(CFLAGS)),-Os)
 $(OBJ)/%.o: src/%.c
