@@ -52,7 +52,8 @@ static bool row(const kd__core *c, size_t r, void *scratch, double *value)
         square += d[p] * d[p];
         along += d[p] * a[p];
     }
-    const double far = sqrt(square), paper = pair->loss->desc.form == KD_FORM_PAPER;
+    const double far = sqrt(square);
+    const bool paper = pair->loss->desc.form == KD_FORM_PAPER;
     *value = paper ? far / n : square / (n * (double)hw);
     if (!c->grad[0]) return true;
     double scale = paper ? (far > 0 ? 1 / (far * n) : 0) : 2 / (n * (double)hw);   /* d value / d a = scale d */

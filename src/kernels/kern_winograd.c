@@ -4,6 +4,7 @@
 #include "kernels/kernels.h"
 #include "kernels/epilogue_vector.h"
 
+#ifndef KD_ISA_avx512   /* AVX2 serves: kernels.def */
 /* One axis of a transform; out: 2 or 4 outputs, a constant where this is called. */
 V_FN void weights_axis(const kd_f32x16 g[3], kd_f32x16 *u, const size_t out)
 {
@@ -24,6 +25,7 @@ V_FN void weights_axis(const kd_f32x16 g[3], kd_f32x16 *u, const size_t out)
     u[4] = v_sub(c, d);
     u[5] = g[2];
 }
+#endif
 
 V_FN void input_axis(const kd_f32x16 *d, kd_f32x16 *v, const size_t out)
 {
@@ -248,6 +250,7 @@ V_FN void dy_axis(kd_f32x16 y0, kd_f32x16 y1, kd_f32x16 w[4])
     w[3] = v_neg(y1);
 }
 
+#ifndef KD_ISA_avx512   /* AVX2 serves: kernels.def */
 V_FN void dw_axis(const kd_f32x16 m[4], kd_f32x16 g[3])
 {
     const kd_f32x16 half = v_set1(0.5f), s = v_mul(half, v_add(m[1], m[2]));
@@ -255,6 +258,7 @@ V_FN void dw_axis(const kd_f32x16 m[4], kd_f32x16 g[3])
     g[1] = v_mul(half, v_sub(m[1], m[2]));
     g[2] = v_add(s, m[3]);
 }
+#endif
 
 /* Channels [i, i + n) of a tile whose outputs are y[row of it][column]. */
 V_FN void dy_tile(const kd__winograd_args *p, const float *const y[2][2], size_t i, size_t n, float *v)
