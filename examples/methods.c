@@ -77,7 +77,7 @@ static const struct { const char *name, *note; } notes[] = {
     { "deit_soft", "tested with the mean of both heads" },
     { "deit_hard", "tested with the mean of both heads" },
     { "multi_teacher", "two teachers of different seeds" },
-    { "mutual", "two students teach each other; the first is tested" },
+    { "mutual", "two students in turns of an epoch, each with optimizer and schedule begun anew; the first is tested" },
     { "born_again", "the second generation, taught by a first one that Hinton's loss taught: twice the steps" },
     { "top_k", "the teacher's 3 largest classes" },
 };

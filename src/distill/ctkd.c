@@ -69,7 +69,7 @@ static double turn(const kd_loss_distill *loss)
     return -(double)loss->desc.alpha * (1 - kd__fixed_cos_pi(done < all ? done / all : 1)) / 2;
 }
 
-/* The kernel's arguments for one row: its gradient, value, and numbers. */
+/* The kernel's own, a row's gradient, p and q. */
 static size_t scratch(const kd__soft *s)
 {
     size_t kernel = kd__distill_scratch(s->classes), rows = kd__times(3, s->classes + 32);
@@ -79,13 +79,13 @@ static size_t scratch(const kd__soft *s)
 typedef __attribute__((vector_size(16))) double ctkd_pair;
 
 /* The terms of e^-x - 1 + x up to x^9: 2e-9 of it at 1/2. */
-#define SERIES(x, y)                                                                                                                 \
+#define CTKD_SERIES(x, y) \
     ((y) * (1.0 / 2 + (y) * (1.0 / 24 + (y) * (1.0 / 720 + (y) * (1.0 / 40320))) -                                                   \
             (x) * (1.0 / 6 + (y) * (1.0 / 120 + (y) * (1.0 / 5040 + (y) * (1.0 / 362880))))))
 static double excess(double x)
 {
     if (!(x > -0.5 && x < 0.5)) return kd__fixed_exp(-KD_MIN(KD_MAX(x, -600.0), 600.0)) - 1 + x;
-    return SERIES(x, x * x);
+    return CTKD_SERIES(x, x * x);
 }
 
 /* dKL/dT, or d(T^2 KL)/dT over T^2.  With x = (t - s) / T minus its mean under p, and S = sum p e^-x:  KL = log S, q = p e^-x / S.
@@ -113,7 +113,7 @@ static double derivative(const float *teacher, const float *student, const float
     for (; !holes && most - least < 0.5 * t && c + 2 <= n; c += 2) {   /* two at a time: the sum of each lane, then both */
         const ctkd_pair pc = { (double)p[c], (double)p[c + 1] }, a = { (double)teacher[c], (double)teacher[c + 1] };
         const ctkd_pair b = { (double)student[c], (double)student[c + 1] }, x = (a - b - apart) * over_t;
-        const ctkd_pair e = SERIES(x, x * x), above = b - top;
+        const ctkd_pair e = CTKD_SERIES(x, x * x), above = b - top;
         sums[0] += pc * e;
         sums[1] += pc * x * (a - mean);
         sums[2] += pc * (e - x) * above;
