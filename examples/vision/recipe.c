@@ -105,8 +105,11 @@ void recipe_format(const recipe *r, char *out, size_t cap)
     for (size_t i = 0; i < KEYS && n < cap; i++) {
         const key *k = &keys[i];
         const double *v = (const double *)(const void *)((const char *)r + k->offset);
-        if (k->kind == IS_WORD) n += (size_t)snprintf(out + n, cap - n, "%s = %s\n", k->name, (const char *)r + k->offset);
-        else if (!isnan(*v)) n += (size_t)snprintf(out + n, cap - n, "%s = %.9g\n", k->name, *v);
+        if (!strcmp(k->name, "checkpoint_seconds")) continue;   /* changes nothing */
+        if (k->kind == IS_WORD && strcmp((const char *)r + k->offset, k->word))
+            n += (size_t)snprintf(out + n, cap - n, "%s = %s\n", k->name, (const char *)r + k->offset);
+        if (k->kind == IS_NUMBER && !isnan(*v) && *v != k->fallback)
+            n += (size_t)snprintf(out + n, cap - n, "%s = %.9g\n", k->name, *v);
     }
 }
 

@@ -60,7 +60,7 @@ void recipe_defaults(recipe *r);
 kd_status recipe_set(recipe *r, const char *assignment, const char *where);
 /* A file of such lines, '#' begins a comment.  What stands behind a line "[teacher]" is for the teacher only. */
 kd_status recipe_read(recipe *student, recipe *teacher, const char *path);
-/* All keys and values, a line each; what --recipes prints with the explanations. */
+/* What differs from the defaults, a line each; and for --keys, all keys with their meaning. */
 void recipe_format(const recipe *r, char *out, size_t cap);
 void recipe_explain(void);
 
@@ -136,3 +136,4 @@ typedef struct training {
 } training;
 /* Train to the end, from where the folder left off; already finished: load the weights only. */
 kd_status train(const training *t, score *last, double *best, double *spent);
+#endif
