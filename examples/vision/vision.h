@@ -60,7 +60,7 @@ void recipe_defaults(recipe *r);
 kd_status recipe_set(recipe *r, const char *assignment, const char *where);
 /* A file of such lines, '#' begins a comment.  What stands behind a line "[teacher]" is for the teacher only. */
 kd_status recipe_read(recipe *student, recipe *teacher, const char *path);
-/* What differs from the defaults, a line each; and for --keys, all keys with their meaning. */
+/* All keys and values, a line each; what --recipes prints with the explanations. */
 void recipe_format(const recipe *r, char *out, size_t cap);
 void recipe_explain(void);
 
@@ -78,17 +78,21 @@ kd_status images_train(kd_loader **out, kd_context *ctx, const images *d, const 
 kd_status images_test(kd_loader **out, kd_context *ctx, const images *d);
 
 /* ---- networks.c: networks by name, and where to tap them ------------------------------------------------------------------- */
-/* A name of the zoo, or vit:patch=4,width=96,depth=6,heads=3,distilled=1 */
+/* A name of the zoo, or vit:image=32,patch=4,width=96,depth=6,heads=3,mlp_ratio=4,distilled=1,dropout=0 (image: the data's). */
 kd_status network_create(kd_model **out, kd_context *ctx, const char *name, const images *d, double drop_path, uint64_t seed);
 /* Where the features of the literature are: stem, the stages, and the pooled vector. */
 typedef struct network_taps {
-    char   stem[40], stage[4][40], pool[40];   /* the last `stages` of stage count; "" where there is none */
+    char   stem[64], stage[4][64], pool[64];
+    char   pre[4][64];                         /* the stages before their ReLU; the stages themselves where there is none */
+    char   map[64];                            /* the map that pool is the mean of; "" where there is none */
     size_t stages;
-    char   classifier[40];                     /* "fc": <classifier>.weight, .bias */
+    char   classifier[64];                     /* "fc": <classifier>.weight, .bias */
     char   last_norm[4][64];                   /* the batch norm that ends each stage, for its margins; "" without */
-    int    tokens;                             /* stages are [n, tokens, width]; tokens before the grid are first */
-    size_t prefix;
+    int    tokens;                             /* stages, pool are [n, tokens, width]; pool is the first token of its tap */
+    size_t prefix;                             /* tokens in front of the grid's */
+    int    distilled;                          /* a second head, "head_dist" */
 } network_taps;
+/* KD_ERR_ARG: a network of no known family. */
 kd_status network_taps_of(network_taps *out, const char *name, kd_model *model);
 
 /* ---- method.c: what one method needs of the networks, and its loss ----------------------------------------------------------- */
@@ -109,10 +113,13 @@ void      method_free(method *m);
 size_t    method_phases(const method *m);
 size_t    method_epochs(const method *m, size_t phase);
 kd_status method_begin(method *m, size_t phase);
-/* The models that a phase trains, beside those of the optimizer: at most 6; and what a checkpoint must keep. */
+/* The models that the phase's optimizer must hold, at most 6 (no method has more than 4); returns how many. */
 size_t    method_trains(method *m, kd_model **models);
+/* A glob of parameters that must not decay in this phase (no gradient reaches them), for kd_optimizer_group; or NULL. */
+const char *method_no_decay(const method *m);
+/* Everything but student, optimizer, loader and tapes, the same in every phase. */
 kd_status method_checkpoint(method *m, kd_checkpoint *cp);
-/* Forward and loss of a batch; *logits: the student's.  `items`: the images' numbers. */
+/* Forward and loss of a batch; *logits: the student's, NULL where it is not run (ft's first phase).  `items`: the images' numbers. */
 kd_tensor *method_loss(method *m, kd_tape *learn, kd_tape *look, kd_tensor *x, kd_tensor *y, const uint32_t *items, kd_tensor **logits);
 kd_status method_advance(method *m);       /* an epoch has passed */
 /* The outputs that are tested, on an INFER tape. */
