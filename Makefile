@@ -269,6 +269,9 @@ examples: $(EXAMPLES) ## build the examples, in lib/examples
 $(OUT)/examples/%: examples/%.c $(SUPPORT) $(wildcard examples/support/*.h) $(A)
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(SUPPORT) $(LDFLAGS) $(A) $(LDLIBS) -o $@
+VISION   := $(sort $(wildcard examples/vision/*.c))
+$(OUT)/examples/distill_vision: $(VISION) $(wildcard examples/vision/*.h)
+$(OUT)/examples/distill_vision: SUPPORT += $(VISION)
 MPICC ?= mpicc
 examples-mpi: $(OUT)/examples/mpi/distill_mpi ## build the MPI example (MPICC=mpicc)
 $(OUT)/examples/mpi/%: examples/mpi/%.c $(A)

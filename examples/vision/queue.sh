@@ -24,12 +24,14 @@ fi
 # NAME-SEED STUDENT METHOD SEED OPTIONS.., in the order of running
 awk '/^#/ || !NF { next }
      /^---/ { flush(); next }
-     { n++; name[n] = $1; student[n] = $2; method[n] = $3; seeds[n] = $4; $1 = $2 = $3 = $4 = ""; gsub(/ +/, " "); sub(/ $/, ""); options[n] = $0 }
+     { n++; name[n] = $1; student[n] = $2; method[n] = $3; seeds[n] = $4; $1 = $2 = $3 = $4 = ""; gsub(/ +/, " "); sub(/ $/, ""); options[n] = $0   # " --set .." or nothing
+ }
      function flush(  i, k, most, list) {
        for (k = 1; k <= 99; k++) for (i = 1; i <= n; i++)
-         if (k <= split(seeds[i], list, ",")) print name[i] "-" list[k], student[i], method[i], list[k], options[i]
+         if (k <= split(seeds[i], list, ",")) print name[i] "-" list[k], student[i], method[i], list[k] options[i]
        n = 0 }
      END { flush() }' "$runs" > "$out/queue.txt"
+# no blank ends a line there: xargs would join it with the next
 export PROGRAM="$program" DATA="$data" OUT="$out" RECIPE="$recipe" CODE="$code"
 xargs -P "$jobs" -L 1 sh -c '
   run=$0 student=$1 method=$2 seed=$3; shift 3
