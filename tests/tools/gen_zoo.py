@@ -20,6 +20,7 @@ CLASSES = 5
 # name: side of the images, batch, 1 if in every run of the tests.  For those, images are sought for which no input of a ReLU is so
 # near 0 that rounding in float32 could decide its sign, so that gradients can be compared closely.
 MARGIN, TRIES = 5e-6, 60
+# Not here: ResNet-101 and 152, of which with such weights PyTorch in float32 is itself 4e-4 and 1e-3 away from float64 (parity.py has them).
 SIZES = {
     "resnet8": (16, 2, 0), "resnet14": (16, 2, 0), "resnet20": (16, 2, 1), "resnet32": (16, 2, 0), "resnet44": (16, 2, 0),
     "resnet56": (16, 2, 0), "resnet110": (32, 3, 0), "resnet8x4": (16, 2, 1), "resnet32x4": (32, 3, 0),
@@ -27,7 +28,7 @@ SIZES = {
     "resnet110_a": (16, 2, 0), "wrn_16_1": (16, 2, 0), "wrn_16_2": (16, 2, 1), "wrn_40_1": (32, 3, 0), "wrn_40_2": (32, 3, 0),
     "vgg8": (16, 2, 1), "vgg11": (64, 2, 0), "vgg13": (32, 3, 0), "vgg16": (32, 3, 0), "vgg19": (32, 3, 0),
     "mobilenetv2_half": (32, 3, 1), "mobilenetv2": (32, 6, 0), "shufflenetv1": (16, 4, 1), "shufflenetv2": (16, 4, 1),
-    "resnet18": (48, 3, 1), "resnet34": (64, 3, 0), "resnet50": (64, 3, 0), "resnet101": (64, 2, 0), "resnet152": (64, 2, 0),
+    "resnet18": (48, 3, 1), "resnet34": (64, 3, 0), "resnet50": (64, 3, 0),
     "regnety_002": (64, 2, 1), "regnety_004": (64, 2, 0), "regnety_006": (64, 2, 0), "regnety_008": (64, 2, 0),
 }
 
@@ -86,7 +87,7 @@ def add(groups, key, squares, dot):
 
 def against_timm(name, x):
     import timm
-    if not name.startswith("regnety") and name not in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"):
+    if not name.startswith("regnety") and name not in ("resnet18", "resnet34", "resnet50"):
         return
     n = Net(torch.float64, CLASSES)
     want = NETS[name](n, x).detach()
@@ -94,7 +95,7 @@ def against_timm(name, x):
     names = set(k for k in model.state_dict() if not k.endswith("num_batches_tracked"))
     assert names == set(n.state) | set(n.buffers), name
     model.load_state_dict({**n.state, **n.buffers}, strict=False)
-    assert float((model(x) - want).abs().max() / want.abs().max()) < 1e-12, name
+    assert float((model(x).detach() - want).abs().max() / want.abs().max()) < 1e-12, name
     print(f"{name}: names and logits as timm's", file=sys.stderr)
 
 

@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 
+import numpy
 import torch
 import torch.nn.functional as F
 from zoo_torch import NETS, Margin, Module
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "src", "python"))
 import libkd  # noqa: E402
 
-CLASSES, BATCH_DIST, T, HARD, SOFT = 10, 1, 4.0, 0.1, 0.9
+CLASSES, T, HARD, SOFT = 10, 4.0, 0.1, 0.9
 LIMIT, MARGIN = 1e-4, 2e-5
 TRANSFORMERS = [f"{model}_patch16_224" for size in ("tiny", "small", "base")
                 for model in (f"vit_{size}", f"deit_{size}", f"deit_{size}_distilled")]
@@ -129,12 +130,8 @@ def pytorch(model, name, x, labels, teacher):
 
 
 def array(x):
-    return torch.from_numpy(libkd_numpy(x))
-
-
-def libkd_numpy(x):
-    import numpy
-    return numpy.array(x)
+    """A copy of what libkd holds."""
+    return torch.from_numpy(numpy.array(x))
 
 
 def ours(model, path, x, labels, teacher, taps):
@@ -265,37 +262,44 @@ nearest such input in float64 is far from 0; "margin" is how far, in standard de
 """
 
 
+CELLS = "forward", "taps", "gradients", "statistics"
+
+
+def write(path, rows, tries):
+    with open(path, "w") as f:
+        f.write(HEAD.format(date=datetime.date.today(), cpu=cpu(), libkd=libkd.__version__, isa=libkd.Context().isa,
+                            torch=torch.__version__, timm=timm.__version__, classes=CLASSES, hard=HARD, soft=SOFT, t=T, tries=tries))
+        f.write("| model | parameters | image, batch | forward | taps | gradients | statistics | margin | back |\n"
+                "|---|--:|--|--|--|--|--|--:|--|\n")
+        for row in rows:
+            f.write(f"| {row['model']} | {row['parameters']:,} | {row['side']}, {row['batch']} | "
+                    + " | ".join(" / ".join(f"{v:.1e}" for v, _ in row[part]) if row[part][1][1] else "-" for part in CELLS)
+                    + f" | {row['margin']:.0e} | {'exact' if row['exact'] else 'differs'} |\n")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="*", default=["*"], help="names or globs")
-    parser.add_argument("--tries", type=int, default=60)
-    parser.add_argument("--out", help="write the table as Markdown; only when every model ran")
+    parser.add_argument("--tries", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", help="write the table as Markdown")
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     names = [n for n in libkd.zoo.names() + TRANSFORMERS if any(fnmatch.fnmatch(n, p) for p in args.models)]
     rows = []
-    cells = "forward", "taps", "gradients", "statistics"
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             rows.append(row := compare(name, folder, args.tries))
             for file in os.listdir(folder):
                 os.unlink(os.path.join(folder, file))
-            far = [f"{part} {row[part][0][0]:.1e} / {row[part][1][0]:.1e} / {row[part][2][0]:.1e}" for part in cells]
+            far = [f"{part} {row[part][0][0]:.1e} / {row[part][1][0]:.1e} / {row[part][2][0]:.1e}" for part in CELLS]
             print(f"{name:32} {row['parameters']:9} " + "  ".join(far) + f"  margin {row['margin']:.0e}  "
                   + ("exact" if row["exact"] else "NOT EXACT"), flush=True)
-            for part in cells:
+            if args.out:
+                write(args.out, rows, args.tries)
+            for part in CELLS:
                 if row[part][0][0] > LIMIT:
                     print(f"    {part}: {row[part][0][1]}; libkd to float64 {row[part][1]}, PyTorch to float64 {row[part][2]}", flush=True)
-    if args.out and args.models == ["*"]:
-        with open(args.out, "w") as f:
-            f.write(HEAD.format(date=datetime.date.today(), cpu=cpu(), libkd=libkd.__version__, isa=libkd.Context().isa,
-                                torch=torch.__version__, timm=timm.__version__, classes=CLASSES, hard=HARD, soft=SOFT, t=T,
-                                tries=args.tries))
-            f.write("| model | parameters | image, batch | forward | taps | gradients | statistics | margin | back |\n"
-                    "|---|--:|--|--|--|--|--|--:|--|\n")
-            for row in rows:
-                f.write(f"| {row['model']} | {row['parameters']:,} | {row['side']}, {row['batch']} | "
-                        + " | ".join(" / ".join(f"{v:.1e}" for v, _ in row[part]) if row[part][1][1] else "-" for part in cells)
-                        + f" | {row['margin']:.0e} | {'exact' if row['exact'] else 'differs'} |\n")
     return any(not row["exact"] or row["forward"][0][0] > LIMIT or row["taps"][0][0] > LIMIT for row in rows)
 
 
