@@ -329,6 +329,10 @@ bench-peers: $(OBJ)/bench/bench_peers ## the same work in PyTorch and others bes
 	@mkdir -p $(OUT)/bench
 	@env $(PEERS_CAP) $(PEERS_PYTHON) tests/tools/bench_peers.py $< $(OUT)/bench $(if $(QUICK),--quick) \
 	  $(if $(THREADS),--threads $(THREADS)) $(if $(COMPILE),--compile) $(CASES)
+parity: $(SO) ## the zoo beside PyTorch, weights there and back: docs/results/parity.md (PEERS_PYTHON=python MODELS="globs")
+	@mkdir -p docs/results
+	@LIBKD_PATH=$(OUT) $(PEERS_PYTHON) tests/tools/parity.py $(if $(MODELS),$(MODELS),--out docs/results/parity.md)
+.PHONY: parity
 
 # ---- installing ------------------------------------------------------------------------------------
 # Where to, in upper or lower case.  pkg-config looks in libdata on the BSDs.
