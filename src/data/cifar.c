@@ -25,7 +25,8 @@ static kd_status count_records(kd__file *file, const variant *v, size_t *count)
     const char *foreign = kd__foreign_file(head, have);   /* none of them begins like a label */
     if (foreign) return kd__fail(KD_ERR_FORMAT, "kd_dataset_open_cifar: %s: this is %s", file->path, foreign);
     if (rest || !whole)
-        return kd__fail(KD_ERR_TRUNCATED, "kd_dataset_open_cifar: %s: ends %llu bytes into record %llu of %llu bytes, at byte %llu",
+        return kd__fail(KD_ERR_TRUNCATED, "kd_dataset_open_cifar: %s: ends %llu bytes into record %llu of %llu bytes, at byte "
+                        "%llu",
                         file->path, (unsigned long long)rest, (unsigned long long)whole, (unsigned long long)record,
                         (unsigned long long)file->size);
     if (whole > UINT32_MAX || !kd__add(*count, (size_t)whole, count))

@@ -81,7 +81,7 @@ static size_t next(kd_loader *loader, kd_tensor **x, kd_tensor **y)
     return CHECK_OK(status) ? kd_tensor_size(*x, 0) : 0;
 }
 
-/* ---- the same bits ------------------------------------------------------------------------------------------------------- */
+/* ---- the same bits ----------------------------------------------------------------------------------------------- */
 
 TEST(the_same_whoever_makes_it)
 {
@@ -217,7 +217,7 @@ TEST(no_allocation_from_the_second_epoch_on)
     }
 }
 
-/* ---- order -------------------------------------------------------------------------------------------------------------------- */
+/* ---- order ------------------------------------------------------------------------------------------------------- */
 
 /* Place p is item p / repeats of the order that the same seed gives without repeats; the copies look different. */
 TEST(repeats)
@@ -250,7 +250,7 @@ TEST(repeats)
     kd_dataset_free(data);
 }
 
-/* ---- mixing and labels ------------------------------------------------------------------------------------------------------------ */
+/* ---- mixing and labels ------------------------------------------------------------------------------------------- */
 
 /* CutMix alone: a row is two items, one of them in a box or outside of one; the labels are the areas. */
 TEST(cutmix)
@@ -393,7 +393,7 @@ TEST(smoothed_labels)
     kd_dataset_free(data);
 }
 
-/* ---- erasing ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- erasing ----------------------------------------------------------------------------------------------------- */
 
 TEST(erasing)
 {
@@ -463,7 +463,7 @@ TEST(erasing)
     kd_dataset_free(data);
 }
 
-/* ---- RandAugment ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- RandAugment ------------------------------------------------------------------------------------------------- */
 
 /* The pictures again from the streams as documented, by the op that the golden images hold; windows and flips first. */
 TEST(randaugment_draws)
@@ -519,7 +519,7 @@ TEST(randaugment_draws)
     kd_dataset_free(data);
 }
 
-/* ---- waiting, errors --------------------------------------------------------------------------------------------------------------- */
+/* ---- waiting, errors --------------------------------------------------------------------------------------------- */
 
 TEST(waiting_is_counted)
 {
