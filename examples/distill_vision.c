@@ -71,13 +71,15 @@ static const char *split_weights(const char *spec, char name[TEXT])
     return weights ? colon + 1 : NULL;
 }
 
-static kd_status train_one(const options *o, kd_context *ctx, const images *d, const recipe *r, const char *what, const method_setup *setup,
+static kd_status train_one(const options *o, kd_context *ctx, const images *d, const recipe *r, const char *what,
+    const method_setup *setup,
                            const char *folder, method **out, score *last, double *best, double *spent)
 {
     char settings[SETTINGS], label[TEXT];
     uint64_t teacher = setup->teacher ? kd_model_hash(setup->teacher) : 0;
     kd_status st;
-    int n = snprintf(settings, sizeof settings, "%s = %s\nmethod = %s\nteacher = %s %016llx\ndata = %.*s, %zu + %zu images\nseed = %llu\n", what,
+    int n = snprintf(settings, sizeof settings, "%s = %s\nmethod = %s\nteacher = %s %016llx\ndata = %.*s, "
+        "%zu + %zu images\nseed = %llu\n", what,
                      setup->student_name, setup->name, setup->teacher_name ? setup->teacher_name : "none", (unsigned long long)teacher,
                      (int)strcspn(o->data, ":"), o->data, kd_dataset_count(d->train), kd_dataset_count(d->test),
                      (unsigned long long)setup->seed);

@@ -132,7 +132,8 @@ static size_t scaled(const recipe *r, double epochs)
 /* ---- taps ------------------------------------------------------------------------------------------------------------------- */
 static kd_status add_tap(const method *m, side *s, const char *path, char suffix)
 {
-    if (!*path) return complain(KD_ERR_ARG, "%s: a network without the place that it needs: the classifier does not read the mean of a map", m->name);
+    if (!*path) return complain(KD_ERR_ARG,
+        "%s: a network without the place that it needs: the classifier does not read the mean of a map", m->name);
     if (s->count == MAX_TAPS) return complain(KD_ERR_ARG, "%s: more than %d taps", m->name, MAX_TAPS);
     tap *t = &s->taps[s->count++];
     snprintf(t->path, sizeof t->path, "%s", path);
@@ -459,7 +460,8 @@ static kd_status build(method *m, const method_setup *setup)
         }
         size_t stages = m->student.of.stages < m->teacher.of.stages ? m->student.of.stages : m->teacher.of.stages;
         static wiring vectors;   /* srrl takes the pooled vectors where a side has no map */
-        if (is(m, "srrl") && (!*m->student.of.map || !*m->teacher.of.map)) vectors = *m->wires, vectors.taps = "pool", m->wires = &vectors;
+        if (is(m, "srrl") && (!*m->student.of.map || !*m->teacher.of.map)) vectors = *m->wires, vectors.taps = "pool",
+            m->wires = &vectors;
         TRY(find_taps(m, &m->student, is(m, "semckd") ? m->student.of.stages : stages));
         TRY(find_taps(m, &m->teacher, is(m, "semckd") ? m->teacher.of.stages : stages));
         TRY(make_features(m, setup, look));
@@ -547,7 +549,8 @@ static void take_paraphraser(method *m)
     for (size_t i = 0; i < kd_model_parameter_count(from); i++) {
         kd_param_info a = { .struct_size = sizeof a }, b = { .struct_size = sizeof b };
         if (kd_model_parameter_at(from, i, &a) != KD_OK || kd_model_parameter_at(to, i, &b) != KD_OK) continue;
-        if (!strncmp(a.name, "t0.", 3)) memcpy(kd_tensor_f32(b.tensor), kd_tensor_f32(a.tensor), kd_tensor_count(a.tensor) * sizeof(float));
+        if (!strncmp(a.name, "t0.", 3)) memcpy(kd_tensor_f32(b.tensor), kd_tensor_f32(a.tensor),
+            kd_tensor_count(a.tensor) * sizeof(float));
     }
     kd_model_touch(to);
 }
@@ -631,7 +634,8 @@ static kd_tensor *strong_view(method *m, kd_tape *tape, kd_tensor *x)
         const float *from = kd_tensor_f32(x) + i * h * w * c;
         float *to = kd_tensor_f32(y) + i * h * w * c, contrast = .6f + .8f * kd_rng_uniform(&m->rng);
         size_t by = h / 8, bx = w / 8, flip = (size_t)kd_rng_below(&m->rng, 2), dy = (size_t)kd_rng_below(&m->rng, 2 * by + 1);
-        size_t dx = (size_t)kd_rng_below(&m->rng, 2 * bx + 1), cy = (size_t)kd_rng_below(&m->rng, h), cx = (size_t)kd_rng_below(&m->rng, w);
+        size_t dx = (size_t)kd_rng_below(&m->rng, 2 * bx + 1), cy = (size_t)kd_rng_below(&m->rng, h),
+            cx = (size_t)kd_rng_below(&m->rng, w);
         for (size_t a = 0; a < h; a++)
             for (size_t b = 0; b < w; b++) {
                 size_t sa = a + dy, sb = b + dx;   /* in the image padded by `by`, `bx` */
@@ -717,7 +721,8 @@ static kd_tensor *feature_term(method *m, kd_loss_feature *loss, kd_tape *learn,
     if (is(m, "crd")) {
         size_t rows = kd_tensor_size(y, 0);
         in.indices = kd_tape_tensor(learn, KD_I32, 1, &rows);
-        for (size_t i = 0; i < rows && kd_tape_status(learn) == KD_OK; i++) ((int32_t *)kd_tensor_data(in.indices))[i] = (int32_t)items[i];
+        for (size_t i = 0; i < rows && kd_tape_status(learn) == KD_OK;
+            i++) ((int32_t *)kd_tensor_data(in.indices))[i] = (int32_t)items[i];
     }
     if (m->wires->logits) in.student_logits = s, in.teacher_logits = t;
     return kd_loss_feature_apply(loss, learn, &in);

@@ -1,6 +1,8 @@
 #!/bin/sh
 # Runs of distill_vision one after the other, JOBS at once, each on one thread.  Killed at any moment, it goes on where it was.
-#     queue.sh PROGRAM RUNS DATA OUT JOBS         e.g. queue.sh lib/examples/distill_vision examples/recipes/cifar100.runs cifar100:PATH FOLDER 2
+# SPDX-License-Identifier: MIT
+#     queue.sh PROGRAM RUNS DATA OUT JOBS         e.g. queue.sh lib/examples/distill_vision
+#     examples/recipes/cifar100.runs cifar100:PATH FOLDER 2
 # Each run has the folder OUT/NAME-SEED; the teacher OUT/teacher.
 set -eu
 program=$1 runs=$2 data=$3 out=$4 jobs=${5:-2}
@@ -17,14 +19,16 @@ teacher() { sed '/^\[teacher\]/d' "$recipe" > "$out/teacher.recipe"; }   # the s
 teacher
 if [ ! -f "$out/teacher/result.csv" ]; then
   echo "teacher"
-  "$program" --data "$data" --student resnet20 --method alone --seed 500 --recipe "$out/teacher.recipe" --out "$out/teacher" >> "$out/teacher.log" 2>&1
+  "$program" --data "$data" --student resnet20 --method alone --seed 500 --recipe "$out/teacher.recipe" \
+    --out "$out/teacher" >> "$out/teacher.log" 2>&1
   echo "$code" > "$out/teacher/code.txt"
 fi
 
 # NAME-SEED STUDENT METHOD SEED OPTIONS.., in the order of running
 awk '/^#/ || !NF { next }
      /^---/ { flush(); next }
-     { n++; name[n] = $1; student[n] = $2; method[n] = $3; seeds[n] = $4; $1 = $2 = $3 = $4 = ""; gsub(/ +/, " "); sub(/ $/, ""); options[n] = $0   # " --set .." or nothing
+     { n++; name[n] = $1; student[n] = $2; method[n] = $3; seeds[n] = $4; $1 = $2 = $3 = $4 = ""; gsub(/ +/, " "); sub(/ $/,
+       ""); options[n] = $0   # " --set .." or nothing
  }
      function flush(  i, k, most, list) {
        for (k = 1; k <= 99; k++) for (i = 1; i <= n; i++)

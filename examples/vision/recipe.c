@@ -22,7 +22,10 @@ const char *complaint(void)
     return said[0] ? said : kd_last_error();
 }
 
-typedef struct key { const char *name; enum { IS_NUMBER, IS_WORD } kind; size_t offset; double fallback, least, most; const char *word, *words, *what; } key;
+typedef struct key {
+    const char *name;
+    enum { IS_NUMBER, IS_WORD } kind;
+    size_t offset; double fallback, least, most; const char *word, *words, *what; } key;
 static const key keys[] = {
 #define NUMBER(key, fallback, least, most, what) { #key, IS_NUMBER, offsetof(recipe, key), fallback, least, most, NULL, NULL, what },
 #define WORD(key, fallback, words, what)         { #key, IS_WORD, offsetof(recipe, key), 0, 0, 0, fallback, words, what },

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- testing ------------------------------------------------------------------------------------------------------------------- */
+/* ---- testing ------------------------------------------------------- */
 /* The place of the label among the logits: 0 is the largest.  A NaN is never right. */
 static size_t place(const float *z, size_t classes, int32_t label)
 {
@@ -63,7 +63,7 @@ done:
     return st;
 }
 
-/* ---- what a run is in the middle of ------------------------------------------------------------------------------------------------ */
+/* ---- what a run is in the middle of ------------------------------------ */
 enum { MAX_EPOCHS = 1000 };
 typedef struct epoch { double loss, lr, seconds; score test; } epoch;   /* loss: mean over the epoch's steps */
 typedef struct state {
@@ -111,12 +111,13 @@ static kd_status claim(const training *t)
     return st;
 }
 
-/* ---- curves ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- curves ------------------------------- */
 static kd_status curves(const training *t, const state *s, size_t rows)
 {
     size_t cap = 256 + 160 * rows, n;
     char *text = malloc(cap), path[TEXT];
-    double *first = malloc((rows + 1) * sizeof *first), *five = malloc((rows + 1) * sizeof *five), *agree = malloc((rows + 1) * sizeof *agree);
+    double *first = malloc((rows + 1) * sizeof *first), *five = malloc((rows + 1) * sizeof *five);
+    double *agree = malloc((rows + 1) * sizeof *agree);
     kd_status st = KD_ERR_NOMEM;
     if (!text || !first || !five || !agree) goto done;
     n = (size_t)snprintf(text, cap, "epoch,lr,train_loss,test_loss,top1,top5,agreement,seconds\n");
@@ -141,7 +142,7 @@ done:
     return st;
 }
 
-/* ---- one phase ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- one phase ------------------------------ */
 static kd_status make_optimizer(kd_optimizer **out, const training *t, size_t epochs, size_t batches)
 {
     const recipe *r = t->recipe;
@@ -172,7 +173,9 @@ static kd_status make_optimizer(kd_optimizer **out, const training *t, size_t ep
         for (const char *at = r->milestones; *at && when.milestone_count < MAX_MILESTONES;) {
             char *end;
             unsigned long e = strtoul(at, &end, 10);
-            if (end == at || (*end && *end != ',')) return complain(KD_ERR_ARG, "milestones \"%s\" are not epochs with commas between", r->milestones);
+            if (end == at || (*end && *end != ','))
+                return complain(KD_ERR_ARG, "milestones \"%s\" are not epochs with commas between",
+                                r->milestones);
             milestones[when.milestone_count++] = e * batches > when.warmup_steps ? e * batches - when.warmup_steps : 0;
             at = *end ? end + 1 : end;
         }
