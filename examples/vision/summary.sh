@@ -58,13 +58,13 @@ awk -F, -v queue="$out/queue.txt" '
   function row(name,   i, e, base, d, s, c, note) {
     if (!runs[name]) { printf "| %s | not run | | | | | | | |\n", name; return }
     e = error(name, top); note = mean
-    printf "| %s | %d of %d | %.2f%s | ", name, runs[name], wanted[name], mean, runs[name] > 1 ? sprintf(" +- %.2f", e) : ""
+    printf "| %s | %d of %d | %.2f%s | ", name, runs[name], wanted[name], mean, (runs[name] > 1 ? sprintf(" +- %.2f", e) : "")
     base = name ~ /^vit/ ? "vit" : "alone"; c = 0; d = 0
     for (i = 1; i <= runs[name]; i++) if ((base, seed[name, i]) in at) { diff[++c] = top[name, i] - at[base, seed[name, i]];
       d += diff[c] }
     if (c && name != base) {
       d /= c; s = 0; for (i = 1; i <= c; i++) s += (diff[i] - d) ^ 2
-      printf "%+.2f%s", d, c > 1 ? sprintf(" +- %.2f", sqrt(s / (c - 1) / c)) : ""
+      printf "%+.2f%s", d, (c > 1 ? sprintf(" +- %.2f", sqrt(s / (c - 1) / c)) : "")
     }
     printf " | %.2f | %.2f | %s | %.0f | %s |\n", five[name] / runs[name], best[name] / runs[name],
       agree[name] == agree[name] + 0 && name != base ? sprintf("%.1f", agree[name] / runs[name]) : "",
