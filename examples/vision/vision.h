@@ -119,8 +119,10 @@ size_t    method_trains(method *m, kd_model **models);
 const char *method_no_decay(const method *m);
 /* Everything but student, optimizer, loader and tapes, the same in every phase. */
 kd_status method_checkpoint(method *m, kd_checkpoint *cp);
-/* Forward and loss of a batch; *logits: the student's, NULL where it is not run (ft's first phase).  `items`: the images' numbers. */
-kd_tensor *method_loss(method *m, kd_tape *learn, kd_tape *look, kd_tensor *x, kd_tensor *y, const uint32_t *items, kd_tensor **logits);
+/* Forward and loss of a batch; *logits: the student's, NULL where it does not learn (ft's first phase).  `items`: the images'
+ * numbers. */
+kd_tensor *method_loss(method *m, kd_tape *learn, kd_tape *look, kd_tensor *x, kd_tensor *y, const uint32_t *items,
+                       kd_tensor **logits);
 kd_status method_advance(method *m);       /* an epoch has passed */
 /* The outputs that are tested, on an INFER tape. */
 kd_tensor *method_logits(method *m, kd_tape *tape, kd_tensor *x);
