@@ -134,7 +134,7 @@ static size_t scaled(const recipe *r, double epochs)
 static kd_status add_tap(const method *m, side *s, const char *path, char suffix)
 {
     if (!*path)
-        return complain(KD_ERR_ARG, "%s: needs networks whose classifier reads the mean of a map; transformers' does not", m->name);
+        return complain(KD_ERR_ARG, "%s: needs networks whose classifier reads the mean of a map, unlike transformers'", m->name);
     if (s->count == MAX_TAPS) return complain(KD_ERR_ARG, "%s: more than %d taps", m->name, MAX_TAPS);
     tap *t = &s->taps[s->count++];
     snprintf(t->path, sizeof t->path, "%s", path);
@@ -451,6 +451,7 @@ static kd_status build(method *m, const method_setup *setup)
     TRY(check(m, setup));
     if (m->teacher.model) TRY(network_taps_of(&m->teacher.of, setup->teacher_name, m->teacher.model));
     TRY(kd_tape_create(&look, m->ctx, KD_TAPE_INFER));
+    snprintf(m->no_decay, sizeof m->no_decay, "%.63s.*", m->student.of.classifier);
     m->phases = 1;
     m->epochs[0] = (size_t)m->recipe.epochs;
     if (is(m, "alone")) {
@@ -465,7 +466,7 @@ static kd_status build(method *m, const method_setup *setup)
         size_t stages = m->student.of.stages < m->teacher.of.stages ? m->student.of.stages : m->teacher.of.stages;
         m->taps = m->wires->taps;
         if (is(m, "srrl") && (!*m->student.of.map || !*m->teacher.of.map)) m->taps = "pool";
-        if (is(m, "vitkd") && !(m->student.of.tokens && m->teacher.of.tokens)) m->taps = "last# last#";   /* a map as tokens, twice */
+        if (is(m, "vitkd") && !(m->student.of.tokens && m->teacher.of.tokens)) m->taps = "last# last#";
         TRY(find_taps(m, &m->student, is(m, "semckd") ? m->student.of.stages : stages));
         TRY(find_taps(m, &m->teacher, is(m, "semckd") ? m->teacher.of.stages : stages));
         TRY(make_features(m, setup, look));
@@ -588,11 +589,9 @@ size_t method_trains(method *m, kd_model **models)
 
 const char *method_no_decay(const method *m)
 {
-    method *mine = (method *)m;
     if (m->wires->stage == PARAPHRASER) return m->phase ? "t0.*" : "s0.*";
     if (m->wires->stage != ONLY && (m->wires->stage != FIRST || m->phase)) return NULL;
-    snprintf(mine->no_decay, sizeof mine->no_decay, "%s.*", m->student.of.classifier);
-    return m->no_decay;
+    return m->no_decay;   /* the student's classifier */
 }
 
 kd_status method_checkpoint(method *m, kd_checkpoint *cp)
