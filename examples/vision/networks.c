@@ -30,7 +30,7 @@ static kd_status read_vit(kd_vit_desc *d, const char *spec)
         } else if (k == 9 && !strncmp(at, "distilled", k)) d->distilled = value != 0;
         else if (k == 7 && !strncmp(at, "dropout", k)) d->dropout = (float)value;
         else
-            return complain(KD_ERR_ARG, "vit: no key \"%.*s\" but image, patch, width, depth, heads, mlp_ratio, distilled, dropout",
+            return complain(KD_ERR_ARG, "vit: no key \"%.*s\": image, patch, width, depth, heads, mlp_ratio, distilled, dropout",
                             (int)k, at);
         at += n + (at[n] == ',');
     }
