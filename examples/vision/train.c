@@ -188,6 +188,8 @@ static kd_status make_optimizer(kd_optimizer **out, const training *t, size_t ep
         for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
             if (kd_optimizer_group(*out, vectors[i], 1, 0) != KD_OK) continue;   /* none of that name */
     }
+    const char *kept = method_no_decay(t->method);
+    if (kept) TRY(kd_optimizer_group(*out, kept, 1, 0));
     TRY(kd_optimizer_set_schedule(*out, &when));
 done:
     return st;

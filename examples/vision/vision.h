@@ -13,7 +13,7 @@ enum { TEXT = 512, MAX_MILESTONES = 16 };
 kd_status complain(kd_status st, const char *format, ...);
 const char *complaint(void);   /* what was said last, here or in the library */
 
-/* ---- recipe.c: how a network is trained ---------------------------------------------------------------------------------- */
+/* ---- recipe.c: how a network is trained ------------------------------------------------------------------------------------ */
 /* kind, key, default, least, most, what it is.  NUMBER: a double; a default of NAN: not given, the method's own. */
 #define RECIPE(NUMBER, WORD) \
     NUMBER(epochs, 15, 1, 100000, "passes over the training images") \
@@ -64,7 +64,7 @@ kd_status recipe_read(recipe *student, recipe *teacher, const char *path);
 void recipe_format(const recipe *r, char *out, size_t cap);
 void recipe_explain(void);
 
-/* ---- images.c: where images come from ------------------------------------------------------------------------------------- */
+/* ---- images.c: where images come from -------------------------------------------------------------------------------------- */
 typedef struct images {
     kd_dataset *train, *test;
     size_t      classes, height, width;
@@ -95,7 +95,7 @@ typedef struct network_taps {
 /* KD_ERR_ARG: a network of no known family. */
 kd_status network_taps_of(network_taps *out, const char *name, kd_model *model);
 
-/* ---- method.c: what one method needs of the networks, and its loss ----------------------------------------------------------- */
+/* ---- method.c: what one method needs of the networks, and its loss --------------------------------------------------------- */
 typedef struct method method;
 typedef struct method_setup {
     kd_context   *ctx;
@@ -119,14 +119,16 @@ size_t    method_trains(method *m, kd_model **models);
 const char *method_no_decay(const method *m);
 /* Everything but student, optimizer, loader and tapes, the same in every phase. */
 kd_status method_checkpoint(method *m, kd_checkpoint *cp);
-/* Forward and loss of a batch; *logits: the student's, NULL where it is not run (ft's first phase).  `items`: the images' numbers. */
-kd_tensor *method_loss(method *m, kd_tape *learn, kd_tape *look, kd_tensor *x, kd_tensor *y, const uint32_t *items, kd_tensor **logits);
+/* Forward and loss of a batch; *logits: the student's, NULL where it does not learn (ft's first phase).  `items`: the images'
+ * numbers. */
+kd_tensor *method_loss(method *m, kd_tape *learn, kd_tape *look, kd_tensor *x, kd_tensor *y, const uint32_t *items,
+                       kd_tensor **logits);
 kd_status method_advance(method *m);       /* an epoch has passed */
 /* The outputs that are tested, on an INFER tape. */
 kd_tensor *method_logits(method *m, kd_tape *tape, kd_tensor *x);
 const char *method_note(const method *m);  /* what differs from the paper, or NULL */
 
-/* ---- train.c ------------------------------------------------------------------------------------------------------------------- */
+/* ---- train.c --------------------------------------------------------------------------------------------------------------- */
 typedef struct score { double top1, top5, agreement, loss; } score;   /* percent; agreement with the teacher or NAN */
 /* On the test images; either of m, model: outputs as the method tests them, or the model's own. */
 kd_status score_of(score *out, kd_context *ctx, const images *d, method *m, kd_model *model, kd_model *teacher);
