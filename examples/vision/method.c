@@ -1,6 +1,7 @@
 /* method.c - any method of the library between two networks: taps, losses, phases.
  * SPDX-License-Identifier: MIT */
 #include "vision.h"
+#include "../support/rows.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -654,22 +655,6 @@ static kd_tensor *strong_view(method *m, kd_tape *tape, kd_tensor *x)
     return y;
 }
 
-/* The k largest of each row: values and classes. */
-static void largest(const float *z, size_t rows, size_t classes, size_t kept, float *values, int32_t *which)
-{
-    for (size_t i = 0; i < rows; i++)
-        for (size_t k = 0; k < kept; k++) {
-            int32_t best = -1;
-            for (int32_t c = 0; c < (int32_t)classes; c++) {
-                int taken = 0;
-                for (size_t j = 0; j < k; j++) taken |= which[i * kept + j] == c;
-                if (!taken && (best < 0 || z[i * classes + (size_t)c] > z[i * classes + (size_t)best])) best = c;
-            }
-            which[i * kept + k] = best;
-            values[i * kept + k] = z[i * classes + (size_t)best];
-        }
-}
-
 static kd_tensor *head_of(method *m, kd_tape *tape)
 {
     kd_tensor *x = fetch(&m->student, &m->on, tape, NULL);
@@ -704,16 +689,12 @@ static kd_tensor *output_term(method *m, kd_tape *learn, kd_tape *look, kd_tenso
         in.teacher = kd_tape_tensor(learn, KD_F32, 2, (size_t[]){ rows, kept });
         in.teacher_classes = kd_tape_tensor(learn, KD_I32, 2, (size_t[]){ rows, kept });
         if (kd_tape_status(learn) == KD_OK)
-            largest(kd_tensor_f32(t), rows, classes, kept, kd_tensor_f32(in.teacher), kd_tensor_data(in.teacher_classes));
+            largest_of_rows(kd_tensor_f32(t), rows, classes, kept, kd_tensor_f32(in.teacher), kd_tensor_data(in.teacher_classes));
     }
     if (is(m, "pskd")) {
         in.teacher = kd_tape_tensor(learn, KD_F32, 2, (size_t[]){ rows, classes });
-        for (size_t i = 0; i < rows && kd_tape_status(learn) == KD_OK; i++) {
-            float *old = m->table + (size_t)items[i] * classes;
-            const float *now = kd_tensor_f32(s) + i * classes;
-            memcpy(kd_tensor_f32(in.teacher) + i * classes, isnan(old[0]) ? now : old, classes * sizeof *old);
-            memcpy(old, now, classes * sizeof *old);   /* each item comes once an epoch */
-        }
+        if (kd_tape_status(learn) == KD_OK)   /* each item comes once an epoch */
+            outputs_before(m->table, items, kd_tensor_f32(s), rows, classes, kd_tensor_f32(in.teacher));
     }
     kd_tensor *loss = kd_loss_distill_apply_inputs(m->outputs, learn, &in);
     return extra ? kd_add(learn, loss, extra) : loss;
