@@ -66,7 +66,8 @@ by_hand() {
     c++*) $1 -std="$2" -Wall -Wextra -Werror $4 tests/api/consumer.cpp $5 -o "$dir/consumer.bin" || return 1 ;;
     *)  for source in examples/*.c; do
             case $source in */distill_vision.c) parts=examples/vision/*.c ;; *) parts= ;; esac
-            $1 -std="$2" -Wall -Wextra -Werror $4 "$source" $parts examples/support/*.c $5 -lm -o "$dir/$(basename "$source" .c).bin" || return 1
+            $1 -std="$2" -Wall -Wextra -Werror $4 "$source" $parts examples/support/*.c $5 -lm \
+                -o "$dir/$(basename "$source" .c).bin" || return 1
         done ;;
     esac
     run "$dir" "$3"
