@@ -243,7 +243,7 @@ $(patsubst tests/%.c,$(OBJ)/tests/%,$(wildcard tests/faults/test_*.c)): $(FAULT)
 .SECONDARY: $(TBIN:%=%.o) $(TKIT) $(FUZZ) $(FAULT) $(METHODS) $(CHECKS)
 
 tests: $(TBIN) ## build the tests
-check: $(A) $(SO) $(PC) $(TBIN) ## run the tests (under 90 s on two cores)
+check: $(A) $(SO) $(PC) $(TBIN) $(OUT)/examples/distill_vision ## run the tests (under 90 s on two cores)
 	@KD_OBJ=$(OBJ) KD_OUT=$(OUT) KD_CC='$(CC)' KD_NM='$(NM)' KD_HARDEN='$(HARDEN) $(CFLAGS)' sh tests/tools/run.sh $(TBIN)
 checkkd: $(CHECKKD) ## every kernel on every instruction set in full (ARGS='--kernel GLOB --isa NAME --seed N --bench')
 	@$< $(if $(filter --bench,$(ARGS)),,--full) $(ARGS)

@@ -1,34 +1,15 @@
-/* images.c - where images come from: CIFAR records, folders of pictures.
+/* images.c - where images come from: CIFAR records.
  * SPDX-License-Identifier: MIT */
 #include "vision.h"
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-/* Known means and deviations of the training images; others are measured. */
+/* Means and deviations of the training images, as the literature rounds them. */
 static const struct { const char *kind; float mean[3], std[3]; } known[] = {
     { "cifar10", { .4914f, .4822f, .4465f }, { .2470f, .2435f, .2616f } },
     { "cifar100", { .5071f, .4867f, .4408f }, { .2675f, .2565f, .2761f } },
 };
-
-static kd_status measure(images *d)
-{
-    double sum[3] = { 0 }, square[3] = { 0 };
-    size_t pixels = d->height * d->width, count = kd_dataset_count(d->train);
-    for (size_t i = 0; i < count; i++) {
-        const uint8_t *p = kd_dataset_item(d->train, i);
-        uint64_t s[3] = { 0 }, q[3] = { 0 };
-        for (size_t k = 0; k < pixels; k++)
-            for (size_t c = 0; c < 3; c++) s[c] += p[3 * k + c], q[c] += (uint64_t)p[3 * k + c] * p[3 * k + c];
-        for (size_t c = 0; c < 3; c++) sum[c] += (double)s[c], square[c] += (double)q[c];
-    }
-    for (size_t c = 0; c < 3; c++) {
-        double n = (double)(count * pixels), mean = sum[c] / n, variance = square[c] / n - mean * mean;
-        d->mean[c] = (float)(mean / 255);
-        d->std[c] = (float)(sqrt(variance > 1 ? variance : 1) / 255);
-    }
-    return KD_OK;
-}
+enum { KNOWN = sizeof known / sizeof *known };
 
 static kd_status open_cifar(images *d, const char *path, int hundred)
 {
@@ -45,26 +26,23 @@ static kd_status open_cifar(images *d, const char *path, int hundred)
     return st;
 }
 
-kd_status images_open(images *d, const char *spec, size_t side)
+kd_status images_open(images *d, const char *spec)
 {
     const char *path = strchr(spec, ':');
-    kd_status st;
-    (void)side;
+    size_t n = path ? (size_t)(path - spec) : 0, at = 0;
     memset(d, 0, sizeof *d);
     if (!path || !path[1]) return complain(KD_ERR_ARG, "--data \"%s\" is not KIND:PATH (cifar10, cifar100)", spec);
-    size_t n = (size_t)(path++ - spec), at = sizeof known / sizeof *known;
-    for (size_t k = 0; k < at; k++)
-        if (strlen(known[k].kind) == n && !strncmp(spec, known[k].kind, n)) at = k;
-    if (at < 2) TRY(open_cifar(d, path, at == 1));
-    else return complain(KD_ERR_ARG, "--data \"%s\": \"%.*s\" is none of cifar10, cifar100", spec, (int)n, spec);
+    while (at < KNOWN && (strlen(known[at].kind) != n || strncmp(spec, known[at].kind, n))) at++;
+    if (at == KNOWN) return complain(KD_ERR_ARG, "--data \"%s\": \"%.*s\" is none of cifar10, cifar100", spec, (int)n, spec);
+    kd_status st = open_cifar(d, path + 1, at == 1);
+    if (st != KD_OK) {
+        images_close(d);
+        return st;
+    }
     d->height = kd_dataset_item_size(d->train, 0), d->width = kd_dataset_item_size(d->train, 1);
-    if (at < sizeof known / sizeof *known) {
-        memcpy(d->mean, known[at].mean, sizeof d->mean);
-        memcpy(d->std, known[at].std, sizeof d->std);
-    } else TRY(measure(d));
-done:
-    if (st != KD_OK) images_close(d);
-    return st;
+    memcpy(d->mean, known[at].mean, sizeof d->mean);
+    memcpy(d->std, known[at].std, sizeof d->std);
+    return KD_OK;
 }
 
 void images_close(images *d)

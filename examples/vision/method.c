@@ -1,6 +1,7 @@
 /* method.c - any method of the library between two networks: taps, losses, phases.
  * SPDX-License-Identifier: MIT */
 #include "vision.h"
+#include "../support/rows.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,10 +10,10 @@
 enum { MAX_TAPS = 6, KEPT = 10, MAX_PATH = 64 };
 
 /* ---- what a method is given ------------------------------------------------------------------------------------------------ */
-typedef enum stage { TOGETHER, FIRST, PARAPHRASER, ONLY } stage;   /* FIRST: the feature term alone, then cross-entropy;
-                                                                       PARAPHRASER: its autoencoder first; ONLY: no cross-entropy */
-/* Taps, the same on both sides: stem, stage1 .., stages (those that both have), last (stage), map (what pool is the mean of), pool,
- * logits.  ":pre": before the ReLU; '#': a map as tokens; '@': its scaled self-products as attention scores. */
+/* FIRST: the feature term alone, then cross-entropy; PARAPHRASER: its autoencoder first; ONLY: no cross-entropy. */
+typedef enum stage { TOGETHER, FIRST, PARAPHRASER, ONLY } stage;
+/* Taps, the same on both sides: stem, stage1 .., stages (those that both have), last (stage), map (what pool is the mean of),
+ * pool, logits.  ":pre": before the ReLU; '#': a map as tokens; '@': its scaled self-products as attention scores. */
 typedef struct wiring {
     const char *name, *taps;
     stage       stage;
@@ -45,7 +46,7 @@ static const wiring wirings[] = {
     { "srrl", "map", TOGETHER, 0, 1, 0, NULL },
     { "ickd", "last", TOGETHER, 0, 0, 1, NULL },
     { "srd", "pool", TOGETHER, 0, 0, 0, NULL },
-    { "vitkd", "stage1# last#", TOGETHER, 0, 0, 1, "maps as tokens" },
+    { "vitkd", "stage1# last#", TOGETHER, 0, 0, 1, "between maps: the last one as tokens, twice" },
     { "semckd", "stages", TOGETHER, 0, 0, 0, NULL },
     { "tinybert", "last@ last#", TOGETHER, 0, 0, 1, "a map as tokens, its self-products as attention scores" },
     { "minilm", "last@ last#", TOGETHER, 0, 0, 1, "a map as tokens, its self-products as attention scores" },
@@ -92,6 +93,7 @@ struct method {
     kd_context      *ctx;
     const char      *name;
     const wiring    *wires;
+    const char      *taps;                    /* the wiring's, or what fits these networks */
     const images    *data;
     recipe           recipe;
     uint64_t         seed;
@@ -129,10 +131,11 @@ static size_t scaled(const recipe *r, double epochs)
     return n < 1 ? 1 : (size_t)n;
 }
 
-/* ---- taps ------------------------------------------------------------------------------------------------------------------- */
+/* ---- taps ------------------------------------------------------------------------------------------------------------------ */
 static kd_status add_tap(const method *m, side *s, const char *path, char suffix)
 {
-    if (!*path) return complain(KD_ERR_ARG, "%s: a network without the place that it needs: the classifier does not read the mean of a map", m->name);
+    if (!*path)
+        return complain(KD_ERR_ARG, "%s: needs networks whose classifier reads the mean of a map, unlike transformers'", m->name);
     if (s->count == MAX_TAPS) return complain(KD_ERR_ARG, "%s: more than %d taps", m->name, MAX_TAPS);
     tap *t = &s->taps[s->count++];
     snprintf(t->path, sizeof t->path, "%s", path);
@@ -145,7 +148,7 @@ static kd_status find_taps(method *m, side *s, size_t stages)
 {
     const network_taps *of = &s->of;
     kd_status st = KD_OK;
-    for (const char *at = m->wires->taps; *at && st == KD_OK;) {
+    for (const char *at = m->taps; *at && st == KD_OK;) {
         char word[32];
         size_t n = strcspn(at, " ");
         snprintf(word, sizeof word, "%.*s", (int)n, at);
@@ -239,7 +242,7 @@ static kd_tensor *classify(const side *s, kd_tape *tape, kd_tensor *x)
     return kd_linear(tape, x, parameter(s->model, s->of.classifier, "weight"), parameter(s->model, s->of.classifier, "bias"));
 }
 
-/* ---- losses ------------------------------------------------------------------------------------------------------------------- */
+/* ---- losses ---------------------------------------------------------------------------------------------------------------- */
 static void override(float *number, double given) { if (!isnan(given)) *number = (float)given; }
 
 static kd_status labels_and_outputs(method *m, kd_loss_distill **out, double soft_weight)
@@ -366,7 +369,8 @@ static kd_status make_features(method *m, const method_setup *setup, kd_tape *lo
     take_shapes(t, d.teacher_count, teacher);
     m->teacher_side[0] = size_of(t[0], 1), m->teacher_side[1] = size_of(t[0], 2);
     if (is(m, "catkd"))
-        choose_class_maps(m, &d, strstr(setup->student_name, "shuffle") != NULL, !strncmp(setup->student_name, setup->teacher_name, 3));
+        choose_class_maps(m, &d, strstr(setup->student_name, "shuffle") != NULL,
+                          !strncmp(setup->student_name, setup->teacher_name, 3));
     feature_numbers(m, &d);
     if (m->wires->classifier) {
         d.teacher_weight = weights_of(m->teacher.model, m->teacher.of.classifier, "weight");
@@ -377,7 +381,8 @@ static kd_status make_features(method *m, const method_setup *setup, kd_tape *lo
             norm_weight[i] = weights_of(m->teacher.model, m->teacher.of.last_norm[i], "weight");
             norm_bias[i] = weights_of(m->teacher.model, m->teacher.of.last_norm[i], "bias");
             if (!norm_weight[i] || !norm_bias[i]) {
-                st = complain(KD_ERR_ARG, "ofd: no batch norm ends the stages of %s, from which its margins come", setup->teacher_name);
+                st = complain(KD_ERR_ARG, "ofd: no batch norm ends the stages of %s, from which its margins come",
+                              setup->teacher_name);
                 goto done;
             }
         }
@@ -403,7 +408,8 @@ static kd_status make_head(method *m, kd_tape *look)
     memset(kd_tensor_f32(x), 0, m->data->height * m->data->width * 3 * sizeof(float));
     x = fetch(&m->student, &m->on, look, kd_model_forward(m->student.model, look, x));
     TRY(kd_tape_status(look));
-    st = kd_zoo_mlp(&m->head, m->ctx, (size_t[]){ kd_tensor_size(x, kd_tensor_rank(x) - 1), m->classes }, 2, KD_ACT_NONE, m->seed + 5);
+    const size_t sizes[] = { kd_tensor_size(x, kd_tensor_rank(x) - 1), m->classes };
+    st = kd_zoo_mlp(&m->head, m->ctx, sizes, 2, KD_ACT_NONE, m->seed + 5);
 done:
     return st;
 }
@@ -446,6 +452,7 @@ static kd_status build(method *m, const method_setup *setup)
     TRY(check(m, setup));
     if (m->teacher.model) TRY(network_taps_of(&m->teacher.of, setup->teacher_name, m->teacher.model));
     TRY(kd_tape_create(&look, m->ctx, KD_TAPE_INFER));
+    snprintf(m->no_decay, sizeof m->no_decay, "%.63s.*", m->student.of.classifier);
     m->phases = 1;
     m->epochs[0] = (size_t)m->recipe.epochs;
     if (is(m, "alone")) {
@@ -458,8 +465,9 @@ static kd_status build(method *m, const method_setup *setup)
             goto done;
         }
         size_t stages = m->student.of.stages < m->teacher.of.stages ? m->student.of.stages : m->teacher.of.stages;
-        static wiring vectors;   /* srrl takes the pooled vectors where a side has no map */
-        if (is(m, "srrl") && (!*m->student.of.map || !*m->teacher.of.map)) vectors = *m->wires, vectors.taps = "pool", m->wires = &vectors;
+        m->taps = m->wires->taps;
+        if (is(m, "srrl") && (!*m->student.of.map || !*m->teacher.of.map)) m->taps = "pool";
+        if (is(m, "vitkd") && !(m->student.of.tokens && m->teacher.of.tokens)) m->taps = "last# last#";
         TRY(find_taps(m, &m->student, is(m, "semckd") ? m->student.of.stages : stages));
         TRY(find_taps(m, &m->teacher, is(m, "semckd") ? m->teacher.of.stages : stages));
         TRY(make_features(m, setup, look));
@@ -532,7 +540,7 @@ void method_free(method *m)
     free(m);
 }
 
-/* ---- phases ------------------------------------------------------------------------------------------------------------------- */
+/* ---- phases ---------------------------------------------------------------------------------------------------------------- */
 size_t method_phases(const method *m) { return m->phases; }
 size_t method_epochs(const method *m, size_t phase) { return phase < m->phases ? m->epochs[phase] : 0; }
 
@@ -547,7 +555,8 @@ static void take_paraphraser(method *m)
     for (size_t i = 0; i < kd_model_parameter_count(from); i++) {
         kd_param_info a = { .struct_size = sizeof a }, b = { .struct_size = sizeof b };
         if (kd_model_parameter_at(from, i, &a) != KD_OK || kd_model_parameter_at(to, i, &b) != KD_OK) continue;
-        if (!strncmp(a.name, "t0.", 3)) memcpy(kd_tensor_f32(b.tensor), kd_tensor_f32(a.tensor), kd_tensor_count(a.tensor) * sizeof(float));
+        if (!strncmp(a.name, "t0.", 3))
+            memcpy(kd_tensor_f32(b.tensor), kd_tensor_f32(a.tensor), kd_tensor_count(a.tensor) * sizeof(float));
     }
     kd_model_touch(to);
 }
@@ -581,17 +590,17 @@ size_t method_trains(method *m, kd_model **models)
 
 const char *method_no_decay(const method *m)
 {
-    method *mine = (method *)m;
     if (m->wires->stage == PARAPHRASER) return m->phase ? "t0.*" : "s0.*";
     if (m->wires->stage != ONLY && (m->wires->stage != FIRST || m->phase)) return NULL;
-    snprintf(mine->no_decay, sizeof mine->no_decay, "%s.*", m->student.of.classifier);
-    return m->no_decay;
+    return m->no_decay;   /* the student's classifier */
 }
 
 kd_status method_checkpoint(method *m, kd_checkpoint *cp)
 {
     kd_status st = kd_checkpoint_add_bytes(cp, "method.rng", &m->rng, sizeof m->rng);
     if (st == KD_OK && m->outputs) st = kd_checkpoint_add_loss(cp, "method.outputs", m->outputs);
+    kd_model *adapters = m->outputs ? kd_loss_distill_adapters(m->outputs) : NULL;   /* not part of its loss's section */
+    if (st == KD_OK && adapters) st = kd_checkpoint_add_model(cp, "method.adapters", adapters);
     if (st == KD_OK && m->generation) st = kd_checkpoint_add_loss(cp, "method.generation", m->generation);
     if (st == KD_OK && m->features) st = kd_checkpoint_add_feature_loss(cp, "method.features", m->features);
     if (st == KD_OK && m->paraphraser) st = kd_checkpoint_add_feature_loss(cp, "method.paraphraser", m->paraphraser);
@@ -620,7 +629,7 @@ const char *method_note(const method *m)
     return NULL;
 }
 
-/* ---- a batch -------------------------------------------------------------------------------------------------------------------- */
+/* ---- a batch --------------------------------------------------------------------------------------------------------------- */
 /* Each image flipped or not, moved by up to an eighth of its side, its contrast changed, a square of a quarter cut out. */
 static kd_tensor *strong_view(method *m, kd_tape *tape, kd_tensor *x)
 {
@@ -630,34 +639,20 @@ static kd_tensor *strong_view(method *m, kd_tape *tape, kd_tensor *x)
     for (size_t i = 0; i < n; i++) {
         const float *from = kd_tensor_f32(x) + i * h * w * c;
         float *to = kd_tensor_f32(y) + i * h * w * c, contrast = .6f + .8f * kd_rng_uniform(&m->rng);
-        size_t by = h / 8, bx = w / 8, flip = (size_t)kd_rng_below(&m->rng, 2), dy = (size_t)kd_rng_below(&m->rng, 2 * by + 1);
-        size_t dx = (size_t)kd_rng_below(&m->rng, 2 * bx + 1), cy = (size_t)kd_rng_below(&m->rng, h), cx = (size_t)kd_rng_below(&m->rng, w);
+        size_t by = h / 8, bx = w / 8, flip = (size_t)kd_rng_below(&m->rng, 2);
+        size_t dy = (size_t)kd_rng_below(&m->rng, 2 * by + 1), dx = (size_t)kd_rng_below(&m->rng, 2 * bx + 1);
+        size_t cy = (size_t)kd_rng_below(&m->rng, h), cx = (size_t)kd_rng_below(&m->rng, w);
         for (size_t a = 0; a < h; a++)
             for (size_t b = 0; b < w; b++) {
                 size_t sa = a + dy, sb = b + dx;   /* in the image padded by `by`, `bx` */
-                int out = sa < by || sa >= h + by || sb < bx || sb >= w + bx || (a >= cy && a < cy + h / 4 && b >= cx && b < cx + w / 4);
+                int cut = a >= cy && a < cy + h / 4 && b >= cx && b < cx + w / 4;
+                int out = cut || sa < by || sa >= h + by || sb < bx || sb >= w + bx;
                 size_t column = out ? 0 : flip ? w - 1 - (sb - bx) : sb - bx;
                 for (size_t k = 0; k < c; k++)
                     to[(a * w + b) * c + k] = out ? 0 : contrast * from[((sa - by) * w + column) * c + k];
             }
     }
     return y;
-}
-
-/* The k largest of each row: values and classes. */
-static void largest(const float *z, size_t rows, size_t classes, size_t kept, float *values, int32_t *which)
-{
-    for (size_t i = 0; i < rows; i++)
-        for (size_t k = 0; k < kept; k++) {
-            int32_t best = -1;
-            for (int32_t c = 0; c < (int32_t)classes; c++) {
-                int taken = 0;
-                for (size_t j = 0; j < k; j++) taken |= which[i * kept + j] == c;
-                if (!taken && (best < 0 || z[i * classes + (size_t)c] > z[i * classes + (size_t)best])) best = c;
-            }
-            which[i * kept + k] = best;
-            values[i * kept + k] = z[i * classes + (size_t)best];
-        }
 }
 
 static kd_tensor *head_of(method *m, kd_tape *tape)
@@ -673,7 +668,8 @@ static kd_tensor *output_term(method *m, kd_tape *learn, kd_tape *look, kd_tenso
 {
     kd_distill_inputs in = { .struct_size = sizeof in, .student = s, .teacher = t, .labels = y };
     kd_tensor *more[1], *extra = NULL;
-    if (kd_tape_status(learn) != KD_OK || kd_tape_status(look) != KD_OK) return kd_loss_distill_apply_inputs(m->outputs, learn, &in);
+    if (kd_tape_status(learn) != KD_OK || kd_tape_status(look) != KD_OK)
+        return kd_loss_distill_apply_inputs(m->outputs, learn, &in);
     size_t rows = kd_tensor_size(s, 0), classes = m->classes;
     if (m->head) in.student_second = head_of(m, learn);
     else if (is_deit(m)) in.student_second = kd_model_tapped(m->student.model, learn, "head_dist");
@@ -684,28 +680,27 @@ static kd_tensor *output_term(method *m, kd_tape *learn, kd_tape *look, kd_tenso
         extra = kd_cross_entropy(learn, in.student_second, y, -1, (float)m->recipe.label_smoothing, KD_REDUCE_MEAN_ROWS);
         extra = kd_scale(learn, extra, m->strong_weight, 0);
     }
-    if (is(m, "multi_teacher")) more[0] = kd_model_forward(m->second, look, x), in.more_teachers = more, in.more_teacher_count = 1;
+    if (is(m, "multi_teacher")) {
+        more[0] = kd_model_forward(m->second, look, x);
+        in.more_teachers = more, in.more_teacher_count = 1;
+    }
     if (is(m, "top_k")) {
         size_t kept = classes < KEPT ? classes : KEPT;
         in.teacher = kd_tape_tensor(learn, KD_F32, 2, (size_t[]){ rows, kept });
         in.teacher_classes = kd_tape_tensor(learn, KD_I32, 2, (size_t[]){ rows, kept });
         if (kd_tape_status(learn) == KD_OK)
-            largest(kd_tensor_f32(t), rows, classes, kept, kd_tensor_f32(in.teacher), kd_tensor_data(in.teacher_classes));
+            largest_of_rows(kd_tensor_f32(t), rows, classes, kept, kd_tensor_f32(in.teacher), kd_tensor_data(in.teacher_classes));
     }
     if (is(m, "pskd")) {
         in.teacher = kd_tape_tensor(learn, KD_F32, 2, (size_t[]){ rows, classes });
-        for (size_t i = 0; i < rows && kd_tape_status(learn) == KD_OK; i++) {
-            float *old = m->table + (size_t)items[i] * classes;
-            const float *now = kd_tensor_f32(s) + i * classes;
-            memcpy(kd_tensor_f32(in.teacher) + i * classes, isnan(old[0]) ? now : old, classes * sizeof *old);
-            memcpy(old, now, classes * sizeof *old);   /* each item comes once an epoch */
-        }
+        if (kd_tape_status(learn) == KD_OK)   /* each item comes once an epoch */
+            outputs_before(m->table, items, kd_tensor_f32(s), rows, classes, kd_tensor_f32(in.teacher));
     }
     kd_tensor *loss = kd_loss_distill_apply_inputs(m->outputs, learn, &in);
     return extra ? kd_add(learn, loss, extra) : loss;
 }
 
-static kd_tensor *feature_term(method *m, kd_loss_feature *loss, kd_tape *learn, kd_tape *look, kd_tensor *s, kd_tensor *t, kd_tensor *y,
+static kd_tensor *feature_term(method *m, kd_tape *learn, kd_tape *look, kd_tensor *s, kd_tensor *t, kd_tensor *y,
                                const uint32_t *items)
 {
     kd_tensor *student[MAX_TAPS], *teacher[MAX_TAPS];
@@ -717,10 +712,11 @@ static kd_tensor *feature_term(method *m, kd_loss_feature *loss, kd_tape *learn,
     if (is(m, "crd")) {
         size_t rows = kd_tensor_size(y, 0);
         in.indices = kd_tape_tensor(learn, KD_I32, 1, &rows);
-        for (size_t i = 0; i < rows && kd_tape_status(learn) == KD_OK; i++) ((int32_t *)kd_tensor_data(in.indices))[i] = (int32_t)items[i];
+        for (size_t i = 0; i < rows && kd_tape_status(learn) == KD_OK; i++)
+            ((int32_t *)kd_tensor_data(in.indices))[i] = (int32_t)items[i];
     }
     if (m->wires->logits) in.student_logits = s, in.teacher_logits = t;
-    return kd_loss_feature_apply(loss, learn, &in);
+    return kd_loss_feature_apply(m->features, learn, &in);
 }
 
 /* ft's first phase: only the teacher's maps matter; the student's are there for their shape. */
@@ -732,7 +728,8 @@ static kd_tensor *paraphrase(method *m, kd_tape *learn, kd_tape *look, kd_tensor
     return kd_loss_feature_apply(m->paraphraser, learn, &in);
 }
 
-kd_tensor *method_loss(method *m, kd_tape *learn, kd_tape *look, kd_tensor *x, kd_tensor *y, const uint32_t *items, kd_tensor **logits)
+kd_tensor *method_loss(method *m, kd_tape *learn, kd_tape *look, kd_tensor *x, kd_tensor *y, const uint32_t *items,
+                       kd_tensor **logits)
 {
     kd_tensor *s, *t = NULL, *loss = NULL;
     *logits = NULL;
@@ -753,7 +750,7 @@ kd_tensor *method_loss(method *m, kd_tape *learn, kd_tape *look, kd_tensor *x, k
     s = *logits = kd_model_forward(m->student.model, learn, x);
     if (labels_now(m)) loss = output_term(m, learn, look, x, s, t, y, items);
     if (features_now(m)) {
-        kd_tensor *term = feature_term(m, m->features, learn, look, s, t, y, items);
+        kd_tensor *term = feature_term(m, learn, look, s, t, y, items);
         loss = loss ? kd_add(learn, loss, term) : term;
     }
     return loss;

@@ -29,7 +29,9 @@ static kd_status read_vit(kd_vit_desc *d, const char *spec)
             if ((double)*sizes[i].number != value) return complain(KD_ERR_ARG, "vit: %.*s: not a whole number", (int)n, at);
         } else if (k == 9 && !strncmp(at, "distilled", k)) d->distilled = value != 0;
         else if (k == 7 && !strncmp(at, "dropout", k)) d->dropout = (float)value;
-        else return complain(KD_ERR_ARG, "vit: no key \"%.*s\": image, patch, width, depth, heads, mlp_ratio, distilled, dropout", (int)k, at);
+        else
+            return complain(KD_ERR_ARG, "vit: no key \"%.*s\": image, patch, width, depth, heads, mlp_ratio, distilled, dropout",
+                            (int)k, at);
         at += n + (at[n] == ',');
     }
     return KD_OK;
@@ -45,7 +47,8 @@ kd_status network_create(kd_model **out, kd_context *ctx, const char *name, cons
     vit.image = d->height, vit.patch = d->height % 4 ? 1 : d->height / 8 ? d->height / 8 : 1;
     if ((st = read_vit(&vit, name + 4)) != KD_OK) return st;
     if (vit.image != d->height || vit.image != d->width)
-        return complain(KD_ERR_ARG, "%s: images of %zu x %zu, but the data's are %zu x %zu", name, vit.image, vit.image, d->height, d->width);
+        return complain(KD_ERR_ARG, "%s: images of %zu x %zu, the data's are %zu x %zu", name, vit.image, vit.image,
+                        d->height, d->width);
     vit.classes = d->classes;
     vit.drop_path = (float)drop_path;
     return kd_zoo_vit(out, ctx, &vit, seed);
