@@ -154,9 +154,9 @@ KD_API const uint32_t *kd_loader_indices(const kd_loader *loader);
 KD_API uint64_t kd_loader_epoch(const kd_loader *loader);
 /* Batches in an epoch. */
 KD_API size_t kd_loader_batches(const kd_loader *loader);
-/* Seconds that kd_loader_next has kept its caller waiting, in all calls so far: near 0 where batches are made as fast as they
+/* Nanoseconds that kd_loader_next has kept its caller waiting, in all calls so far: near 0 where batches are made as fast as they
  * are used.  With `ahead` 0 it is the time it takes to make them. */
-KD_API double kd_loader_waited(const kd_loader *loader);
+KD_API uint64_t kd_loader_waited(const kd_loader *loader);
 /* Free the loader, its batches and its thread.  NULL is fine. */
 KD_API void kd_loader_free(kd_loader *loader);
 

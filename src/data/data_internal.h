@@ -102,7 +102,7 @@ struct kd_loader {
     kd__monitor      *monitor;
     uint32_t          generation;   /* of the process, when they were made */
     bool              serial;       /* no thread to be had, or none asked for */
-    double            waited;
+    uint64_t          waited;       /* nanoseconds */
     uint64_t          made, released;   /* under the monitor, as is stop; the ring has `made - released` batches */
     uint64_t          first_epoch;      /* where the ring began */
     size_t            first_position;

@@ -299,9 +299,9 @@ kd_status kd_loader_next(kd_loader *loader, kd_tensor **x, kd_tensor **y)
         loader->epoch++;
         return KD_END;
     }
-    double since = kd__now();
+    uint64_t since = kd__nanoseconds();
     kd__batch_slot *slot = take(loader);
-    loader->waited += kd__now() - since;
+    loader->waited += kd__nanoseconds() - since;
     loader->position++;
     if (slot->status != KD_OK) return kd__fail(slot->status, "%s", slot->text);
     loader->held = slot;
@@ -316,7 +316,7 @@ uint64_t kd_loader_epoch(const kd_loader *loader) { return loader ? loader->epoc
 
 size_t kd_loader_batches(const kd_loader *loader) { return loader ? loader->batches : 0; }
 
-double kd_loader_waited(const kd_loader *loader) { return loader ? loader->waited : 0; }
+uint64_t kd_loader_waited(const kd_loader *loader) { return loader ? loader->waited : 0; }
 
 void kd__loader_seek(kd_loader *loader, uint64_t epoch, size_t position)
 {

@@ -527,11 +527,11 @@ TEST(waiting_is_counted)
     kd_loader_desc d = deit(0);
     kd_loader *loader = make(NULL, data, &d);
     CHECK(kd_loader_waited(loader) == 0 && kd_loader_waited(NULL) == 0);
-    double begin = kd__now(), before = 0;
+    uint64_t begin = kd__nanoseconds(), before = 0;
     for (int i = 0; i < 10; i++) {
         run(loader, 1);
-        double now = kd_loader_waited(loader);
-        CHECK(now >= before && now <= kd__now() - begin);
+        uint64_t now = kd_loader_waited(loader);
+        CHECK(now >= before && now <= kd__nanoseconds() - begin);
         before = now;
     }
     CHECK(before > 0);   /* it made them itself */

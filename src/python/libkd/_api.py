@@ -917,7 +917,7 @@ FUNCTIONS = {
     "kd_loader_indices": ("const uint32_t *", "const kd_loader *loader"),
     "kd_loader_epoch": ("uint64_t", "const kd_loader *loader"),
     "kd_loader_batches": ("size_t", "const kd_loader *loader"),
-    "kd_loader_waited": ("double", "const kd_loader *loader"),
+    "kd_loader_waited": ("uint64_t", "const kd_loader *loader"),
     "kd_loader_free": ("void", "kd_loader *loader"),
     "kd_safetensors_open": ("kd_status", "kd_safetensors **out, kd_context *ctx, const char *path, uint32_t flags"),
     "kd_safetensors_close": ("void", "kd_safetensors *file"),

@@ -1079,9 +1079,9 @@ class LoaderMethods:
         return lib.kd_loader_batches(self._h)
 
     @property
-    def waited(self) -> float:
-        """Seconds that kd_loader_next has kept its caller waiting, in all calls so far: near 0 where batches are made as fast as
-        they are used.  With `ahead` 0 it is the time it takes to make them.
+    def waited(self) -> int:
+        """Nanoseconds that kd_loader_next has kept its caller waiting, in all calls so far: near 0 where batches are made as
+        fast as they are used.  With `ahead` 0 it is the time it takes to make them.
 
         C: kd_loader_waited
         """
