@@ -20,7 +20,8 @@ CLASSES = 5
 # name: side of the images, batch, 1 if in every run of the tests.  For those, images are sought for which no input of a ReLU is so
 # near 0 that rounding in float32 could decide its sign, so that gradients can be compared closely.
 MARGIN, TRIES = 5e-6, 60
-# Not here: ResNet-101 and 152, of which with such weights PyTorch in float32 is itself 4e-4 and 1e-3 away from float64 (parity.py has them).
+# Not here: ResNet-101 and 152, of which with such weights PyTorch in float32 is itself 4e-4 and 1e-3 away from float64
+# (parity.py has them).
 SIZES = {
     "resnet8": (16, 2, 0), "resnet14": (16, 2, 0), "resnet20": (16, 2, 1), "resnet32": (16, 2, 0), "resnet44": (16, 2, 0),
     "resnet56": (16, 2, 0), "resnet110": (32, 3, 0), "resnet8x4": (16, 2, 1), "resnet32x4": (32, 3, 0),

@@ -248,13 +248,14 @@ all tensors of its kind:
 
 - forward: logits in inference and in training (both heads of a distilled model), and the loss;
 - taps: the output of every stage (of every block in transformers), and of residual stages the sum before the last ReLU;
-- gradients: of every parameter after one training step, {hard} CE + {soft} T^2 KL at T = {t:g} with random teacher logits (distilled models: CE on
-  the class head, KL on the distillation head). A gradient that is zero but for rounding (convolution biases before a batch norm: in float64 below 1e-9
-  of the model's largest) is measured by the largest gradient of the model;
+- gradients: of every parameter after one training step, {hard} CE + {soft} T^2 KL at T = {t:g} with random teacher logits (distilled
+  models: CE on the class head, KL on the distillation head). A gradient that is zero but for rounding (convolution biases before a
+  batch norm: in float64 below 1e-9 of the model's largest) is measured by the largest gradient of the model;
 - statistics: running means and variances after that step.
 
-Three numbers a cell: libkd to PyTorch in float32 / libkd to PyTorch in float64 / PyTorch in float32 to PyTorch in float64. "Back" is the file that libkd
-writes of the weights it read, loaded into a new PyTorch model with `strict=True`: every tensor equal to the bit, or not.
+Three numbers a cell: libkd to PyTorch in float32 / libkd to PyTorch in float64 / PyTorch in float32 to PyTorch in float64. "Back" is
+the file that libkd writes of the weights it read, loaded into a new PyTorch model with `strict=True`: every tensor equal to the bit,
+or not.
 
 Gradients jump where an input of a ReLU is so near 0 that rounding decides its sign. Images are therefore sought, of up to {tries} seeds, whose
 nearest such input in float64 is far from 0; "margin" is how far, in standard deviations of that ReLU's inputs.
