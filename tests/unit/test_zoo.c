@@ -359,6 +359,27 @@ TEST(blocks_train)
     }
 }
 
+/* The epsilon of batch norms, 1e-5, seen where the variance is 0: (0 - -1e-3) / sqrt(0 + 1e-5). */
+TEST(batch_norm_epsilon)
+{
+    kd_model *m = NULL;
+    kd_tape *tape = NULL;
+    kd_param_info info = { .struct_size = sizeof info };
+    CHECK_OK(kd_zoo_create(&m, NULL, "resnet8", 10, 1));
+    CHECK_OK(kd_model_initialize(m, "conv1.weight", KD_INIT_ZEROS, 0, 0, 1));
+    CHECK_OK(kd_model_find(m, "bn1.running_mean", &info));
+    CHECK_OK(kd_tensor_fill(info.tensor, -1e-3));
+    CHECK_OK(kd_model_find(m, "bn1.running_var", &info));
+    CHECK_OK(kd_tensor_fill(info.tensor, 0));
+    kd_model_touch(m);
+    CHECK_OK(kd_model_tap(m, "relu"));
+    CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_INFER));
+    (void)forward_zeros(m, tape, 4, (size_t[]){ 1, 8, 8, 3 });
+    CHECK_NEAR((double)kd_tensor_f32(kd_model_tapped(m, tape, "relu"))[0], 0.316227766, 1e-6);
+    kd_tape_free(tape);
+    kd_model_free(m);
+}
+
 /* The variance of grouped convolutions, 2 / (9 channels) in MobileNetV2, and zeros of the classifier's bias. */
 TEST(mobilenet_begins)
 {
