@@ -97,6 +97,7 @@ static void multiply(const gemm_job *job, size_t i0, size_t i1, size_t j0, size_
     block.b_k = job->packed ? KD__GEMM_PANEL : g->b_stride;
     if (block.n <= 2 * KD__GEMM_PANEL && g->k > 2 * half_l2(job->ctx) / g->m) block.prefetch |= KD__GEMM_FETCH_A;
     if (g->k / 2 > half_l2(job->ctx) / g->n) block.prefetch |= KD__GEMM_FETCH_B;   /* not in the level-2 cache */
+    if (g->m > half_l2(job->ctx) / 2 / g->n) block.prefetch |= KD__GEMM_FETCH_C;
     float *spread = NULL;
     if (g->a_stride % SAME_SETS == 0 && block.n > 2 * KD__GEMM_PANEL && g->k > 16) {
         spread = kd__scratch_get(job->ctx, (size_t)SPREAD_ROWS * SPREAD_K * sizeof *spread);   /* none: A in place will do */
