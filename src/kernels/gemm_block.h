@@ -29,7 +29,6 @@
 /* The columns of B right of this tile's, and C. */
 #define KD__GEMM_FETCH_B 2
 #define KD__GEMM_FETCH_C 4
-#define KD__GEMM_FETCH_NEXT 8
 
 typedef struct kd__gemm_block {
     size_t m, n;
@@ -48,7 +47,6 @@ typedef struct kd__gemm_block {
     size_t       c_row;
     kd__epilogue after;
     int          add;
-    const float *a_next;
     int          prefetch;        /* KD__GEMM_FETCH_*: what comes from memory and will be wanted soon */
 } kd__gemm_block;
 #endif

@@ -73,18 +73,17 @@ V_FN void put(const kd__gemm_block *g, kd_f32x16 acc[ROWS][VECS], size_t i, size
 /* What a tile asks for while it computes: lines that will be wanted soon, some with every sixteen steps along k. */
 typedef struct ahead {
     const float *at;
-    size_t       lines;        /* at a time, `line` floats apart; and `step` floats on for the next */
+    size_t       lines;        /* at a time, `line` floats apart; and `step` floats on for the next; 0 ends the list */
     ptrdiff_t    line, step;
 } ahead;
 enum { AHEAD = 3 };
 
 /* For the tile at row i and column j, which is number `tile` of `tiles` over these columns; b is its first column of B. */
 static const ahead *look_ahead(const kd__gemm_block *g, const float *b, size_t i, size_t j, size_t rows, size_t columns, size_t tile,
-                               size_t tiles, ahead it[AHEAD])
+                               size_t tiles, ahead it[AHEAD + 1])
 {
     size_t n = 0;
     if (!g->prefetch) return NULL;
-    for (size_t x = 0; x < AHEAD; x++) it[x].lines = 0;
     if (g->prefetch & KD__GEMM_FETCH_C)
         it[n++] = (ahead){ .at = g->c + i * g->c_row + j, .lines = columns / 16, .line = 16, .step = (ptrdiff_t)g->c_row };
     if (g->prefetch & KD__GEMM_FETCH_A) {
@@ -96,10 +95,6 @@ static const ahead *look_ahead(const kd__gemm_block *g, const float *b, size_t i
             a->at = g->a + i * g->a_row + (by_row ? rows * g->a_row : g->length * g->a_k);
             a->step = by_row && !dense ? 16 : (ptrdiff_t)a->lines * a->line;
         }
-    } else if (g->a_next) {
-        const size_t whole = (g->n + columns - 1) / columns * tiles, mine = j / columns * tiles + tile;
-        const size_t first = g->m * mine / whole, last = g->m * (mine + 1) / whole;
-        it[n++] = (ahead){ .at = g->a_next + first * g->a_row, .lines = last - first, .line = (ptrdiff_t)g->a_row, .step = 16 };
     }
     if ((g->prefetch & KD__GEMM_FETCH_B) && j + columns < g->n) {
         b += g->b_panel && (j + columns) % KD__GEMM_PANEL == 0 ? g->b_panel + columns - KD__GEMM_PANEL : columns;
@@ -108,6 +103,7 @@ static const ahead *look_ahead(const kd__gemm_block *g, const float *b, size_t i
             it[n++] = (ahead){ .at = b + g->length * tile / tiles * g->b_k + v, .lines = lines, .line = (ptrdiff_t)g->b_k,
                                .step = (ptrdiff_t)(lines * g->b_k) };
     }
+    it[n].lines = 0;
     return it;
 }
 
@@ -130,14 +126,14 @@ V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, cons
         for (size_t p = 0; p < g->inner; p++) {
             const float *ak = a + (ptrdiff_t)o * g->a_outer + (ptrdiff_t)p * g->a_inner;
             const float *restrict bk = b + (ptrdiff_t)o * g->b_outer + (ptrdiff_t)p * g->b_inner;
-            size_t group = 0;
+            ptrdiff_t group = 0;
             for (size_t to_do = g->length; to_do;) {
                 size_t steps = to_do;
                 if (after) {
                     if (steps > 16) steps = 16;
-                    for (size_t x = 0; x < AHEAD; x++) {
-                        const float *next = after[x].at + (ptrdiff_t)group * after[x].step;
-                        for (size_t line = after[x].lines; line; line--, next += after[x].line) v_prefetch(next);
+                    for (const ahead *x = after; x->lines; x++) {
+                        const float *next = x->at + group * x->step;
+                        for (size_t line = x->lines; line; line--, next += x->line) v_prefetch(next);
                     }
                     group++;
                 }
@@ -321,7 +317,7 @@ static const tile_fn *choose(const kd__gemm_block *g, size_t left, size_t *colum
     if (left > 16) {
         *columns = 32;
         *rows = ROWS_2;
-        if (g->a_row == 1 && g->m % HALF == 0) {
+        if (g->a_row == 1 && g->m % HALF == 0 && g->length < 64) {
             *rows = HALF;
             return tiles_columns;
         }
@@ -349,7 +345,7 @@ void KD_K(gemm_block_f32)(const kd__gemm_block *g)
         const size_t all = count + (odd > 0);
         for (size_t t = 0, i = 0; t < all; t++) {
             size_t rows = t == count ? odd : unit * (height + (t < higher));
-            ahead it[AHEAD];
+            ahead it[AHEAD + 1];
             tiles[rows](g, b, i, j, look_ahead(g, b, i, j, rows, columns, t, all, it));
             if (finish) {
                 const kd__epilogue after = kd__epilogue_at(&g->after, i, j);
