@@ -3,8 +3,9 @@
  * The kernel (kern_gemm.c) multiplies blocks that lie in the caches; here the product is cut into such blocks.
  * Only the cut along k shows in the bits: KD__GEMM_K.  Everything else here is a question of speed:
  *   - A is read in place.  B is read in place too while few rows of A would pay for packing it, unless its rows
- *     fall on the same cache sets; else it is packed into panels, a few megabytes at a time.
- *     A is copied, a block at a time, only if its rows fall on the same sets.
+ *     fall on the same cache sets.  A large B is packed in parts of 256 deep that fill half of the level-2 cache, and each
+ *     stays there for all rows of the task; a small one, and one of a few rows, is packed whole.
+ *     A is copied, a block at a time, if its rows fall on the same sets, or it lies by columns and C is wide.
  *   - Rows of C go in blocks of 168, a multiple of every tile's height.
  * SPDX-License-Identifier: MIT */
 #include "tensor/tensor.h"
