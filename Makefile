@@ -240,7 +240,7 @@ $(patsubst tests/%.c,$(OBJ)/tests/%,$(wildcard tests/faults/test_*.c)): $(FAULT)
 .SECONDARY: $(TBIN:%=%.o) $(TKIT) $(FUZZ) $(FAULT) $(METHODS) $(CHECKS)
 
 tests: $(TBIN) ## build the tests
-check: $(A) $(SO) $(PC) $(TBIN) ## run the tests (under 90 s on two cores)
+check: $(A) $(SO) $(PC) $(TBIN) $(OUT)/examples/distill_vision ## run the tests (under 90 s on two cores)
 	@KD_OBJ=$(OBJ) KD_OUT=$(OUT) KD_CC='$(CC)' KD_NM='$(NM)' KD_HARDEN='$(HARDEN) $(CFLAGS)' sh tests/tools/run.sh $(TBIN)
 checkkd: $(CHECKKD) ## every kernel on every instruction set in full (ARGS='--kernel GLOB --isa NAME --seed N --bench')
 	@$< $(if $(filter --bench,$(ARGS)),,--full) $(ARGS)
@@ -269,6 +269,9 @@ examples: $(EXAMPLES) ## build the examples, in lib/examples
 $(OUT)/examples/%: examples/%.c $(SUPPORT) $(wildcard examples/support/*.h) $(A)
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(SUPPORT) $(LDFLAGS) $(A) $(LDLIBS) -o $@
+VISION   := $(sort $(wildcard examples/vision/*.c))
+$(OUT)/examples/distill_vision: $(VISION) $(wildcard examples/vision/*.h)
+$(OUT)/examples/distill_vision: SUPPORT += $(VISION)
 MPICC ?= mpicc
 examples-mpi: $(OUT)/examples/mpi/distill_mpi ## build the MPI example (MPICC=mpicc)
 $(OUT)/examples/mpi/%: examples/mpi/%.c $(A)

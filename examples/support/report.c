@@ -29,7 +29,7 @@ double seconds(void)
 /* ---- progress ------------------------------------------------------------------------------------ */
 static void show(progress *p, const char *note)
 {
-    double now = seconds(), rate = (double)p->done / (now - p->start + 1e-9);
+    double now = seconds(), rate = (double)(p->done - p->from) / (now - p->start + 1e-9);
     double left = rate > 0 ? (double)(p->total - p->done) / rate : 0;
     if (p->terminal) {
         char bar[31];
@@ -56,6 +56,12 @@ void progress_add(progress *p, size_t steps, const char *note)
 {
     p->done = p->done + steps < p->total ? p->done + steps : p->total;
     if (p->terminal ? seconds() - p->last > 0.1 : 10 * p->done / p->total != 10 * p->shown / p->total) show(p, note);
+}
+
+void progress_skip(progress *p, size_t steps)
+{
+    p->done = p->shown = p->from = p->done + steps < p->total ? p->done + steps : p->total;
+    p->start = p->last = seconds();
 }
 
 void progress_end(progress *p)

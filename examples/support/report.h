@@ -6,9 +6,10 @@
 #include <stddef.h>
 
 /* Progress on stderr: a bar with rate and time left on a terminal, a plain line every tenth in a pipe. */
-typedef struct progress { const char *what; size_t done, total, shown; double start, last; int terminal; } progress;
+typedef struct progress { const char *what; size_t done, total, shown, from; double start, last; int terminal; } progress;
 void progress_begin(progress *p, const char *what, size_t total);
 void progress_add(progress *p, size_t steps, const char *note);   /* note: "seed 2: student"; may be NULL */
+void progress_skip(progress *p, size_t steps);                     /* done by an earlier run: not in the rate */
 void progress_end(progress *p);
 
 double seconds(void);                                             /* monotonic */
