@@ -437,7 +437,7 @@ static kd_status check(method *m, const method_setup *setup)
     if (r->repeats > 1 && is(m, "pskd"))
         return complain(KD_ERR_ARG, "pskd: needs each image once in an epoch, for its outputs an epoch ago: repeats = 1");
     if (r->label_smoothing > 0 && is(m, "label_smoothing"))
-        return complain(KD_ERR_ARG, "label_smoothing: soft_weight says how much it smooths; once more is too often: label_smoothing = 0");
+        return complain(KD_ERR_ARG, "label_smoothing: its soft_weight smooths, once more is too often: label_smoothing = 0");
     if (m->student.of.distilled && !is_deit(m))
         return complain(KD_ERR_ARG, "%s: only deit_soft and deit_hard train the second head of %s", m->name, setup->student_name);
     if (setup->teacher && needs_teacher(m)) {

@@ -1,9 +1,9 @@
-/* test_golden_deit.c - DeiT's step as distill_vision does it, from the loader's mixed batch to the gradients of the student, against timm
- * and PyTorch in double precision: mix-up and CutMix, smoothed labels, both heads, soft and hard labels of a teacher that sees the same
- * batch; and what is tested, the mean of the heads.
+/* test_golden_deit.c - DeiT's step as distill_vision does it, from the loader's mixed batch to the gradients of the student,
+ * against timm and PyTorch in double precision: mix-up and CutMix, smoothed labels, both heads, soft and hard labels of a teacher
+ * that sees the same batch; and what is tested, the mean of the heads.
  * SPDX-License-Identifier: MIT
  *
- * Tolerance: 1e-4 of a term, of the largest logit, of a gradient's sum of absolute terms: the bound that parity of models is held to. */
+ * Tolerance: 1e-4 of a term, of the largest logit, of a gradient's sum of absolute terms: what parity of models is held to. */
 #include "golden_deit.h"
 #include "../../examples/vision/vision.h"
 
@@ -53,12 +53,13 @@ static void check_method(kd_context *ctx, const images *d, const deit_step *step
     r.batch = BATCH, r.crop_padding = 0, r.flip = 0, r.mixup = .8, r.cutmix = 1, r.label_smoothing = .1;
     r.hard_weight = .5, r.soft_weight = .5;
     r.temperature = 3;
-    if (!CHECK_OK(network_create(&student, ctx, STUDENT, d, 0, 1)) || !CHECK_OK(network_create(&teacher, ctx, TEACHER, d, 0, 2))) goto done;
+    if (!CHECK_OK(network_create(&student, ctx, STUDENT, d, 0, 1))) goto done;
+    if (!CHECK_OK(network_create(&teacher, ctx, TEACHER, d, 0, 2))) goto done;
     fill(student, 0);
     fill(teacher, 500);
     kd_model_freeze(teacher, 1);
-    const method_setup setup = { .ctx = ctx, .name = steps->method, .student_name = STUDENT, .teacher_name = TEACHER, .student = student,
-                                 .teacher = teacher, .data = d, .recipe = &r };
+    const method_setup setup = { .ctx = ctx, .name = steps->method, .student_name = STUDENT, .teacher_name = TEACHER,
+                                 .student = student, .teacher = teacher, .data = d, .recipe = &r };
     if (!CHECK_MSG(method_create(&m, &setup) == KD_OK, "%s", complaint())) goto done;
     CHECK_OK(method_begin(m, 0));
     CHECK_OK(images_train(&loader, ctx, d, &r, 2));

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# gen_deit.py - golden values of DeiT's training step: batches mixed by mix-up and by CutMix, both heads, soft and hard labels of a teacher
-# that sees the same batch; timm's transformers in double precision.
+# gen_deit.py - golden values of DeiT's training step: batches mixed by mix-up and by CutMix, both heads, soft and hard labels of
+# a teacher that sees the same batch; timm's transformers in double precision.
 # SPDX-License-Identifier: MIT
 #
 #   python3 tests/tools/gen_deit.py > tests/golden/golden_deit.h
