@@ -324,7 +324,7 @@ $(OBJ)/bench/bench_peers: $(BENCH)/bench_peers.o $(BENCH)/bench_cases.o $(BENCH)
 $(OBJ)/bench/%: $(A)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $(filter %.o,$^) $(A) $(LDLIBS) -o $@
-bench: $(OBJ)/bench/bench $(SO) ## limits of this machine, and how near kernels, ops and steps come (PART="kernels ops steps start")
+bench: $(OBJ)/bench/bench $(SO) ## limits of this machine, and how near kernels, ops and steps come (PART="kernels ops steps loader start")
 	@mkdir -p $(OUT)/bench
 	@$(STRIP) -o $(OUT)/bench/libkd.so $(SO)
 	@$< $(OUT)/bench/libkd.so $(PART)
