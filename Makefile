@@ -265,10 +265,19 @@ docs: ## docs/reference and docs/man from the headers, docs/methods from the met
 # ---- examples --------------------------------------------------------------------------------------
 EXAMPLES := $(patsubst examples/%.c,$(OUT)/examples/%,$(sort $(wildcard examples/*.c)))
 SUPPORT  := $(sort $(wildcard examples/support/*.c))
-examples: $(EXAMPLES) ## build the examples, in lib/examples
+# distill_vision is several files, and reads PNG and JPEG where it may be linked with libpng and libjpeg-turbo: only it, never libkd.
+VISION   := $(OUT)/examples/distill_vision
+PARTS    := $(sort $(wildcard examples/vision/*.c))
+$(VISION): PART_FLAGS := $(if $(filter 1,$(IMAGES)),-DKD_IMAGES=1)
+$(VISION): PART_LIBS  := $(if $(filter 1,$(IMAGES)),-lpng -ljpeg)
+$(VISION): $(PARTS) $(wildcard examples/vision/*.h) $(OBJ)/images-$(or $(IMAGES),0)
+$(OBJ)/images-%:
+	@mkdir -p $(@D) && rm -f $(OBJ)/images-* && touch $@
+examples: $(EXAMPLES) ## build the examples, in lib/examples (IMAGES=1: distill_vision reads PNG and JPEG)
 $(OUT)/examples/%: examples/%.c $(SUPPORT) $(wildcard examples/support/*.h) $(A)
 	@mkdir -p $(@D)
-	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(SUPPORT) $(LDFLAGS) $(A) $(LDLIBS) -o $@
+	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(PART_FLAGS) $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(filter examples/vision/%.c,$^) $(SUPPORT) \
+	  $(LDFLAGS) $(A) $(PART_LIBS) $(LDLIBS) -o $@
 MPICC ?= mpicc
 examples-mpi: $(OUT)/examples/mpi/distill_mpi ## build the MPI example (MPICC=mpicc)
 $(OUT)/examples/mpi/%: examples/mpi/%.c $(A)

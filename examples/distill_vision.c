@@ -5,8 +5,9 @@
  *                    --recipe examples/recipes/cifar_short.recipe --out FOLDER
  *
  * The teacher is trained first when no weights are given.  A run that was killed goes on where it was, in the same bits, when the same
- * command is given again.  The folder then holds best.safetensors, last.safetensors, curves.csv, curves.svg and result.csv. */
+ * command is given again.  The folder then holds best.safetensors, last.safetensors, curves.csv, curves.svg, result.csv and table.md. */
 #include "vision/vision.h"
+#include "vision/measure.h"
 #include "support/report.h"
 #include <math.h>
 #include <stdio.h>
@@ -15,7 +16,7 @@
 
 enum { TEACHERS = 2, SETS = 32, SETTINGS = 4096 };
 typedef struct options {
-    const char *data, *student, *method, *recipe, *out, *teacher[TEACHERS], *sets[SETS], *teacher_sets[SETS];
+    const char *data, *student, *method, *recipe, *out, *alone, *teacher[TEACHERS], *sets[SETS], *teacher_sets[SETS];
     size_t      teachers, set_count, teacher_set_count, side, threads;
     uint64_t    seed;
 } options;
@@ -23,12 +24,14 @@ typedef struct options {
 static int usage(FILE *f)
 {
     fputs("usage: distill_vision --data KIND:PATH --student NAME [--method NAME --teacher NAME[:WEIGHTS]] [options]\n"
-          "  --data     cifar10:FOLDER, cifar100:FOLDER (binary records)\n"
+          "  --data     cifar10:FOLDER, cifar100:FOLDER (binary records), folder:FOLDER (FOLDER/train/CLASS/IMAGE, FOLDER/test/CLASS/IMAGE)\n"
+          "  --side N   images of a folder become N x N (default: they have one size)\n"
           "  --student  a network of the zoo, or vit:patch=4,width=96,depth=6,heads=3,distilled=1\n"
           "  --method   a line of methods.def; alone (default): no teacher\n"
           "  --teacher  trained first when no .safetensors file is given; twice for multi_teacher\n"
           "  --recipe   a file of \"key = value\"; --set KEY=VALUE, --teacher-set KEY=VALUE change one key; --keys lists them\n"
           "  --seed N   of weights, order, augmentation (default 0)      --threads N   (default: all processors)\n"
+          "  --alone WEIGHTS   of the same student trained without a teacher: a row of the table\n"
           "  --out      folder of the run (default lib/vision/STUDENT-METHOD-SEED)\n", f);
     return f == stderr ? 2 : 0;
 }
@@ -49,6 +52,7 @@ static int parse(options *o, int argc, char **argv)
         else if (!strcmp(flag, "--method")) o->method = value;
         else if (!strcmp(flag, "--recipe")) o->recipe = value;
         else if (!strcmp(flag, "--out")) o->out = value;
+        else if (!strcmp(flag, "--alone")) o->alone = value;
         else if (!strcmp(flag, "--teacher") && o->teachers < TEACHERS) o->teacher[o->teachers++] = value;
         else if (!strcmp(flag, "--set") && o->set_count < SETS) o->sets[o->set_count++] = value;
         else if (!strcmp(flag, "--teacher-set") && o->teacher_set_count < SETS) o->teacher_sets[o->teacher_set_count++] = value;

@@ -1,6 +1,7 @@
 /* images.c - where images come from: CIFAR records, folders of pictures.
  * SPDX-License-Identifier: MIT */
 #include "vision.h"
+#include "pictures.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,6 +11,7 @@ static const struct { const char *kind; float mean[3], std[3]; } known[] = {
     { "cifar10", { .4914f, .4822f, .4465f }, { .2470f, .2435f, .2616f } },
     { "cifar100", { .5071f, .4867f, .4408f }, { .2675f, .2565f, .2761f } },
 };
+enum { KNOWN = sizeof known / sizeof *known };
 
 static kd_status measure(images *d)
 {
@@ -45,20 +47,56 @@ static kd_status open_cifar(images *d, const char *path, int hundred)
     return st;
 }
 
+/* The same classes in the same order, since a label is a place among the folders. */
+static kd_status same_classes(const images *d, const char *path)
+{
+    for (size_t i = 0;; i++) {
+        const char *train = kd_dataset_class_name(d->train, i), *test = kd_dataset_class_name(d->test, i);
+        if (!train && !test) return KD_OK;
+        int order = !train ? 1 : !test ? -1 : strcmp(train, test);
+        if (order < 0) return complain(KD_ERR_FORMAT, "%s: the class \"%s\" is in train but not in test", path, train);
+        if (order > 0) return complain(KD_ERR_FORMAT, "%s: the class \"%s\" is in test but not in train", path, test);
+    }
+}
+
+static kd_status open_folder(images *d, const char *path, size_t side)
+{
+    char train[TEXT], test[TEXT];
+    kd_folder_desc how;
+    kd_status st;
+    if (snprintf(train, TEXT, "%s/train", path) >= TEXT || snprintf(test, TEXT, "%s/test", path) >= TEXT)
+        return complain(KD_ERR_LIMIT, "--data: a path of more than %d bytes", TEXT - 8);
+    kd_folder_desc_init(&how, sizeof how);
+    how.height = how.width = side;
+    how.decode = pictures_decode;
+    TRY(kd_dataset_open_folder(&d->train, NULL, train, &how));
+    TRY(kd_dataset_open_folder(&d->test, NULL, test, &how));
+    TRY(same_classes(d, path));
+    for (size_t a = 0; a < 2; a++)
+        if (kd_dataset_item_size(d->train, a) != kd_dataset_item_size(d->test, a))
+            return complain(KD_ERR_SHAPE, "%s: images of %zu x %zu in train, of %zu x %zu in test; --side N makes them N x N", path,
+                            kd_dataset_item_size(d->train, 0), kd_dataset_item_size(d->train, 1), kd_dataset_item_size(d->test, 0),
+                            kd_dataset_item_size(d->test, 1));
+    d->classes = kd_dataset_classes(d->train);
+done:
+    if (st == KD_ERR_SHAPE) (void)complain(st, "%s; --side N makes all of them N x N", complaint());
+    return st;
+}
+
 kd_status images_open(images *d, const char *spec, size_t side)
 {
     const char *path = strchr(spec, ':');
     kd_status st;
-    (void)side;
     memset(d, 0, sizeof *d);
-    if (!path || !path[1]) return complain(KD_ERR_ARG, "--data \"%s\" is not KIND:PATH (cifar10, cifar100)", spec);
-    size_t n = (size_t)(path++ - spec), at = sizeof known / sizeof *known;
-    for (size_t k = 0; k < at; k++)
-        if (strlen(known[k].kind) == n && !strncmp(spec, known[k].kind, n)) at = k;
-    if (at < 2) TRY(open_cifar(d, path, at == 1));
-    else return complain(KD_ERR_ARG, "--data \"%s\": \"%.*s\" is none of cifar10, cifar100", spec, (int)n, spec);
+    if (!path || !path[1]) return complain(KD_ERR_ARG, "--data \"%s\" is not KIND:PATH (cifar10, cifar100, folder)", spec);
+    size_t n = (size_t)(path++ - spec), at = 0;
+    while (at < KNOWN && (strlen(known[at].kind) != n || strncmp(spec, known[at].kind, n))) at++;
+    if (at == KNOWN && (n != 6 || strncmp(spec, "folder", n)))
+        return complain(KD_ERR_ARG, "--data \"%s\": \"%.*s\" is none of cifar10, cifar100, folder", spec, (int)n, spec);
+    if (at < KNOWN && side && side != 32) return complain(KD_ERR_ARG, "--side %zu: the images of %s are 32 x 32", side, known[at].kind);
+    TRY(at < KNOWN ? open_cifar(d, path, at == 1) : open_folder(d, path, side));
     d->height = kd_dataset_item_size(d->train, 0), d->width = kd_dataset_item_size(d->train, 1);
-    if (at < sizeof known / sizeof *known) {
+    if (at < KNOWN) {
         memcpy(d->mean, known[at].mean, sizeof d->mean);
         memcpy(d->std, known[at].std, sizeof d->std);
     } else TRY(measure(d));
