@@ -118,6 +118,40 @@ done:
     return st;
 }
 
+/* OUT/table.md.  The student ends with its best weights. */
+static kd_status table(const options *o, kd_context *ctx, const images *d, method *m, kd_model *student, kd_model *const *teachers,
+                       char names[TEACHERS][TEXT], kd_model *alone, const char *out)
+{
+    char files[TEACHERS][TEXT + 32], last[TEXT + 32], best[TEXT + 32], path[TEXT + 32], title[3 * TEXT], name[TEXT];
+    subject teacher = { .what = "teacher", .name = names[0], .file = files[0], .model = teachers[0] }, rows[4];
+    size_t count = 0;
+    kd_status st;
+    for (size_t i = 0; i < o->teachers; i++) {
+        const char *weights = split_weights(o->teacher[i], name);
+        if (weights) snprintf(files[i], sizeof files[i], "%s", weights);
+        else snprintf(files[i], sizeof files[i], i ? "%s/teacher%zu/last.safetensors" : "%s/teacher/last.safetensors", out, i + 1);
+    }
+    snprintf(last, sizeof last, "%s/last.safetensors", out);
+    snprintf(best, sizeof best, "%s/best.safetensors", out);
+    if (teachers[0]) TRY(measure_subject(&teacher, ctx, d, NULL, NULL));
+    if (teachers[1]) rows[count++] = (subject){ .what = "second teacher", .name = names[1], .file = files[1], .model = teachers[1] };
+    if (alone) rows[count++] = (subject){ .what = "student alone", .name = o->student, .file = o->alone, .model = alone };
+    for (size_t i = 0; i < count; i++) TRY(measure_subject(&rows[i], ctx, d, teachers[0], NULL));
+    rows[count] = (subject){ .what = "student, last", .name = o->student, .file = last, .model = student, .m = m };
+    TRY(measure_subject(&rows[count++], ctx, d, teachers[0], NULL));
+    if (file_bytes(best) >= 0) {   /* there is none where no image was ever right */
+        TRY(kd_model_load(student, best, KD_LOAD_STRICT));
+        rows[count] = (subject){ .what = "student, best", .name = o->student, .file = best, .model = student, .m = m };
+        TRY(measure_subject(&rows[count], ctx, d, teachers[0], &rows[count - 1]));
+        count++;
+    }
+    snprintf(path, sizeof path, "%s/table.md", out);
+    snprintf(title, sizeof title, "%s by %s, seed %llu", o->student, o->method, (unsigned long long)o->seed);
+    st = measure_report(path, title, teachers[0] ? &teacher : NULL, rows, count);
+done:
+    return st;
+}
+
 int main(int argc, char **argv)
 {
     options o;
@@ -125,7 +159,7 @@ int main(int argc, char **argv)
     images d = { 0 };
     kd_context *ctx = NULL;
     kd_context_desc cd;
-    kd_model *student = NULL, *teachers[TEACHERS] = { NULL };
+    kd_model *student = NULL, *alone = NULL, *teachers[TEACHERS] = { NULL };
     method *m = NULL;
     score last;
     double best = 0, spent = 0;
@@ -146,6 +180,10 @@ int main(int argc, char **argv)
     TRY(kd_context_create(&ctx, &cd));
     TRY(images_open(&d, o.data, o.side));
     TRY(network_create(&student, ctx, o.student, &d, student_recipe.drop_path, o.seed));
+    if (o.alone) {
+        TRY(network_create(&alone, ctx, o.student, &d, 0, o.seed));
+        TRY(kd_model_load(alone, o.alone, KD_LOAD_STRICT));
+    }
     for (size_t i = 0; i < o.teachers; i++) TRY(teacher(&o, ctx, &d, &teacher_recipe, i, out, &teachers[i], teacher_name[i]));
     const method_setup setup = { ctx, o.method, o.student, o.teachers ? teacher_name[0] : NULL, student, teachers[0], teachers[1], &d,
                                  &student_recipe, o.seed };
@@ -162,10 +200,12 @@ int main(int argc, char **argv)
                 kd_model_size(student), spent, (unsigned long long)kd_model_hash(student));
         if (fclose(f)) st = complain(KD_ERR_IO, "%s cannot be written", path);
     }
+    if (st == KD_OK) TRY(table(&o, ctx, &d, m, student, teachers, teacher_name, alone, out));
 done:
     if (st != KD_OK) fprintf(stderr, "distill_vision: %s: %s\n", kd_status_name(st), complaint());
     method_free(m);
     kd_model_free(student);
+    kd_model_free(alone);
     for (size_t i = 0; i < TEACHERS; i++) kd_model_free(teachers[i]);
     images_close(&d);
     kd_context_free(ctx);
