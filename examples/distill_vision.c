@@ -57,8 +57,8 @@ static int parse(options *o, int argc, char **argv)
         else if (!strcmp(flag, "--set") && o->set_count < SETS) o->sets[o->set_count++] = value;
         else if (!strcmp(flag, "--teacher-set") && o->teacher_set_count < SETS) o->teacher_sets[o->teacher_set_count++] = value;
         else if (!strcmp(flag, "--seed")) o->seed = strtoull(value, &end, 10);
-        else if (!strcmp(flag, "--threads")) o->threads = (size_t)strtoul(value, &end, 10);
         else if (!strcmp(flag, "--side")) o->side = (size_t)strtoul(value, &end, 10);
+        else if (!strcmp(flag, "--threads")) o->threads = (size_t)strtoul(value, &end, 10);
         else return fprintf(stderr, "distill_vision: %s?\n", flag), usage(stderr) + 1;
         if (end && (*end || *value == '-')) return fprintf(stderr, "distill_vision: %s takes a number, not \"%s\"\n", flag, value), 3;
     }
@@ -75,17 +75,24 @@ static const char *split_weights(const char *spec, char name[TEXT])
     return weights ? colon + 1 : NULL;
 }
 
-static kd_status train_one(const options *o, kd_context *ctx, const images *d, const recipe *r, const char *what, const method_setup *setup,
-                           const char *folder, method **out, score *last, double *best, double *spent)
+/* One network, trained by the method of its setup in a folder of its own; `what` it is stands in settings.txt. */
+static kd_status train_one(const options *o, kd_context *ctx, const images *d, const recipe *r, const char *what,
+                           const method_setup *setup, const char *folder, method **out, score *last, double *best, double *spent)
 {
     char settings[SETTINGS], label[TEXT];
     uint64_t teacher = setup->teacher ? kd_model_hash(setup->teacher) : 0;
     kd_status st;
-    int n = snprintf(settings, sizeof settings, "%s = %s\nmethod = %s\nteacher = %s %016llx\ndata = %.*s, %zu + %zu images\nseed = %llu\n", what,
-                     setup->student_name, setup->name, setup->teacher_name ? setup->teacher_name : "none", (unsigned long long)teacher,
-                     (int)strcspn(o->data, ":"), o->data, kd_dataset_count(d->train), kd_dataset_count(d->test),
-                     (unsigned long long)setup->seed);
-    recipe_format(r, settings + n, sizeof settings - (size_t)n);
+    size_t n = (size_t)snprintf(settings, sizeof settings, "%s = %s\nmethod = %s\nteacher = %s %016llx\n", what, setup->student_name,
+                                setup->name, setup->teacher_name ? setup->teacher_name : "none", (unsigned long long)teacher);
+    if (setup->second_teacher && n < sizeof settings)
+        n += (size_t)snprintf(settings + n, sizeof settings - n, "second teacher = %016llx\n",
+                              (unsigned long long)kd_model_hash(setup->second_teacher));
+    if (n < sizeof settings)
+        n += (size_t)snprintf(settings + n, sizeof settings - n, "data = %.*s, %zu + %zu images\nseed = %llu\n",
+                              (int)strcspn(o->data, ":"), o->data, kd_dataset_count(d->train), kd_dataset_count(d->test),
+                              (unsigned long long)setup->seed);
+    if (n >= sizeof settings / 2) return complain(KD_ERR_ARG, "names of %zu bytes: too long", n);
+    recipe_format(r, settings + n, sizeof settings - n);
     snprintf(label, sizeof label, "%s %s, seed %llu", setup->student_name, setup->name, (unsigned long long)setup->seed);
     TRY(method_create(out, setup));
     const training t = { ctx, d, r, *out, setup->student, setup->teacher, folder, settings, label, setup->seed };
@@ -94,26 +101,27 @@ done:
     return st;
 }
 
-/* The i-th teacher, loaded or trained, frozen. */
-static kd_status teacher(const options *o, kd_context *ctx, const images *d, const recipe *r, size_t i, const char *out, kd_model **model,
-                         char name[TEXT])
+/* The i-th teacher as it is given: with its weights, or new (*untrained). */
+static kd_status open_teacher(const options *o, kd_context *ctx, const images *d, const recipe *r, size_t i, kd_model **model,
+                              char name[TEXT], int *untrained)
 {
-    char folder[TEXT];
     const char *weights = split_weights(o->teacher[i], name);
+    *untrained = !weights;
+    kd_status st = network_create(model, ctx, name, d, weights ? 0 : r->drop_path, o->seed + 500 + i);
+    return st == KD_OK && weights ? kd_model_load(*model, weights, KD_LOAD_STRICT) : st;
+}
+
+static kd_status train_teacher(const options *o, kd_context *ctx, const images *d, const recipe *r, size_t i, const char *out,
+                               kd_model *model, const char *name)
+{
+    const method_setup setup = { .ctx = ctx, .name = "alone", .student_name = name, .student = model, .data = d, .recipe = r,
+                                 .seed = o->seed + 500 + i };
+    char folder[TEXT];
     method *alone = NULL;
     score last;
-    kd_status st;
-    TRY(network_create(model, ctx, name, d, weights ? 0 : r->drop_path, o->seed + 500 + i));
-    if (weights) TRY(kd_model_load(*model, weights, KD_LOAD_STRICT));
-    else {
-        const method_setup setup = { .ctx = ctx, .name = "alone", .student_name = name, .student = *model, .data = d, .recipe = r,
-                                     .seed = o->seed + 500 + i };
-        snprintf(folder, sizeof folder, i ? "%s/teacher%zu" : "%s/teacher", out, i + 1);
-        TRY(train_one(o, ctx, d, r, "network", &setup, folder, &alone, &last, NULL, NULL));
-        printf("teacher %s: %.2f %% top-1, %.2f %% top-5, in %s\n", name, last.top1, last.top5, folder);
-    }
-    kd_model_freeze(*model, 1);
-done:
+    snprintf(folder, sizeof folder, i ? "%s/teacher%zu" : "%s/teacher", out, i + 1);
+    kd_status st = train_one(o, ctx, d, r, "network", &setup, folder, &alone, &last, NULL, NULL);
+    if (st == KD_OK) printf("teacher %s: %.2f %% top-1, %.2f %% top-5, in %s\n", name, last.top1, last.top5, folder);
     method_free(alone);
     return st;
 }
@@ -124,7 +132,7 @@ static kd_status table(const options *o, kd_context *ctx, const images *d, metho
 {
     char files[TEACHERS][TEXT + 32], last[TEXT + 32], best[TEXT + 32], path[TEXT + 32], title[3 * TEXT], name[TEXT];
     subject teacher = { .what = "teacher", .name = names[0], .file = files[0], .model = teachers[0] }, rows[4];
-    size_t count = 0;
+    size_t count = 0, *answers = NULL;
     kd_status st;
     for (size_t i = 0; i < o->teachers; i++) {
         const char *weights = split_weights(o->teacher[i], name);
@@ -133,22 +141,26 @@ static kd_status table(const options *o, kd_context *ctx, const images *d, metho
     }
     snprintf(last, sizeof last, "%s/last.safetensors", out);
     snprintf(best, sizeof best, "%s/best.safetensors", out);
-    if (teachers[0]) TRY(measure_subject(&teacher, ctx, d, NULL, NULL));
+    if (teachers[0]) {
+        TRY(measure_subject(&teacher, ctx, d, NULL, NULL));
+        TRY(answers_of(&answers, ctx, d, teachers[0]));
+    }
     if (teachers[1]) rows[count++] = (subject){ .what = "second teacher", .name = names[1], .file = files[1], .model = teachers[1] };
     if (alone) rows[count++] = (subject){ .what = "student alone", .name = o->student, .file = o->alone, .model = alone };
-    for (size_t i = 0; i < count; i++) TRY(measure_subject(&rows[i], ctx, d, teachers[0], NULL));
+    for (size_t i = 0; i < count; i++) TRY(measure_subject(&rows[i], ctx, d, answers, NULL));
     rows[count] = (subject){ .what = "student, last", .name = o->student, .file = last, .model = student, .m = m };
-    TRY(measure_subject(&rows[count++], ctx, d, teachers[0], NULL));
+    TRY(measure_subject(&rows[count++], ctx, d, answers, NULL));
     if (file_bytes(best) >= 0) {   /* there is none where no image was ever right */
         TRY(kd_model_load(student, best, KD_LOAD_STRICT));
         rows[count] = (subject){ .what = "student, best", .name = o->student, .file = best, .model = student, .m = m };
-        TRY(measure_subject(&rows[count], ctx, d, teachers[0], &rows[count - 1]));
+        TRY(measure_subject(&rows[count], ctx, d, answers, &rows[count - 1]));
         count++;
     }
     snprintf(path, sizeof path, "%s/table.md", out);
     snprintf(title, sizeof title, "%s by %s, seed %llu", o->student, o->method, (unsigned long long)o->seed);
     st = measure_report(path, title, teachers[0] ? &teacher : NULL, rows, count);
 done:
+    free(answers);
     return st;
 }
 
@@ -165,6 +177,7 @@ int main(int argc, char **argv)
     double best = 0, spent = 0;
     char out[TEXT], path[TEXT + 16], teacher_name[TEACHERS][TEXT], params[32];
     FILE *f = NULL;
+    int untrained[TEACHERS] = { 0 };
     kd_status st;
     int stop = parse(&o, argc, argv);
     if (stop) return stop - 1;
@@ -184,9 +197,19 @@ int main(int argc, char **argv)
         TRY(network_create(&alone, ctx, o.student, &d, 0, o.seed));
         TRY(kd_model_load(alone, o.alone, KD_LOAD_STRICT));
     }
-    for (size_t i = 0; i < o.teachers; i++) TRY(teacher(&o, ctx, &d, &teacher_recipe, i, out, &teachers[i], teacher_name[i]));
+    for (size_t i = 0; i < o.teachers; i++)
+        TRY(open_teacher(&o, ctx, &d, &teacher_recipe, i, &teachers[i], teacher_name[i], &untrained[i]));
     const method_setup setup = { ctx, o.method, o.student, o.teachers ? teacher_name[0] : NULL, student, teachers[0], teachers[1], &d,
                                  &student_recipe, o.seed };
+    if (untrained[0] || untrained[1]) {   /* what does not fit together is said before hours of training */
+        TRY(method_create(&m, &setup));
+        method_free(m);
+        m = NULL;
+    }
+    for (size_t i = 0; i < o.teachers; i++) {
+        if (untrained[i]) TRY(train_teacher(&o, ctx, &d, &teacher_recipe, i, out, teachers[i], teacher_name[i]));
+        kd_model_freeze(teachers[i], 1);
+    }
     TRY(train_one(&o, ctx, &d, &student_recipe, "student", &setup, out, &m, &last, &best, &spent));
     printf("%s by %s, seed %llu: %.2f %% top-1, %.2f %% top-5 (best %.2f), %s parameters, %.0f s, weights %016llx\n", o.student, o.method,
            (unsigned long long)o.seed, last.top1, last.top5, best, thousands(kd_model_size(student), params), spent,

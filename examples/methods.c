@@ -15,6 +15,7 @@
 #include <string.h>
 #include <time.h>
 #include "support/report.h"
+#include "support/rows.h"
 
 #define TRY(call) do { if ((st = (call)) != KD_OK) goto done; } while (0)
 enum { MAX_SEEDS = 16, LABELS = 100, TEST = 360, CLASSES = 10, BATCH = 64, MAX_TAPS = 5, KEPT = 3, WIDTH = 32, MAX_ROWS = 96 };
@@ -321,22 +322,6 @@ static kd_tensor *moved(kd_tape *tape, kd_tensor *x, kd_rng *rng)
     return kd_slice(tape, kd_slice(tape, padded, 1, dy, dy + 8), 2, dx, dx + 8);
 }
 
-/* The k largest of each row: values and classes. */
-static void largest(const float *z, size_t rows, float *values, int32_t *classes)
-{
-    for (size_t i = 0; i < rows; i++)
-        for (size_t k = 0; k < KEPT; k++) {
-            int32_t best = -1;
-            for (int32_t c = 0; c < CLASSES; c++) {
-                int taken = 0;
-                for (size_t j = 0; j < k; j++) taken |= classes[i * KEPT + j] == c;
-                if (!taken && (best < 0 || z[i * CLASSES + (size_t)c] > z[i * CLASSES + (size_t)best])) best = c;
-            }
-            classes[i * KEPT + k] = best;
-            values[i * KEPT + k] = z[i * CLASSES + (size_t)best];
-        }
-}
-
 /* The loss of an output method on a batch. */
 static kd_tensor *output_term(run *r, kd_tape *learn, kd_tape *look, kd_tensor *x, kd_tensor *s, kd_tensor *t, kd_tensor *y,
                               const uint32_t *items, kd_rng *rng)
@@ -360,17 +345,13 @@ static kd_tensor *output_term(run *r, kd_tape *learn, kd_tape *look, kd_tensor *
         kd_tensor *values = kd_tape_tensor(learn, KD_F32, 2, (size_t[]){ rows, KEPT });
         in.teacher_classes = kd_tape_tensor(learn, KD_I32, 2, (size_t[]){ rows, KEPT });
         if (kd_tape_status(learn) == KD_OK && kd_tape_status(look) == KD_OK)
-            largest(kd_tensor_f32(t), rows, kd_tensor_f32(values), kd_tensor_data(in.teacher_classes));
+            largest_of_rows(kd_tensor_f32(t), rows, CLASSES, KEPT, kd_tensor_f32(values), kd_tensor_data(in.teacher_classes));
         in.teacher = values;
     }
     if (is(r, "pskd")) {
         in.teacher = kd_tape_tensor(learn, KD_F32, 2, (size_t[]){ rows, CLASSES });
-        for (size_t i = 0; i < rows && kd_tape_status(learn) == KD_OK; i++) {
-            float *old = r->table + (size_t)items[i] * CLASSES;
-            const float *now = kd_tensor_f32(s) + i * CLASSES;
-            memcpy(kd_tensor_f32(in.teacher) + i * CLASSES, isnan(old[0]) ? now : old, CLASSES * sizeof *old);
-            memcpy(old, now, CLASSES * sizeof *old);   /* each item comes once an epoch */
-        }
+        if (kd_tape_status(learn) == KD_OK)   /* each item comes once an epoch */
+            outputs_before(r->table, items, kd_tensor_f32(s), rows, CLASSES, kd_tensor_f32(in.teacher));
     }
     kd_tensor *loss = kd_loss_distill_apply_inputs(r->outputs, learn, &in);
     return extra ? kd_add(learn, loss, extra) : loss;

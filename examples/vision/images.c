@@ -1,4 +1,4 @@
-/* images.c - where images come from: CIFAR records, folders of pictures.
+/* images.c - where images come from: CIFAR records.
  * SPDX-License-Identifier: MIT */
 #include "vision.h"
 #include "pictures.h"
@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Known means and deviations of the training images; others are measured. */
+/* Means and deviations of the training images, as the literature rounds them. */
 static const struct { const char *kind; float mean[3], std[3]; } known[] = {
     { "cifar10", { .4914f, .4822f, .4465f }, { .2470f, .2435f, .2616f } },
     { "cifar100", { .5071f, .4867f, .4408f }, { .2675f, .2565f, .2761f } },
@@ -74,12 +74,15 @@ static kd_status open_folder(images *d, const char *path, size_t side)
     TRY(same_classes(d, path));
     for (size_t a = 0; a < 2; a++)
         if (kd_dataset_item_size(d->train, a) != kd_dataset_item_size(d->test, a))
-            return complain(KD_ERR_SHAPE, "%s: images of %zu x %zu in train, of %zu x %zu in test; --side N makes them N x N", path,
-                            kd_dataset_item_size(d->train, 0), kd_dataset_item_size(d->train, 1), kd_dataset_item_size(d->test, 0),
-                            kd_dataset_item_size(d->test, 1));
+            TRY(complain(KD_ERR_SHAPE, "%s: images of %zu x %zu in train, of %zu x %zu in test", path,
+                         kd_dataset_item_size(d->train, 0), kd_dataset_item_size(d->train, 1), kd_dataset_item_size(d->test, 0),
+                         kd_dataset_item_size(d->test, 1)));
     d->classes = kd_dataset_classes(d->train);
 done:
-    if (st == KD_ERR_SHAPE) (void)complain(st, "%s; --side N makes all of them N x N", complaint());
+    if (st == KD_ERR_SHAPE && !side) {
+        snprintf(test, TEXT, "%s", complaint());
+        (void)complain(st, "%s; --side N makes all of them N x N", test);
+    }
     return st;
 }
 

@@ -38,7 +38,7 @@ done:
     return st;
 }
 
-kd_status measure_subject(subject *s, kd_context *ctx, const images *d, kd_model *teacher, const subject *like)
+kd_status measure_subject(subject *s, kd_context *ctx, const images *d, const size_t *teacher, const subject *like)
 {
     kd_context *one = NULL;
     kd_context_desc how;
@@ -89,14 +89,16 @@ kd_status measure_report(const char *path, const char *title, const subject *tea
 {
     page p = { fopen(path, "w") };
     int open = p.file != NULL;
-    put(&p, "# %s\n\n| | top-1 %% | top-5 %% | as the teacher %% | parameters | multiply-adds | ms, 1 image | ms, 64 images | bytes of file |\n"
+    put(&p, "# %s\n\n| | top-1 %% | top-5 %% | as the teacher %% | parameters | multiply-adds | ms, 1 image | ms, 64 images | "
+        "bytes of file |\n"
         "|---|---|---|---|---|---|---|---|---|\n", title);
     if (teacher) put_row(&p, teacher);
     for (size_t i = 0; i < count; i++) put_row(&p, &rows[i]);
     put(&p, "\nOf all test images; times are the median of many passes on one thread.\n");
     if (teacher) {
         const subject *t = teacher;
-        put(&p, "\n| beside the teacher | parameters | multiply-adds | bytes | 1 image | 64 images | accuracy kept |\n|---|---|---|---|---|---|---|\n");
+        put(&p, "\n| beside the teacher | parameters | multiply-adds | bytes | 1 image | 64 images | accuracy kept |\n"
+            "|---|---|---|---|---|---|---|\n");
         for (size_t i = 0; i < count; i++) {
             const subject *s = &rows[i];
             put(&p, "| %s | %.2f x smaller | %.2f x fewer | ", s->what, (double)t->parameters / (double)s->parameters,

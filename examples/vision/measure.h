@@ -17,8 +17,8 @@ typedef struct subject {
     long        bytes;
 } subject;
 
-/* Accuracy and cost of `s`; `like` of the same architecture gives the times, where it is not NULL. */
-kd_status measure_subject(subject *s, kd_context *ctx, const images *d, kd_model *teacher, const subject *like);
+/* Accuracy and cost of `s`; teacher: its answers, or NULL; `like` of the same architecture gives the costs, where it is not NULL. */
+kd_status measure_subject(subject *s, kd_context *ctx, const images *d, const size_t *teacher, const subject *like);
 /* The table, and how much smaller each is than `teacher` (NULL: only the table), in Markdown, to stdout and `path`. */
 kd_status measure_report(const char *path, const char *title, const subject *teacher, const subject *rows, size_t count);
 #endif

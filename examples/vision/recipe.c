@@ -22,12 +22,20 @@ const char *complaint(void)
     return said[0] ? said : kd_last_error();
 }
 
-typedef struct key { const char *name; enum { IS_NUMBER, IS_WORD } kind; size_t offset; double fallback, least, most; const char *word, *words, *what; } key;
+typedef struct key {
+    const char *name;
+    enum { IS_NUMBER, IS_COUNT, IS_WORD } kind;
+    size_t      offset;
+    double      fallback, least, most;
+    const char *word, *words, *what;
+} key;
 static const key keys[] = {
 #define NUMBER(key, fallback, least, most, what) { #key, IS_NUMBER, offsetof(recipe, key), fallback, least, most, NULL, NULL, what },
+#define COUNT(key, fallback, least, most, what)  { #key, IS_COUNT, offsetof(recipe, key), fallback, least, most, NULL, NULL, what },
 #define WORD(key, fallback, words, what)         { #key, IS_WORD, offsetof(recipe, key), 0, 0, 0, fallback, words, what },
-    RECIPE(NUMBER, WORD)
+    RECIPE(NUMBER, COUNT, WORD)
 #undef NUMBER
+#undef COUNT
 #undef WORD
 };
 enum { KEYS = sizeof keys / sizeof *keys };
@@ -38,7 +46,7 @@ static char *word_at(recipe *r, const key *k) { return (char *)r + k->offset; }
 void recipe_defaults(recipe *r)
 {
     for (size_t i = 0; i < KEYS; i++)
-        if (keys[i].kind == IS_NUMBER) *number_at(r, &keys[i]) = keys[i].fallback;
+        if (keys[i].kind != IS_WORD) *number_at(r, &keys[i]) = keys[i].fallback;
         else snprintf(word_at(r, &keys[i]), 64, "%s", keys[i].word);
 }
 
@@ -54,7 +62,8 @@ static int listed(const char *list, const char *word)
 kd_status recipe_set(recipe *r, const char *assignment, const char *where)
 {
     char name[64], value[64], *end;
-    if (sscanf(assignment, " %63[a-z0-9_] = %63s", name, value) != 2)
+    int read = 0;
+    if (sscanf(assignment, " %63[a-z0-9_] = %63s %n", name, value, &read) != 2 || assignment[read])
         return complain(KD_ERR_ARG, "%s: \"%s\" is not \"key = value\"", where, assignment);
     for (size_t i = 0; i < KEYS; i++) {
         const key *k = &keys[i];
@@ -68,6 +77,7 @@ kd_status recipe_set(recipe *r, const char *assignment, const char *where)
         double v = strtod(value, &end);
         if (*end || !(v >= k->least && v <= k->most))
             return complain(KD_ERR_ARG, "%s: %s is \"%s\"; it takes a number from %g to %g", where, name, value, k->least, k->most);
+        if (k->kind == IS_COUNT && v != floor(v)) return complain(KD_ERR_ARG, "%s: %s is %s, not a whole number", where, name, value);
         *number_at(r, k) = v;
         return KD_OK;
     }
@@ -83,6 +93,10 @@ kd_status recipe_read(recipe *student, recipe *teacher, const char *path)
     if (!f) return complain(KD_ERR_IO, "%s: %s", path, strerror(errno));
     for (size_t number = 1; st == KD_OK && fgets(line, sizeof line, f); number++) {
         snprintf(where, sizeof where, "%s, line %zu", path, number);
+        if (!strchr(line, '\n') && !feof(f)) {
+            st = complain(KD_ERR_FORMAT, "%s: longer than %zu bytes", where, sizeof line - 2);
+            break;
+        }
         line[strcspn(line, "#\r\n")] = 0;
         char *at = line + strspn(line, " \t");
         if (!*at) continue;
@@ -108,7 +122,7 @@ void recipe_format(const recipe *r, char *out, size_t cap)
         if (!strcmp(k->name, "checkpoint_seconds")) continue;   /* changes nothing */
         if (k->kind == IS_WORD && strcmp((const char *)r + k->offset, k->word))
             n += (size_t)snprintf(out + n, cap - n, "%s = %s\n", k->name, (const char *)r + k->offset);
-        if (k->kind == IS_NUMBER && !isnan(*v) && *v != k->fallback)
+        if (k->kind != IS_WORD && !isnan(*v) && *v != k->fallback)
             n += (size_t)snprintf(out + n, cap - n, "%s = %.9g\n", k->name, *v);
     }
 }

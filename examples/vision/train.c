@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- testing ------------------------------------------------------------------------------------------------------------------- */
+/* ---- testing --------------------------------------------------------------------------------------------------------- */
 /* The place of the label among the logits: 0 is the largest.  A NaN is never right. */
 static size_t place(const float *z, size_t classes, int32_t label)
 {
@@ -18,7 +18,7 @@ static size_t place(const float *z, size_t classes, int32_t label)
     for (size_t c = 0; c < classes; c++) larger += z[c] > z[label] || (z[c] == z[label] && c < (size_t)label) || isnan(z[c]);
     return larger;
 }
-static size_t largest(const float *z, size_t classes)
+static size_t highest(const float *z, size_t classes)
 {
     size_t best = 0;
     for (size_t c = 1; c < classes; c++)
@@ -26,7 +26,30 @@ static size_t largest(const float *z, size_t classes)
     return best;
 }
 
-kd_status score_of(score *out, kd_context *ctx, const images *d, method *m, kd_model *model, kd_model *teacher)
+kd_status answers_of(size_t **out, kd_context *ctx, const images *d, kd_model *model)
+{
+    kd_loader *batches = NULL;
+    kd_tape *tape = NULL;
+    kd_tensor *x, *y;
+    size_t seen = 0;
+    kd_status st = KD_ERR_NOMEM;
+    if (!(*out = malloc((kd_dataset_count(d->test) + 1) * sizeof **out))) return complain(st, "no memory for the teacher's answers");
+    TRY(images_test(&batches, ctx, d));
+    TRY(kd_tape_create(&tape, ctx, KD_TAPE_INFER));
+    while ((st = kd_loader_next(batches, &x, &y)) == KD_OK) {
+        kd_tensor *z = kd_model_forward(model, tape, x);
+        TRY(kd_tape_status(tape));
+        for (size_t i = 0; i < kd_tensor_size(x, 0); i++) (*out)[seen++] = highest(kd_tensor_f32(z) + i * d->classes, d->classes);
+        kd_tape_reset(tape);
+    }
+    if (st == KD_END) st = KD_OK;
+done:
+    kd_tape_free(tape);
+    kd_loader_free(batches);
+    return st;
+}
+
+kd_status score_of(score *out, kd_context *ctx, const images *d, method *m, kd_model *model, const size_t *teacher)
 {
     kd_loader *batches = NULL;
     kd_tape *tape = NULL;
@@ -38,7 +61,6 @@ kd_status score_of(score *out, kd_context *ctx, const images *d, method *m, kd_m
     TRY(kd_tape_create(&tape, ctx, KD_TAPE_INFER));
     while ((st = kd_loader_next(batches, &x, &y)) == KD_OK) {
         kd_tensor *z = m ? method_logits(m, tape, x) : kd_model_forward(model, tape, x);
-        kd_tensor *t = teacher ? kd_model_forward(teacher, tape, x) : NULL;
         kd_tensor *ce = kd_cross_entropy(tape, z, y, -100, 0, KD_REDUCE_MEAN_ROWS);
         TRY(kd_tape_status(tape));
         size_t rows = kd_tensor_size(x, 0);
@@ -47,7 +69,7 @@ kd_status score_of(score *out, kd_context *ctx, const images *d, method *m, kd_m
             const float *row = kd_tensor_f32(z) + i * d->classes;
             size_t p = place(row, d->classes, label[i]);
             first += p == 0, five += p < 5;
-            agree += t && largest(row, d->classes) == largest(kd_tensor_f32(t) + i * d->classes, d->classes);
+            agree += teacher && highest(row, d->classes) == teacher[seen + i];
         }
         loss += kd_tensor_f32(ce)[0] * (double)rows;
         seen += rows;
@@ -63,7 +85,7 @@ done:
     return st;
 }
 
-/* ---- what a run is in the middle of ------------------------------------------------------------------------------------------------ */
+/* ---- what a run is in the middle of ---------------------------------------------------------------------------------- */
 enum { MAX_EPOCHS = 1000 };
 typedef struct epoch { double loss, lr, seconds; score test; } epoch;   /* loss: mean over the epoch's steps */
 typedef struct state {
@@ -85,7 +107,7 @@ static kd_status write_text(const char *path, const char *text)
     return KD_OK;
 }
 
-/* A folder belongs to one run: 1 when it is new, 0 when it holds this run, an error when it holds another. */
+/* A folder belongs to one run; another one's is refused. */
 static kd_status claim(const training *t)
 {
     char path[TEXT], line[256];
@@ -111,12 +133,13 @@ static kd_status claim(const training *t)
     return st;
 }
 
-/* ---- curves ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- curves ---------------------------------------------------------------------------------------------------------- */
 static kd_status curves(const training *t, const state *s, size_t rows)
 {
     size_t cap = 256 + 160 * rows, n;
     char *text = malloc(cap), path[TEXT];
-    double *first = malloc((rows + 1) * sizeof *first), *five = malloc((rows + 1) * sizeof *five), *agree = malloc((rows + 1) * sizeof *agree);
+    double *first = malloc((rows + 1) * sizeof *first), *five = malloc((rows + 1) * sizeof *five);
+    double *agree = malloc((rows + 1) * sizeof *agree);
     kd_status st = KD_ERR_NOMEM;
     if (!text || !first || !five || !agree) goto done;
     n = (size_t)snprintf(text, cap, "epoch,lr,train_loss,test_loss,top1,top5,agreement,seconds\n");
@@ -141,7 +164,7 @@ done:
     return st;
 }
 
-/* ---- one phase ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- one phase ------------------------------------------------------------------------------------------------------- */
 static kd_status make_optimizer(kd_optimizer **out, const training *t, size_t epochs, size_t batches)
 {
     const recipe *r = t->recipe;
@@ -169,10 +192,13 @@ static kd_status make_optimizer(kd_optimizer **out, const training *t, size_t ep
         when.kind = KD_SCHEDULE_MULTI_STEP;
         when.gamma = (float)r->gamma_step;
         when.milestones = milestones;
-        for (const char *at = r->milestones; *at && when.milestone_count < MAX_MILESTONES;) {
+        for (const char *at = r->milestones; *at;) {
             char *end;
+            if (when.milestone_count == MAX_MILESTONES) return complain(KD_ERR_ARG, "milestones: more than %d", MAX_MILESTONES);
             unsigned long e = strtoul(at, &end, 10);
-            if (end == at || (*end && *end != ',')) return complain(KD_ERR_ARG, "milestones \"%s\" are not epochs with commas between", r->milestones);
+            if (end == at || (*end && *end != ','))
+                return complain(KD_ERR_ARG, "milestones \"%s\" are not epochs with commas between",
+                                r->milestones);
             milestones[when.milestone_count++] = e * batches > when.warmup_steps ? e * batches - when.warmup_steps : 0;
             at = *end ? end + 1 : end;
         }
@@ -185,6 +211,8 @@ static kd_status make_optimizer(kd_optimizer **out, const training *t, size_t ep
         for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
             if (kd_optimizer_group(*out, vectors[i], 1, 0) != KD_OK) continue;   /* none of that name */
     }
+    const char *kept = method_no_decay(t->method);
+    if (kept) TRY(kd_optimizer_group(*out, kept, 1, 0));
     TRY(kd_optimizer_set_schedule(*out, &when));
 done:
     return st;
@@ -202,7 +230,8 @@ done:
     return st;
 }
 
-static kd_status phase(const training *t, size_t number, state *s, progress *bar)
+/* `teacher`: its answers to the test images, or NULL. */
+static kd_status phase(const training *t, size_t number, state *s, const size_t *teacher, progress *bar)
 {
     kd_optimizer *opt = NULL;
     kd_loader *batches = NULL;
@@ -261,7 +290,7 @@ static kd_status phase(const training *t, size_t number, state *s, progress *bar
             epoch *e = &s->history[before + s->epochs];
             TRY(method_advance(t->method));
             if (average) TRY(kd_ema_swap(average));
-            TRY(score_of(&e->test, t->ctx, t->data, t->method, NULL, t->teacher));
+            TRY(score_of(&e->test, t->ctx, t->data, t->method, NULL, teacher));
             if (average) TRY(kd_ema_swap(average));
             double now = seconds();
             s->spent += now - begun, begun = now;
@@ -297,7 +326,7 @@ kd_status train(const training *t, score *last, double *best, double *spent)
 {
     state *s = calloc(1, sizeof *s);
     progress bar;
-    size_t phases = method_phases(t->method), epochs = 0, first = 0;
+    size_t phases = method_phases(t->method), epochs = 0, first = 0, *teacher = NULL;
     char path[TEXT], name[40];
     kd_status st = KD_ERR_NOMEM;
     if (!s) goto done;
@@ -314,12 +343,14 @@ kd_status train(const training *t, score *last, double *best, double *spent)
     }
     size_t batch = (size_t)t->recipe->batch, items = kd_dataset_count(t->data->train);
     progress_begin(&bar, "steps", epochs * (items >= batch ? items / batch : 1));
-    for (size_t p = first; p < phases; p++) TRY(phase(t, p, s, &bar));
+    if (t->teacher) TRY(answers_of(&teacher, t->ctx, t->data, t->teacher));
+    for (size_t p = first; p < phases; p++) TRY(phase(t, p, s, teacher, &bar));
     progress_end(&bar);
     *last = s->history[epochs - 1].test;
     if (best) *best = s->best;
     if (spent) *spent = s->spent;
 done:
+    free(teacher);
     free(s);
     return st;
 }

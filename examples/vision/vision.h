@@ -13,17 +13,17 @@ enum { TEXT = 512, MAX_MILESTONES = 16 };
 kd_status complain(kd_status st, const char *format, ...);
 const char *complaint(void);   /* what was said last, here or in the library */
 
-/* ---- recipe.c: how a network is trained ---------------------------------------------------------------------------------- */
-/* kind, key, default, least, most, what it is.  NUMBER: a double; a default of NAN: not given, the method's own. */
-#define RECIPE(NUMBER, WORD) \
-    NUMBER(epochs, 15, 1, 100000, "passes over the training images") \
-    NUMBER(batch, 64, 1, 65536, "images a step") \
+/* ---- recipe.c: how a network is trained ------------------------------------------------------------------------------------ */
+/* kind, key, default, least, most, what it is.  NUMBER: a double; a default of NAN: not given, the method's own; COUNT: a whole one. */
+#define RECIPE(NUMBER, COUNT, WORD) \
+    COUNT(epochs, 15, 1, 100000, "passes over the training images") \
+    COUNT(batch, 64, 1, 65536, "images a step") \
     WORD(optimizer, "sgd", "sgd adamw", "which one") \
     NUMBER(lr, .1, 0, 1000, "the highest learning rate") \
     NUMBER(momentum, .9, 0, .9999, "of SGD") \
-    NUMBER(nesterov, 1, 0, 1, "of SGD") \
+    COUNT(nesterov, 1, 0, 1, "of SGD") \
     NUMBER(weight_decay, 5e-4, 0, 10, "of all weights") \
-    NUMBER(decay_vectors, 1, 0, 1, "0: biases, norms and tokens do not decay") \
+    COUNT(decay_vectors, 1, 0, 1, "0: biases, norms and tokens do not decay") \
     NUMBER(clip, 0, 0, 1e9, "largest norm of the gradient; 0: any") \
     WORD(schedule, "cosine", "cosine multi_step constant", "after the warm-up") \
     NUMBER(warmup_epochs, 3, 0, 100000, "of linear warm-up") \
@@ -34,8 +34,8 @@ const char *complaint(void);   /* what was said last, here or in the library */
     NUMBER(label_smoothing, 0, 0, .99, "of the true labels") \
     NUMBER(ema, 0, 0, .999999, "decay of averaged weights, which are then tested and saved; 0: none") \
     NUMBER(drop_path, 0, 0, .9, "stochastic depth of transformers") \
-    NUMBER(crop_padding, 4, 0, 64, "pixels of zeros before a random crop") \
-    NUMBER(flip, 1, 0, 1, "left-right, with probability 1/2") \
+    COUNT(crop_padding, 4, 0, 64, "pixels of zeros before a random crop") \
+    COUNT(flip, 1, 0, 1, "left-right, with probability 1/2") \
     NUMBER(mixup, 0, 0, 10, "alpha of mix-up; 0: none") \
     NUMBER(checkpoint_seconds, 120, 0, 1e6, "between checkpoints") \
     NUMBER(protocol_epochs, 240, 1, 100000, "what warm-ups and first stages of methods are counted in: they shrink with epochs") \
@@ -51,7 +51,7 @@ const char *complaint(void);   /* what was said last, here or in the library */
 typedef struct recipe {
 #define NUMBER(key, ...) double key;
 #define WORD(key, ...)   char key[64];
-    RECIPE(NUMBER, WORD)
+    RECIPE(NUMBER, NUMBER, WORD)
 #undef NUMBER
 #undef WORD
 } recipe;
@@ -60,17 +60,18 @@ void recipe_defaults(recipe *r);
 kd_status recipe_set(recipe *r, const char *assignment, const char *where);
 /* A file of such lines, '#' begins a comment.  What stands behind a line "[teacher]" is for the teacher only. */
 kd_status recipe_read(recipe *student, recipe *teacher, const char *path);
-/* What differs from the defaults, a line each; and for --keys, all keys with their meaning. */
+/* All keys and values, a line each; what --recipes prints with the explanations. */
 void recipe_format(const recipe *r, char *out, size_t cap);
 void recipe_explain(void);
 
-/* ---- images.c: where images come from ------------------------------------------------------------------------------------- */
+/* ---- images.c: where images come from -------------------------------------------------------------------------------------- */
 typedef struct images {
     kd_dataset *train, *test;
     size_t      classes, height, width;
     float       mean[3], std[3];
 } images;
-/* cifar10:PATH, cifar100:PATH (folder of the binary records), folder:PATH (PATH/train/CLASS/IMAGE, PATH/test/..) */
+/* cifar10:PATH, cifar100:PATH: the folder of the binary records.  folder:PATH: PATH/train/CLASS/IMAGE and PATH/test, or PATH/val; with
+ * a side they become side x side. */
 kd_status images_open(images *out, const char *spec, size_t side);
 void      images_close(images *d);
 /* A loader of the training images as the recipe says, or of the test images in their order. */
@@ -78,20 +79,24 @@ kd_status images_train(kd_loader **out, kd_context *ctx, const images *d, const 
 kd_status images_test(kd_loader **out, kd_context *ctx, const images *d);
 
 /* ---- networks.c: networks by name, and where to tap them ------------------------------------------------------------------- */
-/* A name of the zoo, or vit:patch=4,width=96,depth=6,heads=3,distilled=1 */
+/* A name of the zoo, or vit:image=32,patch=4,width=96,depth=6,heads=3,mlp_ratio=4,distilled=1,dropout=0 (image: the data's). */
 kd_status network_create(kd_model **out, kd_context *ctx, const char *name, const images *d, double drop_path, uint64_t seed);
 /* Where the features of the literature are: stem, the stages, and the pooled vector. */
 typedef struct network_taps {
-    char   stem[40], stage[4][40], pool[40];   /* the last `stages` of stage count; "" where there is none */
+    char   stem[64], stage[4][64], pool[64];
+    char   pre[4][64];                         /* the stages before their ReLU; the stages themselves where there is none */
+    char   map[64];                            /* the map that pool is the mean of; "" where there is none */
     size_t stages;
-    char   classifier[40];                     /* "fc": <classifier>.weight, .bias */
+    char   classifier[64];                     /* "fc": <classifier>.weight, .bias */
     char   last_norm[4][64];                   /* the batch norm that ends each stage, for its margins; "" without */
-    int    tokens;                             /* stages are [n, tokens, width]; tokens before the grid are first */
-    size_t prefix;
+    int    tokens;                             /* stages, pool are [n, tokens, width]; pool is the first token of its tap */
+    size_t prefix;                             /* tokens in front of the grid's */
+    int    distilled;                          /* a second head, "head_dist" */
 } network_taps;
+/* KD_ERR_ARG: a network of no known family. */
 kd_status network_taps_of(network_taps *out, const char *name, kd_model *model);
 
-/* ---- method.c: what one method needs of the networks, and its loss ----------------------------------------------------------- */
+/* ---- method.c: what one method needs of the networks, and its loss --------------------------------------------------------- */
 typedef struct method method;
 typedef struct method_setup {
     kd_context   *ctx;
@@ -109,20 +114,27 @@ void      method_free(method *m);
 size_t    method_phases(const method *m);
 size_t    method_epochs(const method *m, size_t phase);
 kd_status method_begin(method *m, size_t phase);
-/* The models that a phase trains, beside those of the optimizer: at most 6; and what a checkpoint must keep. */
+/* The models that the phase's optimizer must hold, at most 6 (no method has more than 4); returns how many. */
 size_t    method_trains(method *m, kd_model **models);
+/* A glob of parameters that must not decay in this phase (no gradient reaches them), for kd_optimizer_group; or NULL. */
+const char *method_no_decay(const method *m);
+/* Everything but student, optimizer, loader and tapes, the same in every phase. */
 kd_status method_checkpoint(method *m, kd_checkpoint *cp);
-/* Forward and loss of a batch; *logits: the student's.  `items`: the images' numbers. */
-kd_tensor *method_loss(method *m, kd_tape *learn, kd_tape *look, kd_tensor *x, kd_tensor *y, const uint32_t *items, kd_tensor **logits);
+/* Forward and loss of a batch; *logits: the student's, NULL where it does not learn (ft's first phase).  `items`: the images'
+ * numbers. */
+kd_tensor *method_loss(method *m, kd_tape *learn, kd_tape *look, kd_tensor *x, kd_tensor *y, const uint32_t *items,
+                       kd_tensor **logits);
 kd_status method_advance(method *m);       /* an epoch has passed */
 /* The outputs that are tested, on an INFER tape. */
 kd_tensor *method_logits(method *m, kd_tape *tape, kd_tensor *x);
 const char *method_note(const method *m);  /* what differs from the paper, or NULL */
 
-/* ---- train.c ------------------------------------------------------------------------------------------------------------------- */
+/* ---- train.c --------------------------------------------------------------------------------------------------------------- */
 typedef struct score { double top1, top5, agreement, loss; } score;   /* percent; agreement with the teacher or NAN */
-/* On the test images; either of m, model: outputs as the method tests them, or the model's own. */
-kd_status score_of(score *out, kd_context *ctx, const images *d, method *m, kd_model *model, kd_model *teacher);
+/* A network's class of each test image, [images]; the caller frees it. */
+kd_status answers_of(size_t **out, kd_context *ctx, const images *d, kd_model *model);
+/* On the test images; either of m, model: outputs as the method tests them, or the model's own.  teacher: its answers, or NULL. */
+kd_status score_of(score *out, kd_context *ctx, const images *d, method *m, kd_model *model, const size_t *teacher);
 typedef struct training {
     kd_context   *ctx;
     const images *data;

@@ -59,7 +59,8 @@ KD_API void kd_folder_desc_init(kd_folder_desc *desc, size_t struct_size);
  * KD_ERR_IO, KD_ERR_FORMAT (no classes, a class without images, no image, damaged; names file and byte), KD_ERR_TRUNCATED,
  * KD_ERR_SHAPE (an image of another size than the first), KD_ERR_UNSUPPORTED (more than 8 bits; a build without files),
  * KD_ERR_LIMIT (an image beyond 65535 pixels a side), KD_ERR_OVERFLOW, KD_ERR_NOMEM. */
-KD_API KD_MUST_USE kd_status kd_dataset_open_folder(kd_dataset **out, kd_context *ctx, const char *path, const kd_folder_desc *desc);
+KD_API KD_MUST_USE kd_status kd_dataset_open_folder(kd_dataset **out, kd_context *ctx, const char *path,
+                                                    const kd_folder_desc *desc);
 /* Some of the items, in this order (repeats allowed); shares the items' memory with `from`, which may be freed first. */
 KD_API KD_MUST_USE kd_status kd_dataset_subset(kd_dataset **out, const kd_dataset *from, const uint32_t *indices, size_t count);
 /* Free the data set, not memory that was wrapped.  NULL is fine. */
@@ -121,8 +122,8 @@ KD_API void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size);
  *
  * What DeiT adds, as timm does it.  In this order: window and flip, RandAugment, floats, erasing, mixing.
  * RandAugment (u8 items [h, w, 3]): `randaugment_ops` times one of AutoContrast, Equalize, Invert, Rotate, Posterize, Solarize,
- *   SolarizeAdd, Color, Contrast, Brightness, Sharpness, ShearX, ShearY, TranslateX, TranslateY is drawn and done with probability
- *   1/2, at magnitude + noise times a normal number, held to [0, 10]; severities grow with it (timm's "rand-m9-mstd0.5-inc1").
+ *   SolarizeAdd, Color, Contrast, Brightness, Sharpness, ShearX, ShearY, TranslateX, TranslateY is drawn and done with
+ *   probability 1/2, at magnitude + noise times a normal number, held to [0, 10]; severities grow with it (timm's "rand-m9-mstd0.5-inc1").
  *   Pixels are Pillow's, bicubic; those from outside are the mean, or 128 without one.
  * Erasing ([h, w, c]): with its probability a rectangle of 2 to 33 % of the area, h / w from 0.3 to 1 / 0.3, becomes normal
  *   numbers, drawn for each element, or zeros: of the normalised image.
@@ -153,9 +154,9 @@ KD_API const uint32_t *kd_loader_indices(const kd_loader *loader);
 KD_API uint64_t kd_loader_epoch(const kd_loader *loader);
 /* Batches in an epoch. */
 KD_API size_t kd_loader_batches(const kd_loader *loader);
-/* Seconds that kd_loader_next has kept its caller waiting, in all calls so far: near 0 where batches are made as fast as they
+/* Nanoseconds that kd_loader_next has kept its caller waiting, in all calls so far: near 0 where batches are made as fast as they
  * are used.  With `ahead` 0 it is the time it takes to make them. */
-KD_API double kd_loader_waited(const kd_loader *loader);
+KD_API uint64_t kd_loader_waited(const kd_loader *loader);
 /* Free the loader, its batches and its thread.  NULL is fine. */
 KD_API void kd_loader_free(kd_loader *loader);
 

@@ -257,8 +257,8 @@ bool   kd__parse_u64(const char *text, const char *end, uint64_t *out);
 bool kd__glob_match(const char *pattern, const char *text);
 
 /* ---- system_posix.c, system_win32.c -------------------------------------------------------------- */
-/* Monotonic seconds. */
-double kd__now(void);
+/* Monotonic; whole numbers, since it is read in whatever floating-point state the host has. */
+uint64_t kd__nanoseconds(void);
 /* The default allocator. */
 void *kd__system_alloc(size_t bytes, size_t align, void *user);
 void *kd__system_zeros(size_t bytes);   /* zeros that take no memory until they are touched, for kd__system_free; NULL: cannot */

@@ -68,8 +68,8 @@ static void erase(const kd__convert *how, float *out, kd_rng rng)
 
 /* With ops: the image is made as bytes in the last quarter of `out`, where the conversion from the front does not reach a
  * byte before it was read; the quarter before is their spare. */
-static void convert_changed(const kd__convert *how, const uint8_t *in, float *out, const window *down, const window *right, bool flip,
-                            kd_rng rng)
+static void convert_changed(const kd__convert *how, const uint8_t *in, float *out, const window *down, const window *right,
+                            bool flip, kd_rng rng)
 {
     uint8_t *image = (uint8_t *)out + 3 * how->item_count, piece[960];   /* a multiple of any period of three channels */
     memset(image, 0, how->item_count);
@@ -86,7 +86,8 @@ static void convert_changed(const kd__convert *how, const uint8_t *in, float *ou
     }
 }
 
-static void convert_moved(const kd__convert *how, const uint8_t *in, float *out, const window *down, const window *right, bool flip)
+static void convert_moved(const kd__convert *how, const uint8_t *in, float *out, const window *down, const window *right,
+                          bool flip)
 {
     size_t row = how->width * how->channels, pixel_bytes = how->channels * kd_dtype_size(how->dtype);
     size_t before = (size_t)right->begin, inside = (size_t)(right->end - right->begin), after = how->width - before - inside;

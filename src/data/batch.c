@@ -69,8 +69,8 @@ static double exchange(const kd__convert *how, float *a, float *b, kd_rng *rng, 
     return turned ? part : 1 - part;
 }
 
-/* Rows in random pairs; each pair (a, b) becomes (share a + (1 - share) b, share b + (1 - share) a), or exchanges 1 - share of its
- * pixels.  The share is folded to [1/2, 1], which swaps the two rows at most, so a row is mostly the item that kd_loader_indices
+/* Rows in random pairs; each pair (a, b) becomes (share a + (1 - share) b, share b + (1 - share) a), or exchanges 1 - share of
+ * its pixels.  The share is folded to [1/2, 1], which swaps the two rows at most, so a row is mostly the item that kd_loader_indices
  * names; it is a multiple of 2^-24, so the two shares add up to one exactly.  Of an odd number of rows the last is not mixed. */
 static void mix(kd_loader *loader, kd__batch_slot *slot, uint64_t epoch, size_t position)
 {

@@ -55,8 +55,8 @@ typedef struct kd__convert {
 /* Item `in` to `out`; what happens to it is drawn from `rng`. */
 void   kd__convert_item(const kd__convert *how, const void *in, float *out, kd_rng rng);
 /* ---- randaugment.c --------------------------------------------------------------------------------------- */
-/* Change `image`, u8 [height, width, 3], by op `op` of the list at `level` (0 to 10; `negative`: the other way, where there are two)
- * into itself; `spare` is as large. */
+/* Change `image`, u8 [height, width, 3], by op `op` of the list at `level` (0 to 10; `negative`: the other way, where there are
+ * two) into itself; `spare` is as large. */
 #define KD__RANDAUGMENT_OPS 15u
 void   kd__randaugment_op(uint32_t op, double level, bool negative, uint8_t *image, uint8_t *spare, size_t height, size_t width,
                           const uint8_t fill[3]);
@@ -102,7 +102,7 @@ struct kd_loader {
     kd__monitor      *monitor;
     uint32_t          generation;   /* of the process, when they were made */
     bool              serial;       /* no thread to be had, or none asked for */
-    double            waited;
+    uint64_t          waited;       /* nanoseconds */
     uint64_t          made, released;   /* under the monitor, as is stop; the ring has `made - released` batches */
     uint64_t          first_epoch;      /* where the ring began */
     size_t            first_position;

@@ -25,7 +25,8 @@ void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size)
 static kd_status check_number(const char *name, float value, float most)
 {
     if (value >= 0 && value <= most && isfinite(value)) return KD_OK;
-    if (isfinite(most)) return kd__fail(KD_ERR_ARG, "kd_loader_create: %s: %g is not in [0, %g]", name, (double)value, (double)most);
+    if (isfinite(most))
+        return kd__fail(KD_ERR_ARG, "kd_loader_create: %s: %g is not in [0, %g]", name, (double)value, (double)most);
     return kd__fail(KD_ERR_ARG, "kd_loader_create: %s: %g is not a finite number >= 0", name, (double)value);
 }
 
@@ -47,7 +48,8 @@ static kd_status check_desc(const kd_loader_desc *d, const kd_dataset *data)
     if (d->randaugment_ops > MAX_OPS)
         return kd__fail(KD_ERR_ARG, "%s: randaugment_ops: %u, at most %d", f, d->randaugment_ops, MAX_OPS);
     if (!d->repeats || (d->repeats > 1 && !d->shuffle))
-        return kd__fail(KD_ERR_ARG, "%s: repeats: %u%s", f, d->repeats, d->repeats ? " without shuffle: most items would never come" : "");
+        return kd__fail(KD_ERR_ARG, "%s: repeats: %u%s", f, d->repeats,
+                        d->repeats ? " without shuffle: most items would never come" : "");
     if (d->ahead > MAX_AHEAD) return kd__fail(KD_ERR_ARG, "%s: ahead: %u, at most %d", f, d->ahead, MAX_AHEAD);
     if (!d->shard_count) return kd__fail(KD_ERR_ARG, "%s: shard_count: 0", f);
     if (d->shard_index >= d->shard_count)
@@ -74,11 +76,11 @@ static kd_status set_image(kd__convert *how, const kd_loader_desc *d, const kd_d
     if (!d->shift && !d->crop_padding && !d->flip && !d->randaugment_ops && !(d->erase_probability > 0) && !(d->cutmix_alpha > 0))
         return KD_OK;
     if (data->rank != 2 && data->rank != 3)
-        return kd__fail(KD_ERR_ARG, "kd_loader_create: shift, crop_padding, flip, erase_probability, randaugment_ops and cutmix_alpha "
-                        "need items [height, width, channels], not %S", data->rank, data->shape);
+        return kd__fail(KD_ERR_ARG, "kd_loader_create: shift, crop_padding, flip, erase_probability, randaugment_ops and "
+                        "cutmix_alpha need items [height, width, channels], not %S", data->rank, data->shape);
     if (d->randaugment_ops && (data->dtype != KD_U8 || data->rank != 3 || data->shape[2] != 3))
-        return kd__fail(data->dtype != KD_U8 ? KD_ERR_DTYPE : KD_ERR_ARG, "kd_loader_create: randaugment_ops: items u8 [height, width, 3] "
-                        "wanted, not %s %S", kd_dtype_name(data->dtype), data->rank, data->shape);
+        return kd__fail(data->dtype != KD_U8 ? KD_ERR_DTYPE : KD_ERR_ARG, "kd_loader_create: randaugment_ops: items u8 "
+                        "[height, width, 3] wanted, not %s %S", kd_dtype_name(data->dtype), data->rank, data->shape);
     how->height = data->shape[0];
     how->width = data->shape[1];
     how->channels = data->rank == 3 ? data->shape[2] : 1;
@@ -162,7 +164,8 @@ static kd_status set_up(kd_loader *loader)
     KD_TRY(check_desc(d, data));
     if (d->mixup_alpha > 0 || d->cutmix_alpha > 0 || d->label_smoothing > 0) {
         if (!d->classes) d->classes = (uint32_t)kd_dataset_classes(data);
-        if (!d->classes && data->count) return kd__fail(KD_ERR_ARG, "kd_loader_create: mixup_alpha, cutmix_alpha, label_smoothing: the items have no labels");
+        if (!d->classes && data->count)
+            return kd__fail(KD_ERR_ARG, "kd_loader_create: mixup_alpha, cutmix_alpha, label_smoothing: the items have no labels");
         loader->classes = KD_MAX(d->classes, 1);
     }
     KD_TRY(check_labels(loader));
@@ -296,9 +299,9 @@ kd_status kd_loader_next(kd_loader *loader, kd_tensor **x, kd_tensor **y)
         loader->epoch++;
         return KD_END;
     }
-    double since = kd__now();
+    uint64_t since = kd__nanoseconds();
     kd__batch_slot *slot = take(loader);
-    loader->waited += kd__now() - since;
+    loader->waited += kd__nanoseconds() - since;
     loader->position++;
     if (slot->status != KD_OK) return kd__fail(slot->status, "%s", slot->text);
     loader->held = slot;
@@ -313,7 +316,7 @@ uint64_t kd_loader_epoch(const kd_loader *loader) { return loader ? loader->epoc
 
 size_t kd_loader_batches(const kd_loader *loader) { return loader ? loader->batches : 0; }
 
-double kd_loader_waited(const kd_loader *loader) { return loader ? loader->waited : 0; }
+uint64_t kd_loader_waited(const kd_loader *loader) { return loader ? loader->waited : 0; }
 
 void kd__loader_seek(kd_loader *loader, uint64_t epoch, size_t position)
 {

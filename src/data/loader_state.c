@@ -9,8 +9,8 @@
 
 enum { VERSION = 2, SAME = 8, LATER = 10, BYTES = (3 + SAME + 1) * 8, ALL_BYTES = BYTES + LATER * 8 };
 
-static const char *const names[SAME + LATER] = { "items", "batch", "seed", "shuffle", "drop_last", "shift", "crop_padding", "flip",
-    "cutmix_alpha", "mix_switch", "mix_probability", "label_smoothing", "erase_probability", "erase_zeros", "randaugment_ops",
+static const char *const names[SAME + LATER] = { "items", "batch", "seed", "shuffle", "drop_last", "shift", "crop_padding",
+    "flip", "cutmix_alpha", "mix_switch", "mix_probability", "label_smoothing", "erase_probability", "erase_zeros", "randaugment_ops",
     "randaugment_magnitude", "randaugment_noise", "repeats" };
 
 static void collect(const kd_loader *loader, uint64_t same[SAME])

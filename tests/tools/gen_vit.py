@@ -3,53 +3,11 @@
 # SPDX-License-Identifier: MIT
 #
 #   python3 tests/tools/gen_vit.py > tests/golden/golden_vit.h
-#
-# timm asks torchvision for things that this model does not use; where torchvision is missing, empty names stand in for it.
-import importlib.machinery
-import sys
-import types
-
 import numpy as np
 import torch
 from golden_numbers import numbers, probe, table
-
-
-class Name(type):
-    """A class that has any member in capitals: an enumeration's."""
-
-    def __getattr__(cls, name):
-        if not name.isupper():
-            raise AttributeError(name)
-        return name
-
-
-class Empty(types.ModuleType):
-    __path__ = []
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Name(name, (torch.nn.Module,), {})
-
-
-class Finder:
-    """Any module of torchvision."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        return importlib.machinery.ModuleSpec(name, Finder, is_package=True) if name.split(".")[0] == "torchvision" else None
-
-    @staticmethod
-    def create_module(spec):
-        return Empty(spec.name)
-
-    @staticmethod
-    def exec_module(module):
-        pass
-
-
-sys.meta_path.append(Finder)   # asked last: the real one goes first
-from timm.models.deit import VisionTransformerDistilled  # noqa: E402
+import zoo_torch  # noqa: F401, first: timm without torchvision
+from timm.models.deit import VisionTransformerDistilled
 
 SIZES = {"BATCH": 3, "IMAGE": 12, "PATCH": 4, "WIDTH": 24, "DEPTH": 3, "HEADS": 3, "CLASSES": 5}
 B, IMAGE, PATCH, WIDTH, DEPTH, HEADS, CLASSES = SIZES.values()

@@ -65,7 +65,9 @@ by_hand() {
     case $2 in
     c++*) $1 -std="$2" -Wall -Wextra -Werror $4 tests/api/consumer.cpp $5 -o "$dir/consumer.bin" || return 1 ;;
     *)  for source in examples/*.c; do
-            $1 -std="$2" -Wall -Wextra -Werror $4 "$source" examples/support/*.c $5 -lm -o "$dir/$(basename "$source" .c).bin" || return 1
+            case $source in */distill_vision.c) parts=examples/vision/*.c ;; *) parts= ;; esac
+            $1 -std="$2" -Wall -Wextra -Werror $4 "$source" $parts examples/support/*.c $5 -lm \
+                -o "$dir/$(basename "$source" .c).bin" || return 1
         done ;;
     esac
     run "$dir" "$3"
@@ -100,6 +102,7 @@ endif()
 if(LANGUAGE STREQUAL "C")
     file(GLOB programs ${TOP}/examples/*.c)
     file(GLOB support ${TOP}/examples/support/*.c)
+    file(GLOB vision ${TOP}/examples/vision/*.c)
     set(CMAKE_C_EXTENSIONS OFF)
 else()
     set(programs ${TOP}/tests/api/consumer.cpp)
@@ -110,6 +113,9 @@ foreach(source ${programs})
     add_executable(${name} ${source} ${support})
     set_target_properties(${name} PROPERTIES SUFFIX .bin)
     target_link_libraries(${name} ${kd})
+    if(name STREQUAL "distill_vision")
+        target_sources(${name} PRIVATE ${vision})
+    endif()
     if(LANGUAGE STREQUAL "C")
         target_link_libraries(${name} m)
     endif()

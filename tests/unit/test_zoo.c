@@ -1,6 +1,7 @@
 /* test_zoo.c - the named architectures: names, sizes, published parameter counts, what they compute.
  * SPDX-License-Identifier: MIT */
 #include "kdtest.h"
+#include "kdtest_file.h"
 #include "nn/nn.h"
 
 TEST(mlp)
@@ -227,6 +228,10 @@ TEST(sizes_by_name)
         { "vgg16", 10, 14728266 },         { "vgg19", 10, 20040522 },         { "resnet18", 1000, 11689512 },
         { "resnet34", 1000, 21797672 },    { "resnet50", 1000, 25557032 },    { "resnet101", 1000, 44549160 },
         { "resnet152", 1000, 60192808 },
+        { "regnety_002", 1000, 3162996 },  { "regnety_004", 1000, 4344144 },  { "regnety_006", 1000, 6055160 },
+        { "regnety_008", 1000, 6263168 },  { "vit_tiny_patch16_224", 1000, 5717416 },
+        { "deit_tiny_distilled_patch16_224", 1000, 5910800 }, { "deit_small_patch16_224", 1000, 22050664 },
+        { "vit_base_patch16_224", 1000, 86567656 },
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (known[i].size > 1500000 && !kdtest_full()) continue;
@@ -242,7 +247,7 @@ TEST(every_name)
 {
     kd_tape *tape = NULL;
     CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_INFER));
-    CHECK(kd_zoo_count() == 32 && kd_zoo_name(kd_zoo_count()) == NULL && kd_zoo_name(SIZE_MAX) == NULL);
+    CHECK(kd_zoo_count() == 36 && kd_zoo_name(kd_zoo_count()) == NULL && kd_zoo_name(SIZE_MAX) == NULL);
     for (size_t i = 0; i < kd_zoo_count(); i++) {
         const char *name = kd_zoo_name(i);
         for (size_t j = 0; j < i; j++) CHECK(strcmp(name, kd_zoo_name(j)) != 0);
@@ -301,7 +306,7 @@ TEST(blocks_keep_their_bits)
  * allocation while a model is built or run is an error and leaves nothing. */
 TEST(blocks_train)
 {
-    static const char *const names[] = { "wrn_16_1", "shufflenetv1", "shufflenetv2", "resnet20_a" };
+    static const char *const names[] = { "wrn_16_1", "shufflenetv1", "shufflenetv2", "resnet20_a", "regnety_002" };
     static float images[2 * 16 * 16 * 3];
     kdtest_rand r = { 8 };
     kdtest_fill(&r, images, sizeof images / sizeof *images, 1.0);
@@ -377,6 +382,15 @@ TEST(bad_names)
     CHECK_STATUS(kd_zoo_create(&m, NULL, "wrn-16-2", 10, 1), KD_ERR_ARG);
     CHECK_ERROR_HAS("no architecture \"wrn-16-2\" (the nearest is \"wrn_16_2\"");
     CHECK_STATUS(kd_zoo_create(&m, NULL, "", 10, 1), KD_ERR_ARG);
+    static const char *const no_transformers[] = { "vit_tiny_patch16", "vit_tiny_patch_224", "vit_tiny_patch16_", "vit_tiny_patch16_224x",
+        "vit_tiny_patch016_224", "vit_tiny_distilled_patch16_224", "vit_huge_patch16_224", "deit_tiny_patch4294967312_224" };
+    for (size_t i = 0; i < KD_COUNT(no_transformers); i++) {
+        CHECK_STATUS(kd_zoo_create(&m, NULL, no_transformers[i], 10, 1), KD_ERR_ARG);
+        CHECK_ERROR_HAS("no architecture");
+    }
+    CHECK_STATUS(kd_zoo_create(&m, NULL, "vit_tiny_patch16_225", 10, 1), KD_ERR_ARG);
+    CHECK_ERROR_HAS("image 225 is not 1 to 4096 times patch 16");
+    CHECK_STATUS(kd_zoo_create(&m, NULL, "vit_tiny_patch4_32", 0, 1), KD_ERR_ARG);
     CHECK_STATUS(kd_zoo_create(&m, NULL, NULL, 10, 1), KD_ERR_ARG);
     CHECK_STATUS(kd_zoo_create(NULL, NULL, "vgg8", 10, 1), KD_ERR_ARG);
     CHECK_STATUS(kd_zoo_create(&m, NULL, "resnet8", 0, 1), KD_ERR_ARG);
@@ -390,4 +404,30 @@ TEST(bad_names)
     CHECK_STATUS(kd_zoo_wrn(NULL, NULL, 16, 1, 10, 1), KD_ERR_ARG);
     CHECK_OK(kd_zoo_wrn(&m, NULL, 10, 3, 10, 1));
     kd_model_free(m);
+}
+
+/* Weights of another depth, and of other classes: what differs is named, and nothing is written. */
+TEST(weights_of_another_network)
+{
+    kd_model *deep = NULL, *flat = NULL, *other = NULL;
+    const char *path = kdtest_path("zoo.safetensors");
+    CHECK_OK(kd_zoo_create(&deep, NULL, "resnet20", 10, 1));
+    CHECK_OK(kd_zoo_create(&flat, NULL, "resnet8", 10, 2));
+    CHECK_OK(kd_zoo_create(&other, NULL, "resnet20", 100, 3));
+    const uint64_t flat_before = kd_model_hash(flat), other_before = kd_model_hash(other), deep_before = kd_model_hash(deep);
+    CHECK_OK(kd_model_save(deep, path));
+    CHECK_STATUS(kd_model_load(flat, path, KD_LOAD_STRICT), KD_ERR_FORMAT);
+    CHECK_ERROR_HAS("unexpected: layer1.1.bn1");
+    CHECK(kd_model_hash(flat) == flat_before);
+    CHECK_STATUS(kd_model_load(other, path, KD_LOAD_STRICT), KD_ERR_SHAPE);
+    CHECK_ERROR_HAS("fc.weight");
+    CHECK_ERROR_HAS("[100, 64]");
+    CHECK(kd_model_hash(other) == other_before);
+    CHECK_OK(kd_model_save(flat, path));
+    CHECK_STATUS(kd_model_load(deep, path, KD_LOAD_STRICT), KD_ERR_FORMAT);
+    CHECK_ERROR_HAS("missing: layer1.1.conv1.weight");
+    CHECK(kd_model_hash(deep) == deep_before);
+    kd_model_free(deep);
+    kd_model_free(flat);
+    kd_model_free(other);
 }
