@@ -257,8 +257,8 @@ Three numbers a cell: libkd to PyTorch in float32 / libkd to PyTorch in float64 
 the file that libkd writes of the weights it read, loaded into a new PyTorch model with `strict=True`: every tensor equal to the bit,
 or not.
 
-Gradients jump where an input of a ReLU is so near 0 that rounding decides its sign. Images are therefore sought, of up to {tries} seeds, whose
-nearest such input in float64 is far from 0; "margin" is how far, in standard deviations of that ReLU's inputs.
+Gradients jump where an input of a ReLU is so near 0 that rounding decides its sign. Images are therefore sought, of up to {tries}
+seeds, whose nearest such input in float64 is far from 0; "margin" is how far, in standard deviations of that ReLU's inputs.
 
 """
 
