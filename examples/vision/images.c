@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "vision.h"
 #include "pictures.h"
+#include "../support/report.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,7 +14,7 @@ static const struct { const char *kind; float mean[3], std[3]; } known[] = {
 };
 enum { KNOWN = sizeof known / sizeof *known };
 
-static kd_status measure(images *d)
+static void measure(images *d)
 {
     double sum[3] = { 0 }, square[3] = { 0 };
     size_t pixels = d->height * d->width, count = kd_dataset_count(d->train);
@@ -29,7 +30,6 @@ static kd_status measure(images *d)
         d->mean[c] = (float)(mean / 255);
         d->std[c] = (float)(sqrt(variance > 1 ? variance : 1) / 255);
     }
-    return KD_OK;
 }
 
 static kd_status open_cifar(images *d, const char *path, int hundred)
@@ -48,35 +48,41 @@ static kd_status open_cifar(images *d, const char *path, int hundred)
 }
 
 /* The same classes in the same order, since a label is a place among the folders. */
-static kd_status same_classes(const images *d, const char *path)
+static kd_status same_classes(const images *d, const char *path, const char *second)
 {
     for (size_t i = 0;; i++) {
         const char *train = kd_dataset_class_name(d->train, i), *test = kd_dataset_class_name(d->test, i);
         if (!train && !test) return KD_OK;
         int order = !train ? 1 : !test ? -1 : strcmp(train, test);
-        if (order < 0) return complain(KD_ERR_FORMAT, "%s: the class \"%s\" is in train but not in test", path, train);
-        if (order > 0) return complain(KD_ERR_FORMAT, "%s: the class \"%s\" is in test but not in train", path, test);
+        if (order < 0) return complain(KD_ERR_FORMAT, "%s: the class \"%s\" is in train but not in %s", path, train, second);
+        if (order > 0) return complain(KD_ERR_FORMAT, "%s: the class \"%s\" is in %s but not in train", path, test, second);
     }
 }
 
 static kd_status open_folder(images *d, const char *path, size_t side)
 {
     char train[TEXT], test[TEXT];
+    const char *second = "test";
     kd_folder_desc how;
     kd_status st;
     if (snprintf(train, TEXT, "%s/train", path) >= TEXT || snprintf(test, TEXT, "%s/test", path) >= TEXT)
         return complain(KD_ERR_LIMIT, "--data: a path of more than %d bytes", TEXT - 8);
+    if (file_bytes(test) < 0) {
+        snprintf(test, TEXT, "%s/val", path);
+        second = "val";
+        if (file_bytes(test) < 0) return complain(KD_ERR_IO, "%s: there is neither test nor val in it", path);
+    }
     kd_folder_desc_init(&how, sizeof how);
     how.height = how.width = side;
     how.decode = pictures_decode;
     TRY(kd_dataset_open_folder(&d->train, NULL, train, &how));
     TRY(kd_dataset_open_folder(&d->test, NULL, test, &how));
-    TRY(same_classes(d, path));
+    TRY(same_classes(d, path, second));
     for (size_t a = 0; a < 2; a++)
         if (kd_dataset_item_size(d->train, a) != kd_dataset_item_size(d->test, a))
-            TRY(complain(KD_ERR_SHAPE, "%s: images of %zu x %zu in train, of %zu x %zu in test", path,
+            TRY(complain(KD_ERR_SHAPE, "%s: images of %zu x %zu in train, of %zu x %zu in %s", path,
                          kd_dataset_item_size(d->train, 0), kd_dataset_item_size(d->train, 1), kd_dataset_item_size(d->test, 0),
-                         kd_dataset_item_size(d->test, 1)));
+                         kd_dataset_item_size(d->test, 1), second));
     d->classes = kd_dataset_classes(d->train);
 done:
     if (st == KD_ERR_SHAPE && !side) {
@@ -102,7 +108,7 @@ kd_status images_open(images *d, const char *spec, size_t side)
     if (at < KNOWN) {
         memcpy(d->mean, known[at].mean, sizeof d->mean);
         memcpy(d->std, known[at].std, sizeof d->std);
-    } else TRY(measure(d));
+    } else measure(d);
 done:
     if (st != KD_OK) images_close(d);
     return st;

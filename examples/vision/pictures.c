@@ -17,7 +17,7 @@ static int is_jpeg(const uint8_t *file, size_t bytes) { return starts(file, byte
 
 enum { MOST_PIXELS = 1 << 26, MOST_SIDE = 65535, MOST_SCANS = 500, MOST_CHUNK = 1 << 23 };
 
-/* Both libraries report an error by a call that may not return: back to `back`, with a text. */
+/* Both libraries report an error by a call that may not return: back to `back`, with a text and how much was read. */
 typedef struct picture {
     const uint8_t *file;
     size_t         bytes, at;
@@ -85,11 +85,11 @@ static void jpeg_failed(j_common_ptr jpeg)
     jpeg->err->format_message(jpeg, p->why);
     longjmp(p->back, 1);
 }
-/* A warning is damage where pixels were made up. */
+/* A warning is damage, pixels made up, but for those of writers that are merely sloppy. */
 static void jpeg_warned(j_common_ptr jpeg, int level)
 {
     int code = jpeg->err->msg_code;
-    if (level < 0 && (code == JWRN_JPEG_EOF || code == JWRN_HIT_MARKER || code == JWRN_HUFF_BAD_CODE)) jpeg_failed(jpeg);
+    if (level < 0 && code != JWRN_EXTRANEOUS_DATA && code != JWRN_ADOBE_XFORM && code != JWRN_JFIF_MAJOR) jpeg_failed(jpeg);
 }
 static void jpeg_refuse(j_decompress_ptr jpeg, const char *why)
 {
@@ -142,6 +142,7 @@ static int read_jpeg(picture *p, uint8_t *rgb)
         jpeg_work(p, &jpeg, rgb);
         good = 1;
     }
+    p->at = jpeg.src ? p->bytes - jpeg.src->bytes_in_buffer : 0;
     jpeg_destroy_decompress(&jpeg);
     return good;
 }
@@ -154,7 +155,7 @@ int32_t pictures_decode(void *user, const char *path, const uint8_t *file, size_
     static picture p;
     p = (picture){ .file = file, .bytes = bytes };
     if (!(png ? read_png(&p, rgb) : read_jpeg(&p, rgb))) {
-        (void)complain(KD_ERR_FORMAT, "%s: %s: %s", path, png ? "PNG" : "JPEG", p.why);
+        (void)complain(KD_ERR_FORMAT, "%s: %s, byte %zu: %s", path, png ? "PNG" : "JPEG", p.at, p.why);
         return -1;
     }
     *height = p.height, *width = p.width;

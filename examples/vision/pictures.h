@@ -5,7 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A kd_decode_fn; what is wrong with a file is said by `complain`.  PNG: every kind, 16 bits become 8, grey and palettes RGB,
- * transparency is dropped.  JPEG: grey and colour, not CMYK; EXIF is not read, so nothing is turned. */
+/* A kd_decode_fn; what is wrong with a file is said by `complain`, with how many bytes of it were read.  PNG: every kind, 16 bits
+ * become 8, grey and palettes RGB, transparency is dropped.  JPEG: grey and colour, not CMYK; EXIF is not read, so nothing is
+ * turned. */
 int32_t pictures_decode(void *user, const char *path, const uint8_t *file, size_t bytes, size_t *height, size_t *width, uint8_t *rgb);
 #endif
