@@ -274,13 +274,19 @@ docs: ## docs/reference and docs/man from the headers, docs/methods from the met
 # ---- examples --------------------------------------------------------------------------------------
 EXAMPLES := $(patsubst examples/%.c,$(OUT)/examples/%,$(sort $(wildcard examples/*.c)))
 SUPPORT  := $(sort $(wildcard examples/support/*.c))
-examples: $(EXAMPLES) ## build the examples, in lib/examples
+examples: $(EXAMPLES) ## build the examples, in lib/examples (IMAGES=1: distill_vision reads PNG and JPEG)
 $(OUT)/examples/%: examples/%.c $(SUPPORT) $(wildcard examples/support/*.h) $(A)
 	@mkdir -p $(@D)
-	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(SUPPORT) $(LDFLAGS) $(A) $(LDLIBS) -o $@
+	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(PICTURES) $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(SUPPORT) \
+	  $(LDFLAGS) $(A) $(PICTURE_LIBS) $(LDLIBS) -o $@
+# Several files; with IMAGES=1 it reads PNG and JPEG by libpng and libjpeg-turbo, which libkd itself never needs.
 VISION   := $(sort $(wildcard examples/vision/*.c))
-$(OUT)/examples/distill_vision: $(VISION) $(wildcard examples/vision/*.h)
+$(OUT)/examples/distill_vision: $(VISION) $(wildcard examples/vision/*.h) $(OBJ)/images-$(or $(IMAGES),0)
 $(OUT)/examples/distill_vision: SUPPORT += $(VISION)
+$(OUT)/examples/distill_vision: PICTURES := $(if $(filter 1,$(IMAGES)),-DKD_IMAGES=1)
+$(OUT)/examples/distill_vision: PICTURE_LIBS := $(if $(filter 1,$(IMAGES)),-lpng -ljpeg)
+$(OBJ)/images-%:
+	@mkdir -p $(@D) && rm -f $(OBJ)/images-* && touch $@
 MPICC ?= mpicc
 examples-mpi: $(OUT)/examples/mpi/distill_mpi ## build the MPI example (MPICC=mpicc)
 $(OUT)/examples/mpi/%: examples/mpi/%.c $(A)

@@ -80,8 +80,9 @@ typedef struct images {
     size_t      classes, height, width;
     float       mean[3], std[3];
 } images;
-/* cifar10:PATH, cifar100:PATH: the folder of the binary records. */
-kd_status images_open(images *out, const char *spec);
+/* cifar10:PATH, cifar100:PATH: the folder of the binary records.  folder:PATH: PATH/train/CLASS/IMAGE and PATH/test, or PATH/val; with
+ * a side they become side x side. */
+kd_status images_open(images *out, const char *spec, size_t side);
 void      images_close(images *d);
 /* A loader of the training images as the recipe says, or of the test images in their order. */
 kd_status images_train(kd_loader **out, kd_context *ctx, const images *d, const recipe *r, uint64_t seed);
