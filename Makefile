@@ -418,7 +418,7 @@ info: ## what would be built, and how
 	@echo "install   $(DESTDIR)$(LIBDIR), $(DESTDIR)$(INCLUDEDIR)"
 
 # F=npy: only that one; S=600: seconds each.  New inputs gather in lib/obj/fuzz/corpus, findings in lib/obj/fuzz.
-FUZZERS := json safetensors npy idx csv model checkpoint
+FUZZERS := json safetensors npy idx csv model checkpoint ppm randaugment
 fuzz: ## run the fuzzers (clang; F=target S=seconds)
 	@$(MAKE) --no-print-directory CONFIG=fuzz CC=clang CFLAGS='-O1 -g' ISAS=scalar run-fuzz
 run-fuzz: $(FUZZERS:%=$(OBJ)/fuzz_%)
