@@ -240,7 +240,13 @@ CHECKKD := $(OBJ)/tests/kernels/checkkd
 $(CHECKKD): $(CHECKS)
 $(OBJ)/tests/fuzz/test_replay: $(FUZZ)
 $(patsubst tests/%.c,$(OBJ)/tests/%,$(wildcard tests/faults/test_*.c)): $(FAULT)
-.SECONDARY: $(TBIN:%=%.o) $(TKIT) $(FUZZ) $(FAULT) $(METHODS) $(CHECKS)
+# the parts of an example, as it has them
+PARTS := $(patsubst %.c,$(OBJ)/%.o,$(sort $(wildcard examples/vision/*.c examples/support/*.c)))
+$(OBJ)/examples/%.o: examples/%.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) $(BASE) $(CPPFLAGS) $(CFLAGS) $(SAN) -Wno-missing-prototypes -c $< -o $@
+$(OBJ)/tests/golden/test_golden_deit: $(PARTS)
+.SECONDARY: $(TBIN:%=%.o) $(TKIT) $(FUZZ) $(FAULT) $(METHODS) $(CHECKS) $(PARTS)
 
 tests: $(TBIN) ## build the tests
 check: $(A) $(SO) $(PC) $(TBIN) $(OUT)/examples/distill_vision ## run the tests (under 90 s on two cores)
@@ -268,13 +274,19 @@ docs: ## docs/reference and docs/man from the headers, docs/methods from the met
 # ---- examples --------------------------------------------------------------------------------------
 EXAMPLES := $(patsubst examples/%.c,$(OUT)/examples/%,$(sort $(wildcard examples/*.c)))
 SUPPORT  := $(sort $(wildcard examples/support/*.c))
-examples: $(EXAMPLES) ## build the examples, in lib/examples
+examples: $(EXAMPLES) ## build the examples, in lib/examples (IMAGES=1: distill_vision reads PNG and JPEG)
 $(OUT)/examples/%: examples/%.c $(SUPPORT) $(wildcard examples/support/*.h) $(A)
 	@mkdir -p $(@D)
-	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(SUPPORT) $(LDFLAGS) $(A) $(LDLIBS) -o $@
+	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(PICTURES) $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(SUPPORT) \
+	  $(LDFLAGS) $(A) $(PICTURE_LIBS) $(LDLIBS) -o $@
+# Several files; with IMAGES=1 it reads PNG and JPEG by libpng and libjpeg-turbo, which libkd itself never needs.
 VISION   := $(sort $(wildcard examples/vision/*.c))
-$(OUT)/examples/distill_vision: $(VISION) $(wildcard examples/vision/*.h)
+$(OUT)/examples/distill_vision: $(VISION) $(wildcard examples/vision/*.h) $(OBJ)/images-$(or $(IMAGES),0)
 $(OUT)/examples/distill_vision: SUPPORT += $(VISION)
+$(OUT)/examples/distill_vision: PICTURES := $(if $(filter 1,$(IMAGES)),-DKD_IMAGES=1)
+$(OUT)/examples/distill_vision: PICTURE_LIBS := $(if $(filter 1,$(IMAGES)),-lpng -ljpeg)
+$(OBJ)/images-%:
+	@mkdir -p $(@D) && rm -f $(OBJ)/images-* && touch $@
 MPICC ?= mpicc
 examples-mpi: $(OUT)/examples/mpi/distill_mpi ## build the MPI example (MPICC=mpicc)
 $(OUT)/examples/mpi/%: examples/mpi/%.c $(A)
@@ -318,7 +330,7 @@ $(OBJ)/bench/bench_peers: $(BENCH)/bench_peers.o $(BENCH)/bench_cases.o $(BENCH)
 $(OBJ)/bench/%: $(A)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $(filter %.o,$^) $(A) $(LDLIBS) -o $@
-bench: $(OBJ)/bench/bench $(SO) ## limits of this machine, and how near kernels, ops and steps come (PART="kernels ops steps start")
+bench: $(OBJ)/bench/bench $(SO) ## limits of this machine, and how near kernels, ops and steps come (PART="kernels ops steps loader start")
 	@mkdir -p $(OUT)/bench
 	@$(STRIP) -o $(OUT)/bench/libkd.so $(SO)
 	@$< $(OUT)/bench/libkd.so $(PART)
@@ -406,7 +418,7 @@ info: ## what would be built, and how
 	@echo "install   $(DESTDIR)$(LIBDIR), $(DESTDIR)$(INCLUDEDIR)"
 
 # F=npy: only that one; S=600: seconds each.  New inputs gather in lib/obj/fuzz/corpus, findings in lib/obj/fuzz.
-FUZZERS := json safetensors npy idx csv model checkpoint
+FUZZERS := json safetensors npy idx csv model checkpoint ppm randaugment
 fuzz: ## run the fuzzers (clang; F=target S=seconds)
 	@$(MAKE) --no-print-directory CONFIG=fuzz CC=clang CFLAGS='-O1 -g' ISAS=scalar run-fuzz
 run-fuzz: $(FUZZERS:%=$(OBJ)/fuzz_%)
@@ -423,6 +435,6 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
 -include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d) \
-  $(CHECKS:.o=.d) $(METHODS:.o=.d)
+  $(CHECKS:.o=.d) $(METHODS:.o=.d) $(PARTS:.o=.d)
 .PHONY: all tests check checkkd check-all ready abi lint fuzz run-fuzz examples demo methods fashion bench bench-peers install uninstall dist info clean help amalgamation check-embed check-cross
 .DELETE_ON_ERROR:
