@@ -3,6 +3,7 @@
 #include "kdtest.h"
 #include "kdtest_file.h"
 #include "nn/nn.h"
+#include <stdlib.h>
 
 TEST(mlp)
 {
@@ -272,6 +273,21 @@ TEST(every_name)
         kd_model_free(clone);
     }
     kd_tape_free(tape);
+}
+
+/* The guide's table has every name. */
+TEST(the_guide_lists_all)
+{
+    size_t size;
+    char *guide = (char *)kdtest_slurp(kdtest_repo("docs/guide/03-models.md"), &size);
+    if (!CHECK(guide && size)) return;
+    guide[size - 1] = 0;
+    for (size_t i = 0; i < kd_zoo_count(); i++) {
+        char quoted[40];
+        snprintf(quoted, sizeof quoted, "`%s`", kd_zoo_name(i));
+        CHECK_MSG(strstr(guide, quoted) != NULL, "%s", quoted);
+    }
+    free(guide);
 }
 
 /* A frozen model, whose neighbours run as one op, gives the bits of one that keeps every output. */
