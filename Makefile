@@ -240,7 +240,13 @@ CHECKKD := $(OBJ)/tests/kernels/checkkd
 $(CHECKKD): $(CHECKS)
 $(OBJ)/tests/fuzz/test_replay: $(FUZZ)
 $(patsubst tests/%.c,$(OBJ)/tests/%,$(wildcard tests/faults/test_*.c)): $(FAULT)
-.SECONDARY: $(TBIN:%=%.o) $(TKIT) $(FUZZ) $(FAULT) $(METHODS) $(CHECKS)
+# the parts of an example, as it has them
+PARTS := $(patsubst %.c,$(OBJ)/%.o,$(sort $(wildcard examples/vision/*.c examples/support/*.c)))
+$(OBJ)/examples/%.o: examples/%.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) $(BASE) $(CPPFLAGS) $(CFLAGS) $(SAN) -Wno-missing-prototypes -c $< -o $@
+$(OBJ)/tests/golden/test_golden_deit: $(PARTS)
+.SECONDARY: $(TBIN:%=%.o) $(TKIT) $(FUZZ) $(FAULT) $(METHODS) $(CHECKS) $(PARTS)
 
 tests: $(TBIN) ## build the tests
 check: $(A) $(SO) $(PC) $(TBIN) $(OUT)/examples/distill_vision ## run the tests (under 90 s on two cores)
@@ -327,7 +333,7 @@ $(OBJ)/bench/bench_peers: $(BENCH)/bench_peers.o $(BENCH)/bench_cases.o $(BENCH)
 $(OBJ)/bench/%: $(A)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $(filter %.o,$^) $(A) $(LDLIBS) -o $@
-bench: $(OBJ)/bench/bench $(SO) ## limits of this machine, and how near kernels, ops and steps come (PART="kernels ops steps start")
+bench: $(OBJ)/bench/bench $(SO) ## limits of this machine, and how near kernels, ops and steps come (PART="kernels ops steps loader start")
 	@mkdir -p $(OUT)/bench
 	@$(STRIP) -o $(OUT)/bench/libkd.so $(SO)
 	@$< $(OUT)/bench/libkd.so $(PART)
@@ -415,7 +421,7 @@ info: ## what would be built, and how
 	@echo "install   $(DESTDIR)$(LIBDIR), $(DESTDIR)$(INCLUDEDIR)"
 
 # F=npy: only that one; S=600: seconds each.  New inputs gather in lib/obj/fuzz/corpus, findings in lib/obj/fuzz.
-FUZZERS := json safetensors npy idx csv model checkpoint
+FUZZERS := json safetensors npy idx csv model checkpoint ppm randaugment
 fuzz: ## run the fuzzers (clang; F=target S=seconds)
 	@$(MAKE) --no-print-directory CONFIG=fuzz CC=clang CFLAGS='-O1 -g' ISAS=scalar run-fuzz
 run-fuzz: $(FUZZERS:%=$(OBJ)/fuzz_%)
@@ -432,6 +438,6 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
 -include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d) \
-  $(CHECKS:.o=.d) $(METHODS:.o=.d)
+  $(CHECKS:.o=.d) $(METHODS:.o=.d) $(PARTS:.o=.d)
 .PHONY: all tests check checkkd check-all ready abi lint fuzz run-fuzz examples demo methods fashion bench bench-peers install uninstall dist info clean help amalgamation check-embed check-cross
 .DELETE_ON_ERROR:

@@ -137,6 +137,15 @@ kd_status images_train(kd_loader **out, kd_context *ctx, const images *d, const 
     how.crop_padding = (uint32_t)r->crop_padding;
     how.flip = r->flip != 0;
     how.mixup_alpha = (float)r->mixup;
+    how.cutmix_alpha = (float)r->cutmix;
+    how.mix_switch = (float)r->mix_switch;
+    how.mix_probability = (float)r->mix_probability;
+    how.erase_probability = (float)r->erase_probability;
+    how.erase_zeros = r->erase_zeros != 0;
+    how.randaugment_ops = (uint32_t)r->randaugment_ops;
+    how.randaugment_magnitude = (float)r->randaugment_magnitude;
+    how.randaugment_noise = (float)r->randaugment_noise;
+    how.repeats = (uint32_t)r->repeats;   /* label_smoothing is the loss's: classes stay i32 where nothing is mixed */
     how.classes = (uint32_t)d->classes;
     return kd_loader_create(out, ctx, d->train, &how);
 }

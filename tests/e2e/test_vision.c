@@ -117,19 +117,38 @@ static int finish(pid_t child)
 
 #define GOES(arguments) CHECK_MSG(finish(start(arguments)) == 0, "%s", text)
 
-#define RUN "--data cifar10:data --student resnet8 --teacher resnet8 --method %s --seed 4 --teacher-set epochs=1 --set epochs=%d " \
-            "--set batch=12 --set checkpoint_seconds=0 --teacher-set batch=12 --teacher-set checkpoint_seconds=0 --out %s"
+#define RUN "--data cifar10:data --student %s --teacher resnet8 --method %s --seed 4 --teacher-set epochs=1 --set epochs=2 " \
+            "--set batch=12 --set checkpoint_seconds=0 --teacher-set batch=12 --teacher-set checkpoint_seconds=0 --out %s %s"
 
-/* One of a method with a loss of its own to keep, one with adapters, one in two phases. */
+/* Folders that hold the same weights and curves, but for the seconds. */
+static void check_same(const char *what, const char *a, const char *b)
+{
+    int status;
+    char *out = kdtest_run(&status, "cd '%s' && for f in last best teacher/last; do cmp %s/$f.safetensors %s/$f.safetensors || exit 1; "
+                           "done; for d in %s %s; do cut -d, -f1-7 $d/curves.csv > $d.txt; done; cmp %s.txt %s.txt && "
+                           "test $(wc -l < %s.txt) -gt 2", kdtest_tmp(), a, b, a, b, a, b, b);
+    CHECK_MSG(status == 0, "%s: %s", what, out);
+    free(out);
+}
+
+/* One of a method with a loss of its own to keep, one with adapters, one in two phases; DeiT with all of its augmentation and
+ * averaged weights, and on two threads; averages of more than the student. */
 TEST(killed_runs_end_in_the_same_bits)
 {
-    static const char *const methods[] = { "kd", "vid", "ab" };
+    static const struct { const char *student, *method, *recipe; } runs[] = {
+        { "resnet8", "kd", "" }, { "resnet8", "vid", "" }, { "resnet8", "ab", "" },
+        { "vit:patch=8,width=24,depth=2,heads=2,distilled=1", "deit_hard", "deit_cifar" },
+        { "resnet8", "deit_soft", "deit_cifar" },
+    };
     if (!prepare()) return;
-    for (size_t m = 0; m < COUNT(methods); m++) {
-        char whole[400], cut[400];
-        snprintf(whole, sizeof whole, RUN, methods[m], 2, "whole");
-        snprintf(cut, sizeof cut, RUN, methods[m], 2, "cut");
-        if (!CHECK_MSG(finish(start(whole)) == 0, "%s: %s", methods[m], text)) return;
+    for (size_t m = 0; m < COUNT(runs); m++) {
+        char whole[1000], cut[1000], recipe[600] = "";
+        const char *method = runs[m].method;
+        if (*runs[m].recipe)
+            snprintf(recipe, sizeof recipe, "--set ema=.9 --recipe '%s/examples/recipes/%s.recipe'", kdtest_root(), runs[m].recipe);
+        snprintf(whole, sizeof whole, RUN, runs[m].student, method, "whole", recipe);
+        snprintf(cut, sizeof cut, RUN, runs[m].student, method, "cut", recipe);
+        if (!CHECK_MSG(finish(start(whole)) == 0, "%s: %s", method, text)) return;
         int killed = 0;
         kdtest_rand r = { 1 + m };
         for (double limit = .1; !exists("cut/result.csv") && limit < 100; limit *= 1.2) {
@@ -140,15 +159,17 @@ TEST(killed_runs_end_in_the_same_bits)
             finish(child);
             killed += exists("cut/teacher/checkpoint-0.kd") && !exists("cut/result.csv");
         }
-        CHECK_MSG(finish(start(cut)) == 0, "%s: %s", methods[m], text);
-        CHECK_MSG(killed > 0, "%s: no run was killed in its middle", methods[m]);
+        CHECK_MSG(finish(start(cut)) == 0, "%s: %s", method, text);
+        CHECK_MSG(killed > 0, "%s: no run was killed in its middle", method);
+        check_same(method, "whole", "cut");
+        if (*recipe) {
+            strcat(recipe, " --threads 2");
+            snprintf(cut, sizeof cut, RUN, runs[m].student, method, "two", recipe);
+            CHECK_MSG(finish(start(cut)) == 0, "%s: %s", method, text);
+            check_same(method, "whole", "two");
+        }
         int status;
-        char *out = kdtest_run(&status, "cd '%s' && for f in last best teacher/last; do "
-                               "cmp whole/$f.safetensors cut/$f.safetensors || exit 1; done; "
-                               "for d in whole cut; do cut -d, -f1-7 $d/curves.csv > $d.txt; done; "
-                               "cmp whole.txt cut.txt && test $(wc -l < cut.txt) -gt 2 && rm -rf whole cut", kdtest_tmp());
-        CHECK_MSG(status == 0, "%s: %s", methods[m], out);
-        free(out);
+        free(kdtest_run(&status, "cd '%s' && rm -rf whole cut two", kdtest_tmp()));
     }
 }
 
@@ -240,7 +261,13 @@ TEST(what_does_not_fit_is_named_and_nothing_is_written)
         { "--data cifar10:data --student resnet8 --set epochs=1.5", "epochs is 1.5, not a whole number" },
         { "--data cifar10:data --student resnet8 --set rate=1", "no key \"rate\"" },
         { "--data cifar10:data --student resnet8 --recipe bad.recipe", "bad.recipe, line 2: \"lr .1\" is not \"key = value\"" },
-        { "--data cifar10:data --student resnet8 --method dkd --teacher resnet8 --set mixup=.2", "dkd: needs the class" },
+        { "--data cifar10:data --student resnet8 --method dkd --teacher resnet8 --set mixup=.2",
+          "dkd: needs the class of each image, which mixed images do not have: mixup = 0" },
+        { "--data cifar10:data --student resnet8 --method tfkd --set cutmix=1", "mixed images do not have: cutmix = 0" },
+        { "--data cifar10:data --student resnet8 --method pskd --set repeats=3", "pskd: needs each image once in an epoch" },
+        { "--data cifar10:data --student resnet8 --method label_smoothing --set label_smoothing=.1", "too often: label_smoothing = 0" },
+        { "--data cifar10:data --student resnet8 --method kd --teacher resnet8 --set crop_padding=32", "crop_padding" },
+        { "--data cifar10:data --student resnet8 --set randaugment_ops=17", "it takes a number from 0 to 16" },
         { "--data cifar10:data --student resnet8 --seed x", "--seed takes a number" },
         { "--data cifar10:data --student resnet8 --side 48", "--side 48: the images of cifar10 are 32 x 32" },
         { "--data cifar10:data --student deit_tiny_patch16_224", "deit_tiny_patch16_224: images of 32 x 32: vit: x [1, 32, 32, 3]" },

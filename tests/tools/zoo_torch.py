@@ -5,6 +5,7 @@
 # timm's.  Importing this makes timm importable without torchvision: timm asks it for things that no model here uses, and empty
 # names stand in for them.
 import importlib.machinery
+import math
 import sys
 import types
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from golden_numbers import numbers
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -71,17 +73,60 @@ def libkd_order(v):
 
 
 class Margin(TorchDispatchMode):
-    """How near the inputs of ReLUs come to the kink, in standard deviations; sums of zeros are zeros in any precision."""
+    """How near the inputs of ReLUs come to the kink, and the largest two of a maximum's window to each other, in standard deviations;
+    sums of zeros are zeros in any precision."""
 
     def __init__(self):
         super().__init__()
-        self.margin = 1.0
+        self.margin = self.pool = math.inf
 
     def __torch_dispatch__(self, function, kinds, args=(), kwargs=None):
         if function in (torch.ops.aten.relu.default, torch.ops.aten.relu_.default):
             v = args[0].detach()
             self.margin = min(self.margin, float(v[v != 0].abs().min() / v.std()))
+        elif function is torch.ops.aten.max_pool2d_with_indices.default:
+            self.pool = min(self.pool, nearest_maxima(*args))
         return function(*args, **(kwargs or {}))
+
+
+def nearest_maxima(x, kernel, stride=(), padding=(0,)):
+    outside = F.pad(x.detach().flatten(0, 1).unsqueeze(1), 4 * [padding[0]], value=-1e9)
+    two = F.unfold(outside, kernel[0], stride=(stride or kernel)[0]).topk(2, 1).values
+    apart = two[:, 0] - two[:, 1]
+    return float(apart[apart > 0].min() / x.std())
+
+
+class AwayFromKinks(TorchFunctionMode):
+    """A forward pass in float64 that moves the bias in front of every ReLU, channel by channel, by at most a quarter of the standard
+    deviation of what comes in: 0 then lies in the middle of the widest gap between the values there.  Biases stay floats.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.bias = None   # of the last batch norm or convolution: the one to move
+
+    def __torch_function__(self, function, kinds, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is F.relu and self.bias is not None:
+            self.move(args[0][:, :len(self.bias)], self.bias)   # ShuffleNetV1: channels behind it are of an average, >= 0
+            self.bias = None
+        y = function(*args, **kwargs)
+        if function is F.batch_norm:
+            self.bias = kwargs["bias"]
+        elif function is F.conv2d:
+            self.bias = args[2] if len(args) > 2 else None
+        return y
+
+    @staticmethod
+    def move(x, bias):
+        v = x.transpose(0, 1).flatten(1).sort(1).values
+        middle, gap = (v[:, 1:] + v[:, :-1]) / 2, v[:, 1:] - v[:, :-1]
+        gap = torch.where(middle.abs() <= v.std(1, keepdim=True) / 4, gap, 0)
+        best = gap.argmax(1, keepdim=True)
+        shift = torch.where(gap.gather(1, best) > 0, middle.gather(1, best), 0).squeeze(1)
+        moved = (bias - shift).float().double()
+        x += (moved - bias).view(-1, *[1] * (x.dim() - 2))
+        bias.copy_(moved)
 
 
 class Net:
