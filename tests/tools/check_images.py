@@ -136,7 +136,8 @@ for name, image, how in (
     ("420", photo, dict(quality=80, subsampling=2)), ("low", photo, dict(quality=5)), ("progressive", photo, dict(progressive=True)),
     ("restarts", photo, dict(restart_marker_blocks=2)), ("grey", photo.convert("L"), dict(quality=90)),
     ("rgb", photo, dict(keep_rgb=True, subsampling=0)), ("dot", photo.crop((0, 0, 1, 1)), dict()),
-    ("line", photo.crop((0, 0, 47, 1)), dict()), ("exif", photo, dict(exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0")),
+    ("line", photo.crop((0, 0, 47, 1)), dict()),
+    ("exif", photo, dict(exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0")),
 ):
     path = f"{folder}/{name}.jpg"
     image.save(path, "JPEG", **how)

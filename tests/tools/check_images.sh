@@ -13,7 +13,8 @@ skip() {
     exit 0
 }
 printf '#include <stdio.h>\n#include <jpeglib.h>\n#include <png.h>\nint main(void) { return 0; }\n' >"$work/have.c"
-$CC "$work/have.c" -lpng -ljpeg -o "$work/have" 2>"$work/have.log" || skip "no libpng or no libjpeg (Debian: libpng-dev, libjpeg62-turbo-dev)"
+$CC "$work/have.c" -lpng -ljpeg -o "$work/have" 2>"$work/have.log" ||
+    skip "no libpng or no libjpeg (Debian: libpng-dev, libjpeg62-turbo-dev)"
 "$python" -c 'import numpy, PIL.Image' 2>/dev/null || skip "$python has no numpy or no Pillow"
 
 decoder() {
