@@ -287,6 +287,9 @@ $(OUT)/examples/distill_vision: PICTURES := $(if $(filter 1,$(IMAGES)),-DKD_IMAG
 $(OUT)/examples/distill_vision: PICTURE_LIBS := $(if $(filter 1,$(IMAGES)),-lpng -ljpeg)
 $(OBJ)/images-%:
 	@mkdir -p $(@D) && rm -f $(OBJ)/images-* && touch $@
+check-images: $(A) ## PNG and JPEG in distill_vision (PEERS_PYTHON=python with numpy and Pillow)
+	@MAKE='$(MAKE)' CC='$(CC)' PEERS_PYTHON='$(PEERS_PYTHON)' KD_OUT=$(OUT) sh tests/tools/check_images.sh
+.PHONY: check-images
 MPICC ?= mpicc
 examples-mpi: $(OUT)/examples/mpi/distill_mpi ## build the MPI example (MPICC=mpicc)
 $(OUT)/examples/mpi/%: examples/mpi/%.c $(A)

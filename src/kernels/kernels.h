@@ -32,7 +32,7 @@
     X(NEG, NONE)                                                                           \
     X(RELU, OUT)        /* v_max(0, x): NaN passes; gradient 0 where the output is <= 0 */ \
     X(LEAKY_RELU, IN)   /* x > 0 ? x : a x                                              */ \
-    X(GELU_ERF, IN)     /* x (1 + erf(x / sqrt 2)) / 2; error <= 2^-23 |x|              */ \
+    X(GELU_ERF, IN)     /* x (1 + erf(x / sqrt 2)) / 2; error <= 2.5 * 2^-24 |x|        */ \
     X(GELU_TANH, IN)    /* x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2              */ \
     X(SILU, IN)         /* x sigmoid(x)                                                 */ \
     X(SIGMOID, OUT)                                                                        \

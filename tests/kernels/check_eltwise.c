@@ -22,7 +22,7 @@ static const struct op {
     { "neg", KD_UNARY_NEG, 0, 0, 0, 0 },
     { "relu", KD_UNARY_RELU, 0, 0, 0, 0 },
     { "leaky_relu", KD_UNARY_LEAKY_RELU, 0.01f, 0, 0.5, 0 },
-    { "gelu", KD_UNARY_GELU_ERF, 0, 0, 0.5, 2 * U },
+    { "gelu", KD_UNARY_GELU_ERF, 0, 0, 0.5, 2.5 * U },
     { "gelu_tanh", KD_UNARY_GELU_TANH, 0, 0, 0.5, 4 * U },   /* 3 U of the tanh's argument, 2 U of the tanh; halved */
     { "silu", KD_UNARY_SILU, 0, 0, 4, 0x1p-149 },   /* a sigmoid among the subnormals is off by a unit there */
     { "sigmoid", KD_UNARY_SIGMOID, 0, 0, 3, 0 },
