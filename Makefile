@@ -244,7 +244,7 @@ $(patsubst tests/%.c,$(OBJ)/tests/%,$(wildcard tests/faults/test_*.c)): $(FAULT)
 PARTS := $(patsubst %.c,$(OBJ)/%.o,$(sort $(wildcard examples/vision/*.c examples/support/*.c)))
 $(OBJ)/examples/%.o: examples/%.c
 	@mkdir -p $(@D)
-	$(call say,CC,$<)$(CC) $(BASE) $(CPPFLAGS) $(CFLAGS) $(SAN) -Wno-missing-prototypes -c $< -o $@
+	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra -MMD -MP $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude -c $< -o $@
 $(OBJ)/tests/golden/test_golden_deit: $(PARTS)
 .SECONDARY: $(TBIN:%=%.o) $(TKIT) $(FUZZ) $(FAULT) $(METHODS) $(CHECKS) $(PARTS)
 

@@ -228,8 +228,9 @@ KD_API KD_MUST_USE kd_status kd_model_save(const kd_model *model, const char *pa
 #define KD_LOAD_EXTRA_OK   2u   /* tensors the model lacks are passed over               */
 #define KD_LOAD_RESIZE_POSITIONS 4u   /* "pos_embed" of another grid is interpolated (bicubic, as timm does) */
 /* Read weights and buffers into a finished model, all or nothing.  KD_ERR_SHAPE / KD_ERR_FORMAT list the names that are
- * missing, unexpected or of another shape. "num_batches_tracked" entries are always passed over. f16, bf16, f64 tensors are
- * converted. */
+ * missing, unexpected or of another shape, as many as there is room for and the number of the others; the context's log has all
+ * at KD_LOG_INFO.  "num_batches_tracked" entries are always passed over.  f16, bf16, f64 tensors are converted; KD_ERR_DTYPE for
+ * other types. */
 KD_API KD_MUST_USE kd_status kd_model_load(kd_model *model, const char *path, uint32_t flags);
 
 /* ---- the zoo: finished models ----------------------------------------------------------------------------------------------- */

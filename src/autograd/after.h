@@ -9,6 +9,7 @@ typedef struct kd__after {
     const float *scale, *shift;   /* [channels] or NULL: from kd__batch_norm_fold, constants */
     kd_tensor   *residual;        /* NULL, or shaped like the result */
     bool         relu;
+    bool         gelu;            /* kd__linear: of its input, before the product; recorded too */
 } kd__after;
 
 /* kd_conv2d, kd_conv1d, kd_linear.  `after` may be NULL.  What is recorded takes ReLU alone.  packed: the weight's kd__packed,

@@ -1,7 +1,6 @@
-/* op_matmul.c - matmul, linear: products by kd__gemm.
+/* op_matmul.c - matmul: products by kd__gemm.
  * SPDX-License-Identifier: MIT */
-#include "autograd/after.h"
-#include "autograd/eltwise.h"
+#include "autograd/tape_internal.h"
 
 /* ---- matmul: c = op(a) op(b) --------------------------------------------------------------------------- */
 typedef struct matmul_saved {
@@ -117,80 +116,5 @@ void kd__backward_matmul(kd_tape *tape, kd__node *node)
             status = kd__gemm_batch(tape->ctx, &g, batch, s->a_step, c_step, s->b_step);
         }
     }
-    if (status != KD_OK) kd__tape_fail(tape, status);
-}
-
-/* ---- linear: y = x weight + bias ------------------------------------------------------------------------- */
-static size_t row_count(const kd_tensor *x)
-{
-    size_t rows;
-    return kd__shape_count(x->rank - 1u, x->shape, &rows) ? rows : 0;   /* wraps only where rows are empty */
-}
-
-kd_tensor *kd_linear(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias)
-{
-    return kd__linear(tape, x, weight, bias, NULL, NULL);
-}
-
-typedef struct linear_saved { bool relu; } linear_saved;
-
-kd_tensor *kd__linear(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor *bias, const kd__after *after, kd__packed *packed)
-{
-    kd__op_scope op;
-    if (!kd__op_begin_masks(&op, tape, KD__OP_linear, (kd_tensor *[]){ x, weight, bias }, 3, 1u << 2, 0)) return kd__poison(tape);
-    x = op.in[0];
-    weight = op.in[1];
-    bias = op.in[2];
-    if (weight->rank != 2) return kd__op_fail(&op, KD_ERR_SHAPE, "weight %S is not [in, out]", (size_t)weight->rank, weight->shape);
-    if (x->rank < 1) return kd__op_fail(&op, KD_ERR_SHAPE, "x [] has no axis of features");
-    const size_t in = weight->shape[0], out = weight->shape[1];
-    if (x->shape[x->rank - 1] != in)
-        return kd__op_fail(&op, KD_ERR_SHAPE, "x %S x weight %S: inner sizes %zu and %zu differ", (size_t)x->rank, x->shape,
-                           (size_t)2, weight->shape, x->shape[x->rank - 1], in);
-    if (bias && (bias->rank != 1 || bias->shape[0] != out))
-        return kd__op_fail(&op, KD_ERR_SHAPE, "bias %S does not fit weight %S: it must be [%zu]", (size_t)bias->rank, bias->shape,
-                           (size_t)2, weight->shape, out);
-    size_t shape[KD_MAX_RANK], rows = row_count(x);
-    memcpy(shape, x->shape, sizeof shape);
-    shape[x->rank - 1] = out;
-    kd_tensor *y = kd__op_output(&op, x->rank, shape);
-    if (!y) return kd__op_end(&op);
-
-    kd_status status = kd__gemm_kept(tape->ctx, &(kd__gemm_args){
-        .m = rows, .n = out, .k = in, .a = x->data, .a_stride = in, .b = weight->data, .b_stride = out,
-        .c = y->data, .c_stride = out, .after = kd__after_epilogue(after, bias, out) }, packed);
-    if (status != KD_OK) return kd__tape_fail(tape, status);
-    tape->multiply_adds += (uint64_t)rows * in * out;
-    op.unread_out = !(after && after->relu);
-    if (op.recording && after && after->relu) {
-        linear_saved *saved = kd__op_save(&op, sizeof *saved);
-        if (saved) saved->relu = true;
-    }
-    return kd__op_end(&op);
-}
-
-/* y = x weight + bias, so x' = y' weight^T, weight' = x^T y', bias' = the sum of y's rows. */
-void kd__backward_linear(kd_tape *tape, kd__node *node)
-{
-    kd_tensor *x = node->in[0], *weight = node->in[1], *bias = node->in[2];
-    const linear_saved *saved = node->saved;
-    const float *dy = saved && saved->relu ? kd__relu_undo(tape, node->out[0]) : kd__grad_out(tape, node->out[0]);
-    if (!dy) return;
-    const size_t in = weight->shape[0], out = weight->shape[1];
-    const size_t rows = row_count(x);
-    kd_status status = KD_OK;
-    bool accumulate;
-    float *dx = kd__grad_open(tape, x, &accumulate);
-    if (dx)
-        status = kd__gemm(tape->ctx, &(kd__gemm_args){
-            .m = rows, .n = in, .k = out, .a = dy, .a_stride = out, .b = weight->data, .b_stride = out, .b_transposed = true,
-            .c = dx, .c_stride = in, .accumulate = accumulate });
-    float *dw = status == KD_OK ? kd__grad_open(tape, weight, &accumulate) : NULL;
-    if (dw)
-        status = kd__gemm(tape->ctx, &(kd__gemm_args){
-            .m = in, .n = out, .k = rows, .a = x->data, .a_stride = in, .a_transposed = true, .b = dy, .b_stride = out,
-            .c = dw, .c_stride = out, .accumulate = accumulate });
-    float *db = status == KD_OK ? kd__grad_open(tape, bias, &accumulate) : NULL;
-    if (db) status = kd__reduce_sum(tape->ctx, 2, (size_t[]){ rows, out }, 1u, dy, 1.0, db, accumulate);
     if (status != KD_OK) kd__tape_fail(tape, status);
 }

@@ -2,7 +2,7 @@
  * over memory instead of one for each, with the same bits.
  *
  * Where nothing is recorded, all of them together.  Where a tape records, batch norm needs the statistics of its whole input first:
- * convolution or linear and ReLU, or batch norm, sum and ReLU.  An output that somebody asked to see (a tap, a summary, the search
+ * convolution or linear and ReLU, or batch norm, sum and ReLU.  GELU and the linear layer behind it are one op either way.  An output that somebody asked to see (a tap, a summary, the search
  * for numbers that are not finite) ends the chain.
  * SPDX-License-Identifier: MIT */
 #include "autograd/after.h"
@@ -11,7 +11,7 @@
 
 typedef struct chain {
     kd_layer *product, *norm, *last;
-    bool      relu;
+    bool      relu, gelu;   /* behind them; before the product */
 } chain;
 
 static bool is_product(const kd_layer *l)
@@ -38,6 +38,13 @@ static chain find(kd_layer *first, const kd_tape *tape)
     const bool infer = tape->mode == KD_TAPE_INFER;
     chain c = { .last = first };
     kd_layer *next = first;
+    if (first->type == KD__LAYER_activation && first->u.activation == KD_ACT_GELU) {
+        next = follower(first);
+        if (next && next->type == KD__LAYER_linear) {
+            c.gelu = true;
+            c.last = first = next;
+        }
+    }
     if (is_product(first)) {
         c.product = first;
         next = follower(first);
@@ -146,7 +153,7 @@ kd_layer *kd__chain_forward(kd_layer *first, kd_tape *tape, kd_tensor *x, kd__jo
         return c.last;
     }
     const size_t mark = kd__tape_block_mark(tape);
-    kd__after after = { .relu = c.relu };
+    kd__after after = { .relu = c.relu, .gelu = c.gelu };
     bool fused = sum;
     if (sum) {
         size_t shape[KD_MAX_RANK];

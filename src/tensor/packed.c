@@ -34,12 +34,17 @@ static bool fill_panels(void *arg, float *out)
     return true;
 }
 
+void kd__gemm_keep(kd_context *ctx, kd__gemm_args *g, kd__packed *packed)
+{
+    size_t floats;
+    gemm_fill f = { kd__context(ctx), g };
+    if (packed && kd__gemm_packed_floats(g, &floats))
+        g->b_packed = kd__packed_get(f.ctx, packed, KD__PACKED_PANELS, floats, fill_panels, &f);
+}
+
 kd_status kd__gemm_kept(kd_context *ctx, const kd__gemm_args *args, kd__packed *packed)
 {
     kd__gemm_args g = *args;
-    size_t floats;
-    gemm_fill f = { kd__context(ctx), args };
-    if (packed && kd__gemm_packed_floats(&g, &floats))
-        g.b_packed = kd__packed_get(f.ctx, packed, KD__PACKED_PANELS, floats, fill_panels, &f);
+    kd__gemm_keep(ctx, &g, packed);
     return kd__gemm(ctx, &g);
 }

@@ -117,6 +117,8 @@ typedef struct kd__packed {
 const float *kd__packed_get(kd_context *ctx, kd__packed *packed, kd__packed_form form, size_t floats,
                             bool (*fill)(void *arg, float *out), void *arg);
 
+/* b_packed: B, kept packed; packed NULL: none. */
+void      kd__gemm_keep(kd_context *ctx, kd__gemm_args *args, kd__packed *packed);
 /* kd__gemm with a B that is kept packed; packed NULL: with B as it is. */
 kd_status kd__gemm_kept(kd_context *ctx, const kd__gemm_args *args, kd__packed *packed);
 

@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: MIT */
 #include "kdtest_tools.h"
 #include <kd.h>
+#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -242,6 +243,82 @@ TEST(folders_of_images)
     check_row("oak", "| teacher: resnet18 | ");
     if (!GOES("--data folder:tree --side 48 --compare vit_tiny_patch16_48:oak/last.safetensors --out ash")) return;
     check_row("ash", "| oak: vit_tiny_patch16_48 | ");
+}
+
+/* The mean cross-entropy of a network on the test images, worked out here. */
+static double test_loss(kd_model *model)
+{
+    static const float mean[] = { .4914f, .4822f, .4465f }, std[] = { .2470f, .2435f, .2616f };
+    char path[600];
+    const char *files[] = { path };
+    kd_dataset *data = NULL;
+    kd_loader *loader = NULL;
+    kd_loader_desc d;
+    kd_tape *tape = NULL;
+    kd_tensor *x, *y;
+    double sum = 0;
+    snprintf(path, sizeof path, "%s/data/test_batch.bin", kdtest_tmp());
+    kd_loader_desc_init(&d, sizeof d);
+    d.batch = ITEMS, d.shuffle = 0, d.mean = mean, d.std = std, d.channels = 3;
+    CHECK_OK(kd_dataset_open_cifar(&data, NULL, files, 1, KD_CIFAR_10));
+    CHECK_OK(kd_loader_create(&loader, NULL, data, &d));
+    CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_EVAL));
+    if (CHECK_OK(kd_loader_next(loader, &x, &y))) {
+        kd_tensor *z = kd_model_forward(model, tape, x);
+        for (size_t i = 0; CHECK_OK(kd_tape_status(tape)) && i < ITEMS; i++) {
+            const float *row = kd_tensor_f32(z) + 10 * i;
+            double total = 0;
+            for (size_t c = 0; c < 10; c++) total += exp((double)row[c]);
+            sum += log(total) - (double)row[((const int32_t *)kd_tensor_data(y))[i]];
+        }
+    }
+    kd_tape_free(tape);
+    kd_loader_free(loader);
+    kd_dataset_free(data);
+    return sum / ITEMS;
+}
+
+/* After one step the average is between the first weights, which a learning rate of 0 leaves, and those of the step; it is
+ * what is tested and saved. */
+TEST(averaged_weights_are_tested_and_saved)
+{
+    static const char *const sets[] = { "--set lr=0", "", "--set ema=.75" };
+    kd_model *m[3] = { NULL };
+    char line[600], path[600];
+    double loss = 0;
+    if (!prepare()) return;
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(line, sizeof line, "--data cifar10:data --student resnet8 --set epochs=1 --set batch=120 --set warmup_epochs=0 "
+                 "--set schedule=constant --time 0 %s --out average%zu", sets[i], i);
+        if (!CHECK_MSG(finish(start(line)) == 0, "%s", text)) return;
+        snprintf(path, sizeof path, "%s/average%zu/last.safetensors", kdtest_tmp(), i);
+        if (!CHECK_OK(kd_zoo_create(&m[i], NULL, "resnet8", 10, 1))) goto done;
+        if (!CHECK_OK(kd_model_load(m[i], path, KD_LOAD_STRICT))) goto done;
+    }
+    double moved = 0;
+    for (size_t k = 0; k < kd_model_parameter_count(m[0]); k++) {
+        kd_param_info p[3];
+        for (size_t i = 0; i < 3; i++) {
+            p[i] = (kd_param_info){ .struct_size = sizeof *p };
+            CHECK_OK(kd_model_parameter_at(m[i], k, &p[i]));
+        }
+        for (size_t i = 0; i < kd_tensor_count(p[0].tensor); i++) {
+            double first = (double)kd_tensor_f32(p[0].tensor)[i], second = (double)kd_tensor_f32(p[1].tensor)[i];
+            if (strstr(p[0].name, "running_")) first = strstr(p[0].name, "running_var") ? 1 : 0;   /* move at any rate */
+            /* a difference, a product and a sum are rounded */
+            const double bound = 3 * 0x1p-24 * (fabs(first) + fabs(second));
+            CHECK_NEAR((double)kd_tensor_f32(p[2].tensor)[i], .75 * first + .25 * second, bound);
+            moved += fabs(second - first);
+        }
+    }
+    CHECK(moved > 0);
+    snprintf(path, sizeof path, "%s/average2/curves.csv", kdtest_tmp());
+    FILE *f = fopen(path, "r");
+    if (CHECK(f != NULL)) CHECK(fscanf(f, "%*[^\n] 1,%*f,%*f,%lf", &loss) == 1);
+    if (f) CHECK(fclose(f) == 0);
+    CHECK_NEAR(loss, test_loss(m[2]), 2e-6 * fabs(loss) + 1e-6);   /* six decimals; logits in float */
+done:
+    for (size_t i = 0; i < 3; i++) kd_model_free(m[i]);
 }
 
 TEST(what_does_not_fit_is_named_and_nothing_is_written)

@@ -114,3 +114,29 @@ TEST(deit_step)
     }
     kd_dataset_free(d.train);
 }
+
+/* Each recipe is read; that of DeiT comes to the numbers of its paper and code. */
+TEST(recipes)
+{
+    static const char *const names[] = { "cifar_full", "cifar_short", "vit_short", "deit_cifar", "deit" };
+    recipe r, teacher;
+    char path[1024];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        recipe_defaults(&r);
+        recipe_defaults(&teacher);
+        snprintf(path, sizeof path, "%s/examples/recipes/%s.recipe", KD_TEST_ROOT, names[i]);
+        CHECK_MSG(recipe_read(&r, &teacher, path) == KD_OK, "%s", complaint());
+    }
+    const double lr = r.lr * r.batch / r.lr_batch;
+    const struct { double is, paper; } values[] = {
+        { lr, 5e-4 * 1024 / 512 }, { lr * r.warmup_start, 1e-6 }, { lr * r.final_factor, 1e-5 }, { r.epochs, 300 },
+        { r.warmup_epochs, 5 }, { r.weight_decay, .05 }, { r.label_smoothing, .1 }, { r.drop_path, .1 }, { r.ema, .99996 },
+        { r.repeats, 3 }, { r.randaugment_ops, 2 }, { r.randaugment_magnitude, 9 }, { r.randaugment_noise, .5 }, { r.mixup, .8 },
+        { r.cutmix, 1 }, { r.mix_switch, .5 }, { r.mix_probability, 1 }, { r.erase_probability, .25 }, { r.erase_zeros, 0 }, { r.clip, 0 },
+    };
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++)
+        CHECK_MSG(fabs(values[i].is - values[i].paper) <= 1e-12 * values[i].paper, "value %zu: %.17g, not %g", i, values[i].is,
+                  values[i].paper);
+    CHECK_STR(r.optimizer, "adamw");
+    CHECK_STR(r.schedule, "cosine");
+}

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "gradcheck.h"
 #include <math.h>
+#include <string.h>
 
 /* n: batch, m, n, k, flags, a shared, b shared */
 enum { BATCH, M, N, K, FLAGS, A_SHARED, B_SHARED };
@@ -106,6 +107,50 @@ TEST(linear)
           .in = { { GRAD_IN(0, 8) }, { GRAD_IN(8, 3) }, { GRAD_IN(3) } }, .out = GRAD_SHAPE(0, 3) },
     };
     grad_run(cases, sizeof cases / sizeof *cases);
+}
+
+/* Backward in blocks of rows has the bits of the whole products, and of sums of 1024 rows joined in double. */
+TEST(linear_in_blocks)
+{
+    enum { ROWS = 1100, IN = 45, OUT = 71 };
+    kd_rng rng = kd_rng_make(8);
+    kd_tensor *in[3], *more;
+    const size_t shapes[][2] = { { ROWS, IN }, { IN, OUT }, { OUT, 1 } };
+    for (size_t i = 0; i < 3; i++) {
+        CHECK_OK(kd_tensor_create(&in[i], NULL, KD_F32, i == 2 ? 1 : 2, shapes[i]));
+        for (size_t j = 0; j < kd_tensor_count(in[i]); j++) kd_tensor_f32(in[i])[j] = kd_rng_normal(&rng);
+    }
+    CHECK_OK(kd_tensor_create(&more, NULL, KD_F32, 2, (size_t[]){ ROWS, OUT }));
+    for (size_t j = 0; j < kd_tensor_count(more); j++) kd_tensor_f32(more)[j] = kd_rng_normal(&rng);
+    kd_tape *tape[2];
+    for (size_t t = 0; t < 2; t++) {   /* the sum of y more: its gradient is `more`; twice, so that the second adds */
+        CHECK_OK(kd_tape_create(&tape[t], NULL, KD_TAPE_TRAIN));
+        kd_tensor *sum = NULL;
+        for (size_t i = 0; i < 3; i++) kd_requires_grad(tape[t], in[i]);
+        for (size_t n = 0; n < 2; n++) {
+            kd_tensor *y = t ? kd_add(tape[t], kd_matmul(tape[t], in[0], in[1], 0), in[2]) : kd_linear(tape[t], in[0], in[1], in[2]);
+            y = kd_sum(tape[t], kd_mul(tape[t], y, more), 0, 0);
+            sum = n ? kd_add(tape[t], sum, y) : y;
+        }
+        CHECK_OK(kd_backward(tape[t], sum));
+    }
+    for (size_t i = 0; i < 2; i++)
+        CHECK(!memcmp(kd_grad(tape[0], in[i]), kd_grad(tape[1], in[i]), kd_tensor_count(in[i]) * sizeof(float)));
+    for (size_t j = 0; j < OUT; j++) {
+        double all = 0;
+        float parts[2] = { 0, 0 };
+        for (size_t r = 0; r < ROWS; r += 64) {   /* chains of 64 rows */
+            float chain = 0;
+            for (size_t k = r; k < r + 64 && k < ROWS; k++) chain += kd_tensor_f32(more)[k * OUT + j];
+            parts[r / 1024] += chain;
+        }
+        all = (double)parts[0] + (double)parts[1];
+        const float once = (float)all;
+        CHECK(kd_grad(tape[0], in[2])[j] == once + once);
+    }
+    for (size_t t = 0; t < 2; t++) kd_tape_free(tape[t]);
+    for (size_t i = 0; i < 3; i++) kd_tensor_free(in[i]);
+    kd_tensor_free(more);
 }
 
 static kd_tensor *zeros(kd_tape *tape, size_t rank, const size_t *shape)

@@ -73,8 +73,8 @@ def libkd_order(v):
 
 
 class Margin(TorchDispatchMode):
-    """How near the inputs of ReLUs come to the kink, and the largest two of a maximum's window to each other, in standard deviations;
-    sums of zeros are zeros in any precision."""
+    """How near the inputs of ReLUs come to the kink, and the largest two of a maximum's window to each other, in standard
+    deviations; sums of zeros are zeros in any precision."""
 
     def __init__(self):
         super().__init__()
@@ -97,9 +97,9 @@ def nearest_maxima(x, kernel, stride=(), padding=(0,)):
 
 
 class AwayFromKinks(TorchFunctionMode):
-    """A forward pass in float64 that moves the bias in front of every ReLU, channel by channel, by at most a quarter of the standard
-    deviation of what comes in: 0 then lies in the middle of the widest gap between the values there.  Biases stay floats.
-    """
+    """A forward pass in float64 that moves the bias in front of every ReLU, channel by channel, by at most a quarter of the
+    standard deviation of what comes in: 0 then lies in the middle of the widest gap between the values there.  Biases stay
+    floats."""
 
     def __init__(self):
         super().__init__()

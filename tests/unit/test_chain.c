@@ -14,6 +14,7 @@ typedef struct net {
     size_t in;                          /* channels of x */
     void (*build)(kd_layer *root);
     int image;                          /* x is [n, h, w, c], else [n, c] */
+    size_t rows;                        /* n; 0: BATCH */
 } net;
 
 static void conv(kd_layer *parent, size_t in, size_t out, size_t k, uint32_t stride, uint32_t groups, int32_t bias)
@@ -73,8 +74,17 @@ static void rows(kd_layer *root)
     kd_layer_linear(r, NULL, 70, 70, 1);
 }
 
-static const net nets[] = { { "every way", 5, every_way, 1 }, { "residuals", 5, residuals, 1 },
-                            { "one pixel shortcut", 5, one_pixel_shortcut, 1 }, { "rows", 5, rows, 0 } };
+static void gelu_between(kd_layer *root)   /* twice; the last one has no gradient to give on */
+{
+    kd_layer_activation(root, NULL, KD_ACT_GELU), kd_layer_linear(root, NULL, 5, 70, 1);
+    kd_layer_activation(root, NULL, KD_ACT_GELU), kd_layer_linear(root, NULL, 70, 37, 0), kd_layer_activation(root, NULL, KD_ACT_RELU);
+    kd_layer *r = kd_layer_residual(root, NULL, KD_ACT_NONE);
+    kd_layer_linear(r, NULL, 37, 9, 1), kd_layer_activation(r, NULL, KD_ACT_GELU), kd_layer_linear(r, NULL, 9, 37, 1);
+}
+
+static const net nets[] = { { "every way", 5, every_way, 1, 0 }, { "residuals", 5, residuals, 1, 0 },
+                            { "one pixel shortcut", 5, one_pixel_shortcut, 1, 0 }, { "rows", 5, rows, 0, 0 },
+                            { "gelu", 5, gelu_between, 0, 0 }, { "gelu, many rows", 5, gelu_between, 0, 1100 } };
 #define EACH_NET(n) for (const net *n = nets; n < nets + sizeof nets / sizeof *nets; n++)
 
 static kd_model *build(const net *n, kd_context *ctx)
@@ -94,7 +104,7 @@ static kd_model *build(const net *n, kd_context *ctx)
 static kd_tensor *input(const net *n, kd_context *ctx)
 {
     kd_tensor *x;
-    const size_t image[4] = { BATCH, SIDE, SIDE, n->in }, row[2] = { BATCH, n->in };
+    const size_t image[4] = { BATCH, SIDE, SIDE, n->in }, row[2] = { n->rows ? n->rows : BATCH, n->in };
     kd_rng rng = kd_rng_make(4);
     CHECK_OK(kd_tensor_create(&x, ctx, KD_F32, n->image ? 4 : 2, n->image ? image : row));
     for (size_t i = 0; i < kd_tensor_count(x); i++) kd_tensor_f32(x)[i] = kd_rng_normal(&rng);

@@ -3,6 +3,7 @@
 #include "kdtest.h"
 #include "kdtest_file.h"
 #include "nn/nn.h"
+#include <stdlib.h>
 
 TEST(mlp)
 {
@@ -274,6 +275,21 @@ TEST(every_name)
     kd_tape_free(tape);
 }
 
+/* The guide's table has every name. */
+TEST(the_guide_lists_all)
+{
+    size_t size;
+    char *guide = (char *)kdtest_slurp(kdtest_repo("docs/guide/03-models.md"), &size);
+    if (!CHECK(guide && size)) return;
+    guide[size - 1] = 0;
+    for (size_t i = 0; i < kd_zoo_count(); i++) {
+        char quoted[40];
+        snprintf(quoted, sizeof quoted, "`%s`", kd_zoo_name(i));
+        CHECK_MSG(strstr(guide, quoted) != NULL, "%s", quoted);
+    }
+    free(guide);
+}
+
 /* A frozen model, whose neighbours run as one op, gives the bits of one that keeps every output. */
 TEST(blocks_keep_their_bits)
 {
@@ -357,6 +373,27 @@ TEST(blocks_train)
             kdtest_alloc_end(&a);
         }
     }
+}
+
+/* The epsilon of batch norms, 1e-5, seen where the variance is 0: (0 - -1e-3) / sqrt(0 + 1e-5). */
+TEST(batch_norm_epsilon)
+{
+    kd_model *m = NULL;
+    kd_tape *tape = NULL;
+    kd_param_info info = { .struct_size = sizeof info };
+    CHECK_OK(kd_zoo_create(&m, NULL, "resnet8", 10, 1));
+    CHECK_OK(kd_model_initialize(m, "conv1.weight", KD_INIT_ZEROS, 0, 0, 1));
+    CHECK_OK(kd_model_find(m, "bn1.running_mean", &info));
+    CHECK_OK(kd_tensor_fill(info.tensor, -1e-3));
+    CHECK_OK(kd_model_find(m, "bn1.running_var", &info));
+    CHECK_OK(kd_tensor_fill(info.tensor, 0));
+    kd_model_touch(m);
+    CHECK_OK(kd_model_tap(m, "relu"));
+    CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_INFER));
+    (void)forward_zeros(m, tape, 4, (size_t[]){ 1, 8, 8, 3 });
+    CHECK_NEAR((double)kd_tensor_f32(kd_model_tapped(m, tape, "relu"))[0], 0.316227766, 1e-6);
+    kd_tape_free(tape);
+    kd_model_free(m);
 }
 
 /* The variance of grouped convolutions, 2 / (9 channels) in MobileNetV2, and zeros of the classifier's bias. */
