@@ -6,7 +6,7 @@
 set -eu
 program=$1 data=$2 runs=$3
 shift 3
-seconds=${SECONDS_EACH:-10}
+seconds=${SECONDS_EACH:-5}
 network() { sed -n 's/^student = //p' "$runs/$1/settings.txt"; }
 set -- "$@" end
 while [ "$1" != end ]; do
