@@ -119,7 +119,7 @@ static kd_status open_teacher(const options *o, kd_context *ctx, const images *d
     const char *weights = split_weights(o->teacher[i], name);
     *untrained = !weights;
     kd_status st = network_create(model, ctx, name, d, weights ? 0 : r->drop_path, o->seed + 500 + i);
-    return st == KD_OK && weights ? kd_model_load(*model, weights, KD_LOAD_STRICT) : st;
+    return st == KD_OK && weights ? kd_model_load(*model, weights, KD_LOAD_RESIZE_POSITIONS) : st;
 }
 
 static kd_status train_teacher(const options *o, kd_context *ctx, const images *d, const recipe *r, size_t i, const char *out,
@@ -198,11 +198,14 @@ static kd_status open_compared(const options *o, kd_context *ctx, const images *
     for (size_t i = 0; i < o->compared; i++) {
         const char *weights = split_weights(o->compare[i], name);
         TRY(network_create(&models[i], ctx, name, d, 0, 0));
-        TRY(kd_model_load(models[i], weights, KD_LOAD_STRICT));
+        TRY(kd_model_load(models[i], weights, KD_LOAD_RESIZE_POSITIONS));
     }
 done:
     return st;
 }
+
+/* A field of its own, though a transformer's name has commas. */
+static void csv_name(FILE *f, const char *name) { fprintf(f, strchr(name, ',') ? "\"%s\"," : "%s,", name); }
 
 int main(int argc, char **argv)
 {
@@ -262,9 +265,11 @@ int main(int argc, char **argv)
     if (!(f = fopen(path, "w"))) st = complain(KD_ERR_IO, "%s cannot be written", path);
     else {
         fprintf(f, "student,teacher,method,seed,epochs,top1,top5,best,agreement,test_loss,parameters,seconds,weights\n");
-        fprintf(f, "%s,%s,%s,%llu,%g,%.2f,%.2f,%.2f,%.2f,%.5f,%zu,%.0f,%016llx\n", o.student, o.teachers ? teacher_name[0] : "", o.method,
-                (unsigned long long)o.seed, student_recipe.epochs, last.top1, last.top5, best, last.agreement, last.loss,
-                kd_model_size(student), spent, (unsigned long long)hash);
+        csv_name(f, o.student);
+        csv_name(f, o.teachers ? teacher_name[0] : "");
+        fprintf(f, "%s,%llu,%g,%.2f,%.2f,%.2f,%.2f,%.5f,%zu,%.0f,%016llx\n", o.method, (unsigned long long)o.seed,
+                student_recipe.epochs, last.top1, last.top5, best, last.agreement, last.loss, kd_model_size(student), spent,
+                (unsigned long long)hash);
         if (fclose(f)) st = complain(KD_ERR_IO, "%s cannot be written", path);
     }
 done:

@@ -241,6 +241,8 @@ TEST(folders_of_images)
     if (!GOES("--data folder:tree --side 32 --student vit_tiny_patch16_32 --teacher resnet18 --method kd --teacher-set epochs=1 "
               "--teacher-set batch=24 --set epochs=1 --set batch=24 --out oak")) return;
     check_row("oak", "| teacher: resnet18 | ");
+    if (!GOES("--data folder:tree --side 48 --compare vit_tiny_patch16_48:oak/last.safetensors --out ash")) return;
+    check_row("ash", "| oak: vit_tiny_patch16_48 | ");
 }
 
 /* The mean cross-entropy of a network on the test images, worked out here. */
