@@ -121,6 +121,7 @@ $(OBJ)/kernels/%.$(1).o: src/kernels/%.c
 KOBJS += $(KERN:src/%.c=$(OBJ)/%.$(1).o)
 endef
 $(foreach isa,$(ISAS),$(eval $(call ISA_RULE,$(isa))))
+$(OBJS) $(KOBJS): Makefile   # which has their flags
 # Where constants are many, moving what branches share before them makes more than there are registers; so do pointers of their own
 # for each row of a tile.
 vector_objs = $(foreach kern,$(1),$(foreach isa,$(filter-out scalar,$(ISAS)),$(OBJ)/kernels/kern_$(kern).$(isa).o))

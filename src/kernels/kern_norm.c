@@ -330,6 +330,7 @@ void KD_K(layer_norm_backward_rows_f32)(size_t rows, size_t c, const float *dy, 
     }
 }
 
+#ifndef KD_ISA_avx512   /* AVX2 serves: kernels.def */
 /* Sum of a b, exact products added in double: no overflow, and none lost below the smallest float. */
 V_FN double row_dot(const float *a, const float *b, size_t c)
 {
@@ -396,3 +397,4 @@ void KD_K(cosine_backward_rows_f32)(size_t rows, size_t c, const float *dy, cons
 #undef STEP
     }
 }
+#endif

@@ -72,6 +72,7 @@ void KD_K(max_pool_f32)(const kd__pool_args *p, size_t r0, size_t r1)
         }
 }
 
+#ifndef KD_ISA_avx512   /* AVX2 serves: kernels.def */
 void KD_K(avg_pool_f32)(const kd__pool_args *p, size_t r0, size_t r1)
 {
     for (size_t r = r0; r < r1; r++)
@@ -90,6 +91,7 @@ void KD_K(avg_pool_f32)(const kd__pool_args *p, size_t r0, size_t r1)
             }
         }
 }
+#endif
 
 /* dx rows [r0, r1): gathered, so that threads may share the rows; what a window gives is a constant choice. */
 V_FN void backward(const kd__pool_args *p, size_t r0, size_t r1, const int maximum)
