@@ -59,7 +59,10 @@ V_FN double exponentials(float *out, const float *x, size_t n, const scale *s)
             if (out) v_store(out + i, e);
         }
         if (i < end) {
-            kd_f32x16 e = power(s, v_load_n(x + i, end - i, -__builtin_inff()));
+            /* The lanes behind the end get the largest, not -inf: a power that underflows takes the processor 150 cycles. */
+            const kd_m16 there = vm_first(end - i);
+            kd_f32x16 last = v_select(there, v_load_n(x + i, end - i, 0.0f), v_add(s->half_max, s->half_max));
+            kd_f32x16 e = v_keep(there, power(s, last));
             sum = v_add(sum, e);
             if (out) v_store_n(out + i, e, end - i);
             i = end;
@@ -80,13 +83,23 @@ V_FN void fill_row(float *out, size_t n, float value)
     if (i < n) v_store_n(out + i, v, n - i);
 }
 
-V_FN void softmax_row(float *out, const float *x, size_t n, const scale *s)
+/* A few rows side by side: each step of one waits for the step before, and meanwhile the others go on. */
+enum { TOGETHER = 8 };
+V_FN void softmax_rows(float *out, size_t out_row, const float *x, size_t in_row, size_t rows, size_t n, scale s)
 {
-    double sum = exponentials(out, x, n, s);
-    kd_f32x16 r = v_set1(sum == 0 ? 0.0f : (float)(1.0 / sum));
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) v_store(out + i, v_mul(v_load(out + i), r));
-    if (i < n) v_store_n(out + i, v_mul(v_load_n(out + i, n - i, 0.0f), r), n - i);
+    float half[TOGETHER];
+    double sum[TOGETHER];
+    for (size_t r = 0; r < rows; r++) half[r] = 0.5f * row_max(x + r * in_row, n);
+    for (size_t r = 0; r < rows; r++) {
+        s.half_max = v_set1(half[r]);
+        sum[r] = exponentials(out + r * out_row, x + r * in_row, n, &s);
+    }
+    for (size_t r = 0; r < rows; r++, out += out_row) {
+        kd_f32x16 reciprocal = v_set1(sum[r] == 0 ? 0.0f : (float)(1.0 / sum[r]));
+        size_t i = 0;
+        for (; i + 16 <= n; i += 16) v_store(out + i, v_mul(v_load(out + i), reciprocal));
+        if (i < n) v_store_n(out + i, v_mul(v_load_n(out + i, n - i, 0.0f), reciprocal), n - i);
+    }
 }
 
 V_FN kd_f32x16 log_softmax_at(const scale *s, kd_f32x16 x, kd_f32x16 log_hi, kd_f32x16 log_lo)
@@ -115,11 +128,15 @@ void KD_K(softmax_f32)(float *out, size_t out_row, const float *in, size_t in_ro
                        int logarithm)
 {
     scale s = scale_of(t);
+    if (!logarithm) {
+        for (size_t r = 0; r < rows; r += TOGETHER)
+            softmax_rows(out + r * out_row, out_row, in + r * in_row, in_row, rows - r < TOGETHER ? rows - r : TOGETHER, n, s);
+        return;
+    }
     for (size_t r = 0; r < rows; r++) {
         const float *x = in + r * in_row;
         s.half_max = v_set1(0.5f * row_max(x, n));
-        if (logarithm) log_softmax_row(out + r * out_row, x, n, &s);
-        else softmax_row(out + r * out_row, x, n, &s);
+        log_softmax_row(out + r * out_row, x, n, &s);
     }
 }
 

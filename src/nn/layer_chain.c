@@ -2,8 +2,8 @@
  * over memory instead of one for each, with the same bits.
  *
  * Where nothing is recorded, all of them together.  Where a tape records, batch norm needs the statistics of its whole input first:
- * convolution or linear and ReLU, or batch norm, sum and ReLU.  GELU and the linear layer behind it are one op either way.  An output that somebody asked to see (a tap, a summary, the search
- * for numbers that are not finite) ends the chain.
+ * convolution or linear and ReLU, or batch norm, sum and ReLU.  GELU and the linear layer behind it are one op either way.  An output
+ * that somebody asked to see (a tap, a summary, the search for numbers that are not finite) ends the chain.
  * SPDX-License-Identifier: MIT */
 #include "autograd/after.h"
 #include "autograd/norm.h"

@@ -44,6 +44,10 @@ V_FN kd_f32x16 v_neg(kd_f32x16 a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f
 V_FN kd_f32x16 v_round(kd_f32x16 a) { return _mm512_roundscale_ps(a, 0x08); }   /* to nearest, ties to even */
 V_FN kd_f32x16 v_floor(kd_f32x16 a) { return _mm512_roundscale_ps(a, 0x09); }
 
+/* a 2^n for whole n, rounded once where the result is subnormal. */
+#define V_SCALE2 1
+V_FN kd_f32x16 v_scale2(kd_f32x16 a, kd_f32x16 n) { return _mm512_scalef_ps(a, n); }
+
 V_FN kd_m16 v_lt(kd_f32x16 a, kd_f32x16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 V_FN kd_m16 v_le(kd_f32x16 a, kd_f32x16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
 V_FN kd_m16 v_gt(kd_f32x16 a, kd_f32x16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }

@@ -41,7 +41,6 @@ V_MATH kd_f32x16 v_exp_low(kd_f32x16 x, kd_f32x16 low)
 {
     x = v_min(v_set1(89.0f), v_max(v_set1(-104.0f), x));         /* limits first: NaN passes */
     kd_f32x16 magic = v_set1(0x1.8p23f), t = v_fma(x, v_set1(0x1.715476p0f), magic), k = v_sub(t, magic);
-    kd_i32x16 n = vi_sub(v_bits(t), v_bits(magic)), half = vi_sar(n, 1);
     kd_f32x16 r = v_fma(k, v_set1(-0x1.62e43p-1f), x);           /* ln 2 in two parts; this step is exact */
     r = v_add(v_fma(k, v_set1(0x1.05c610p-29f), r), low);
     kd_f32x16 q = v_fma(v_set1(0x1.6ac752p-10f), r, v_set1(0x1.123de0p-7f));
@@ -49,7 +48,12 @@ V_MATH kd_f32x16 v_exp_low(kd_f32x16 x, kd_f32x16 low)
     q = v_fma(q, r, v_set1(0x1.55548cp-3f));
     q = v_fma(q, r, v_set1(0x1.fffffcp-2f));
     kd_f32x16 p = v_add(v_fma(v_mul(r, r), q, r), v_set1(1.0f));
+#ifdef V_SCALE2
+    return v_scale2(p, k);
+#else
+    kd_i32x16 n = vi_sub(v_bits(t), v_bits(magic)), half = vi_sar(n, 1);
     return v_mul(v_mul(p, v_pow2i(half)), v_pow2i(vi_sub(n, half)));
+#endif
 }
 V_FN kd_f32x16 v_exp(kd_f32x16 x) { return v_exp_low(x, v_zero()); }
 
