@@ -135,6 +135,7 @@ kd_status images_train(kd_loader **out, kd_context *ctx, const images *d, const 
     how.seed = seed;
     how.drop_last = kd_dataset_count(d->train) >= how.batch;
     how.crop_padding = (uint32_t)r->crop_padding;
+    how.crop_area = (float)r->crop_area;
     how.flip = r->flip != 0;
     how.mixup_alpha = (float)r->mixup;
     how.cutmix_alpha = (float)r->cutmix;

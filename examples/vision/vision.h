@@ -36,6 +36,7 @@ const char *complaint(void);   /* what was said last, here or in the library */
     NUMBER(ema, 0, 0, .999999, "decay of averaged weights, which are then tested and saved; 0: none") \
     NUMBER(drop_path, 0, 0, .9, "stochastic depth of transformers") \
     COUNT(crop_padding, 4, 0, 64, "pixels of zeros before a random crop") \
+    NUMBER(crop_area, 0, 0, 1, "resized crops: of this to all of an image's area; 0: none") \
     COUNT(flip, 1, 0, 1, "left-right, with probability 1/2") \
     NUMBER(mixup, 0, 0, 10, "alpha of mix-up: pairs of images blended, their labels as well; 0: none") \
     NUMBER(cutmix, 0, 0, 10, "alpha of CutMix: pairs of images exchange a box, labels by its area; 0: none") \

@@ -111,6 +111,7 @@ typedef struct kd_loader_desc {
     float        randaugment_magnitude; /* 0 to 10; default 9                                                          */
     float        randaugment_noise; /* deviation of the magnitude; default 0.5                                         */
     uint32_t     repeats;         /* >= 1: repeated augmentation, each item of an epoch this often; default 1          */
+    float        crop_area;       /* > 0: a crop of this to all of the area, resized to the item; default 0            */
 } kd_loader_desc;
 /* Fill `desc` with the defaults; struct_size is sizeof *desc. */
 KD_API void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size);
@@ -120,7 +121,9 @@ KD_API void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size);
  * normalisation.  mean and std: one number for all, or one for each of the last axis.  Mix-up pairs rows of a batch at random:
  * (a, b) become (s a + (1 - s) b, s b + (1 - s) a), s >= 1/2, so each row is mostly the item kd_loader_indices names.
  *
- * What DeiT adds, as timm does it.  In this order: window and flip, RandAugment, floats, erasing, mixing.
+ * What DeiT adds, as timm does it.  In this order: resized crop, window and flip, RandAugment, floats, erasing, mixing.
+ * Resized crop (crop_area; u8 items [h, w, 3]): a rectangle of crop_area to 1 of the area, h / w from 3/4 to 4/3, resized to the
+ *   item's size, Pillow's bicubic; if ten do not fit, the largest such one in the middle.  DeiT's crop_area is 0.08.
  * RandAugment (u8 items [h, w, 3]): `randaugment_ops` times one of AutoContrast, Equalize, Invert, Rotate, Posterize, Solarize,
  *   SolarizeAdd, Color, Contrast, Brightness, Sharpness, ShearX, ShearY, TranslateX, TranslateY is drawn and done with
  *   probability 1/2, at magnitude + noise times a normal number, held to [0, 10]; severities grow with it (timm's "rand-m9-mstd0.5-inc1").

@@ -1,7 +1,7 @@
-/* augment.c - one item on its way into a batch: shifted, cropped, mirrored, changed by ops, to floats, normalised, erased.
+/* augment.c - one item on its way into a batch: cropped, shifted, mirrored, changed by ops, to floats, normalised, erased.
  *
  * Pixels that come in from outside are zeros of the item, before normalisation.  Draws, in this order: shift down, shift
- * right, crop down, crop right, flip; each only if it is asked for.  Ops and erasing have streams of their own.
+ * right, crop down, crop right, flip; each only if it is asked for.  The resized crop, ops and erasing have streams of their own.
  * SPDX-License-Identifier: MIT */
 #include "data/data_internal.h"
 #include <math.h>
@@ -48,25 +48,52 @@ static ptrdiff_t draw(kd_rng *rng, uint32_t reach)
     return (ptrdiff_t)kd_rng_below(rng, 2 * (uint64_t)reach + 1) - (ptrdiff_t)reach;
 }
 
+/* A rectangle of `least` to `most` of the area, the logarithm of height / width within +- log_aspect, each side at least `spare` less
+ * than the image's.  False: ten did not fit. */
+static bool draw_box(const kd__convert *how, kd_rng *rng, double least, double most, double log_aspect, size_t spare,
+                     size_t from[2], size_t size[2])
+{
+    double area = (double)how->height * (double)how->width;
+    for (int attempt = 0; attempt < 10; attempt++) {
+        double part = (least + (most - least) * (double)kd_rng_uniform(rng)) * area;
+        double aspect = kd__fixed_exp((2 * (double)kd_rng_uniform(rng) - 1) * log_aspect);
+        size[0] = (size_t)(sqrt(part * aspect) + 0.5);
+        size[1] = (size_t)(sqrt(part / aspect) + 0.5);
+        if (size[0] + spare > how->height || size[1] + spare > how->width || !size[0] || !size[1]) continue;
+        from[0] = (size_t)kd_rng_below(rng, how->height - size[0] + 1);
+        from[1] = (size_t)kd_rng_below(rng, how->width - size[1] + 1);
+        return true;
+    }
+    return false;
+}
+
 /* A rectangle of 2 to 33 % of the area, its height 0.3 to 1 / 0.3 times its width; not at all if ten do not fit. */
 static void erase(const kd__convert *how, float *out, kd_rng rng)
 {
-    if (kd_rng_uniform(&rng) >= how->erase) return;
-    double area = (double)how->height * (double)how->width;
-    for (int attempt = 0; attempt < 10; attempt++) {
-        double part = (0.02 + (1.0 / 3 - 0.02) * (double)kd_rng_uniform(&rng)) * area;
-        double aspect = kd__fixed_exp((2 * (double)kd_rng_uniform(&rng) - 1) * 1.2039728043259361);
-        size_t h = (size_t)(sqrt(part * aspect) + 0.5), w = (size_t)(sqrt(part / aspect) + 0.5), c = how->channels;
-        if (h >= how->height || w >= how->width) continue;
-        size_t top = (size_t)kd_rng_below(&rng, how->height - h + 1), left = (size_t)kd_rng_below(&rng, how->width - w + 1);
-        for (size_t y = top; y < top + h; y++)
-            for (size_t i = 0; i < w * c; i++)
-                out[(y * how->width + left) * c + i] = how->erase_zeros ? 0 : kd_rng_normal(&rng);
-        return;
-    }
+    size_t from[2], size[2], c = how->channels;
+    if (kd_rng_uniform(&rng) >= how->erase || !draw_box(how, &rng, 0.02, 1.0 / 3, 1.2039728043259361, 1, from, size)) return;
+    for (size_t y = from[0]; y < from[0] + size[0]; y++)
+        for (size_t i = 0; i < size[1] * c; i++)
+            out[(y * how->width + from[1]) * c + i] = how->erase_zeros ? 0 : kd_rng_normal(&rng);
 }
 
-/* With ops: the image is made as bytes in the last quarter of `out`, where the conversion from the front does not reach a
+/* A rectangle of the image as large as the image, its height 3/4 to 4/3 times its width: in the second quarter of `out`.  If ten
+ * do not fit, the largest in the middle of such proportions. */
+static const uint8_t *resized_crop(const kd__convert *how, const uint8_t *in, float *out, kd_rng rng)
+{
+    const size_t whole[2] = { how->height, how->width };
+    size_t from[2], size[2];
+    uint8_t *half = (uint8_t *)out, *image = half + how->item_count;
+    if (!draw_box(how, &rng, (double)how->crop_area, 1, 0.28768207245178090, 0, from, size))   /* log(4/3) */
+        for (int i = 0; i < 2; i++) {
+            size[i] = KD_MIN(whole[i], (8 * whole[!i] + 3) / 6);
+            from[i] = (whole[i] - size[i]) / 2;
+        }
+    kd__resize(in + (from[0] * whole[1] + from[1]) * 3, whole[1] * 3, size, whole, whole, true, half, image);
+    return image;
+}
+
+/* With a resized crop or ops: the image is made as bytes in the last quarter of `out`, where the conversion from the front does not reach a
  * byte before it was read; the quarter before is their spare. */
 static void convert_changed(const kd__convert *how, const uint8_t *in, float *out, const window *down, const window *right,
                             bool flip, kd_rng rng)
@@ -119,7 +146,8 @@ void kd__convert_item(const kd__convert *how, const void *in, float *out, kd_rng
             move(&right, draw(&rng, reach[i]), width);
         }
     bool flip = how->flip && (kd_rng_u32(&rng) & 1);
-    if (how->ops) convert_changed(how, in, out, &down, &right, flip, kd_rng_split(&rng, 0));
+    if (how->crop_area > 0) in = resized_crop(how, in, out, kd_rng_split(&rng, 2));
+    if (how->ops || how->crop_area > 0) convert_changed(how, in, out, &down, &right, flip, kd_rng_split(&rng, 0));
     else convert_moved(how, in, out, &down, &right, flip);
     if (how->erase > 0) erase(how, out, kd_rng_split(&rng, 1));
 }

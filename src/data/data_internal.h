@@ -46,6 +46,7 @@ typedef struct kd__convert {
     size_t       period;
     size_t       height, width, channels;   /* of an image; 0: not moved, whatever its rank */
     uint32_t     shift, crop, flip;
+    float        crop_area;         /* least part that a resized crop keeps; 0: none */
     uint32_t     ops;               /* of RandAugment; 0: none */
     float        magnitude, noise;
     uint8_t      fill[3];           /* what comes in from outside: the mean colour */
@@ -54,6 +55,11 @@ typedef struct kd__convert {
 } kd__convert;
 /* Item `in` to `out`; what happens to it is drawn from `rng`. */
 void   kd__convert_item(const kd__convert *how, const void *in, float *out, kd_rng rng);
+/* ---- resize.c ------------------------------------------------------------------------------------------ */
+/* `in`, u8 [from], its rows `in_row` bytes apart, to size `whole`, of which the middle [to] is made: `out`.  half: [from[0], to[1]].
+ * As Pillow's BILINEAR or BICUBIC; both are antialiased. */
+void   kd__resize(const uint8_t *in, size_t in_row, const size_t from[2], const size_t whole[2], const size_t to[2], bool cubic,
+                  uint8_t *half, uint8_t *out);
 /* ---- randaugment.c --------------------------------------------------------------------------------------- */
 /* Change `image`, u8 [height, width, 3], by op `op` of the list at `level` (0 to 10; `negative`: the other way, where there are
  * two) into itself; `spare` is as large. */

@@ -82,25 +82,6 @@ static kd_status check_pixels(const char *path, size_t bytes, const size_t size[
 
 /* ---- resizing ------------------------------------------------------------------------------------------------ */
 
-/* Along one axis: `n` numbers `step` apart in `in` become `count` in `out`; output i lies at (i + 0.5) scale + begin of the
- * input.  A triangle, as wide as a pixel of the coarser of the two on each side. */
-static void stretch(const uint8_t *in, size_t n, size_t step, uint8_t *out, size_t count, double begin, double scale)
-{
-    double reach = scale > 1 ? scale : 1;
-    for (size_t i = 0; i < count; i++) {
-        double centre = ((double)i + 0.5) * scale + begin, sum = 0, weights = 0;
-        double low = centre - reach + 0.5, high = centre + reach + 0.5;
-        size_t from = low > 0 ? (size_t)low : 0, to = high < (double)n ? (size_t)high : n;
-        for (size_t k = from; k < to; k++) {
-            double w = 1 - fabs(((double)k + 0.5 - centre) / reach);
-            w = w > 0 ? w : 0;
-            sum += w * in[k * step];
-            weights += w;
-        }
-        out[i * step] = (uint8_t)(sum / weights + 0.5);
-    }
-}
-
 /* The smallest picture of `from`'s proportions that covers `to`, its middle. */
 static kd_status fit(reader *r, const uint8_t *in, const size_t from[2], const size_t to[2], uint8_t *out)
 {
@@ -109,15 +90,7 @@ static kd_status fit(reader *r, const uint8_t *in, const size_t from[2], const s
     else whole[0] = KD_MAX(from[0] * to[1] / from[1], to[0]);
     if (!kd__mul(from[0], wide, &bytes)) return kd__fail(KD_ERR_OVERFLOW, "%s: too large", r->path);
     KD_TRY(kd__grow(r->ctx, &r->half, &r->half_room, bytes, 1));
-    double scale[2], begin[2];
-    for (int a = 0; a < 2; a++) {
-        scale[a] = (double)from[a] / (double)whole[a];
-        begin[a] = (double)((whole[a] - to[a]) / 2) * scale[a];
-    }
-    for (size_t y = 0; y < from[0]; y++)
-        for (size_t c = 0; c < 3; c++)
-            stretch(in + y * from[1] * 3 + c, from[1], 3, r->half + y * wide + c, to[1], begin[1], scale[1]);
-    for (size_t x = 0; x < wide; x++) stretch(r->half + x, from[0], wide, out + x, to[0], begin[0], scale[0]);
+    kd__resize(in, from[1] * 3, from, whole, to, false, r->half, out);
     return KD_OK;
 }
 

@@ -43,6 +43,7 @@ static kd_status check_desc(const kd_loader_desc *d, const kd_dataset *data)
     KD_TRY(check_number("mix_probability", d->mix_probability, 1));
     KD_TRY(check_number("label_smoothing", d->label_smoothing, 1));
     KD_TRY(check_number("erase_probability", d->erase_probability, 1));
+    KD_TRY(check_number("crop_area", d->crop_area, 1));
     KD_TRY(check_number("randaugment_magnitude", d->randaugment_magnitude, 10));
     KD_TRY(check_number("randaugment_noise", d->randaugment_noise, INFINITY));
     if (d->randaugment_ops > MAX_OPS)
@@ -73,14 +74,15 @@ static kd_status check_labels(const kd_loader *loader)
 /* Where items are images, and what is done to them: height, width, channels. */
 static kd_status set_image(kd__convert *how, const kd_loader_desc *d, const kd_dataset *data)
 {
-    if (!d->shift && !d->crop_padding && !d->flip && !d->randaugment_ops && !(d->erase_probability > 0) && !(d->cutmix_alpha > 0))
-        return KD_OK;
+    const bool pixels = d->randaugment_ops || d->crop_area > 0;
+    if (!d->shift && !d->crop_padding && !d->flip && !pixels && !(d->erase_probability > 0) && !(d->cutmix_alpha > 0)) return KD_OK;
     if (data->rank != 2 && data->rank != 3)
-        return kd__fail(KD_ERR_ARG, "kd_loader_create: shift, crop_padding, flip, erase_probability, randaugment_ops and "
-                        "cutmix_alpha need items [height, width, channels], not %S", data->rank, data->shape);
-    if (d->randaugment_ops && (data->dtype != KD_U8 || data->rank != 3 || data->shape[2] != 3))
-        return kd__fail(data->dtype != KD_U8 ? KD_ERR_DTYPE : KD_ERR_ARG, "kd_loader_create: randaugment_ops: items u8 "
-                        "[height, width, 3] wanted, not %s %S", kd_dtype_name(data->dtype), data->rank, data->shape);
+        return kd__fail(KD_ERR_ARG, "kd_loader_create: shift, crop_padding, flip, erase_probability, randaugment_ops, "
+                        "crop_area and cutmix_alpha need items [height, width, channels], not %S", data->rank, data->shape);
+    if (pixels && (data->dtype != KD_U8 || data->rank != 3 || data->shape[2] != 3))
+        return kd__fail(data->dtype != KD_U8 ? KD_ERR_DTYPE : KD_ERR_ARG, "kd_loader_create: %s: items u8 "
+                        "[height, width, 3] wanted, not %s %S", d->randaugment_ops ? "randaugment_ops" : "crop_area",
+                        kd_dtype_name(data->dtype), data->rank, data->shape);
     how->height = data->shape[0];
     how->width = data->shape[1];
     how->channels = data->rank == 3 ? data->shape[2] : 1;
@@ -92,6 +94,7 @@ static kd_status set_image(kd__convert *how, const kd_loader_desc *d, const kd_d
     how->shift = d->shift;
     how->crop = d->crop_padding;
     how->flip = d->flip;
+    how->crop_area = d->crop_area;
     how->ops = d->randaugment_ops;
     how->magnitude = d->randaugment_magnitude;
     how->noise = d->randaugment_noise;

@@ -57,6 +57,29 @@ TEST(images_too_small_for_neighbours)
 
 /* Pillow sums in fixed point of 22 bits, we in double, both round twice: the first rounding may fall on the other side of a half,
  * and then the second too, so a byte may be off by one. */
+static void check_near(const uint8_t *got, const char *hex, size_t h, size_t w, size_t to_h, size_t to_w)
+{
+    size_t off = 0, worst = 0;
+    for (size_t i = 0; i < to_h * to_w * 3; i++) {
+        size_t by = (size_t)abs((int)got[i] - byte_at(hex, i));
+        off += by > 0;
+        worst = by > worst ? by : worst;
+    }
+    CHECK_MSG(worst <= 1 && off * 20 <= to_h * to_w * 3, "%zu x %zu to %zu x %zu: %zu bytes differ, by up to %zu", h, w, to_h, to_w,
+              off, worst);
+}
+
+TEST(resized_crops_are_pillows)
+{
+    static uint8_t image[MOST], half[MOST], out[MOST];
+    for (size_t k = 0; k < sizeof crop_cases / sizeof *crop_cases; k++) {
+        const size_t whole[2] = { crop_cases[k].height, crop_cases[k].width }, size[2] = { crop_cases[k].rows, crop_cases[k].columns };
+        picture(image, whole[0], whole[1], 70 + (uint32_t)k);
+        kd__resize(image + (crop_cases[k].top * whole[1] + crop_cases[k].left) * 3, whole[1] * 3, size, whole, whole, true, half, out);
+        check_near(out, crop_cases[k].hex, size[0], size[1], whole[0], whole[1]);
+    }
+}
+
 TEST(sizes_are_pillows)
 {
     static uint8_t image[MOST];
@@ -82,15 +105,7 @@ TEST(sizes_are_pillows)
         d.width = tw;
         kd_dataset *data;
         if (!CHECK_OK(kd_dataset_open_folder(&data, NULL, kdtest_path(name), &d))) continue;
-        const uint8_t *got = kd_dataset_item(data, 0);
-        size_t off = 0, worst = 0;
-        for (size_t i = 0; i < th * tw * 3; i++) {
-            size_t by = (size_t)abs((int)got[i] - byte_at(size_cases[k].hex, i));
-            off += by > 0;
-            worst = by > worst ? by : worst;
-        }
-        CHECK_MSG(worst <= 1 && off * 20 <= th * tw * 3, "%zu x %zu to %zu x %zu: %zu bytes differ, by up to %zu", h, w, th, tw, off,
-                  worst);
+        check_near(kd_dataset_item(data, 0), size_cases[k].hex, h, w, th, tw);
         kd_dataset_free(data);
     }
 }

@@ -124,3 +124,13 @@ for i, (height, width, to_height, to_width) in enumerate(((20, 30, 8, 8), (31, 1
 print("\nstatic const struct { size_t height, width, to_height, to_width; const char *hex; } size_cases[] = {")
 print("\n".join(rows))
 print("};")
+
+rows = []
+for i, (height, width, top, left, rows_kept, columns_kept) in enumerate(((12, 12, 0, 0, 12, 12), (12, 12, 3, 2, 5, 6), (16, 10, 1, 4, 9, 6),
+                                                                         (9, 9, 8, 0, 1, 9), (8, 14, 2, 3, 4, 3), (7, 7, 0, 6, 7, 1))):
+    image = Image.fromarray(picture(height, width, 70 + i)).crop((left, top, left + columns_kept, top + rows_kept))
+    show(f"crop_{i}", np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)))
+    rows.append(f"    {{ {height}, {width}, {top}, {left}, {rows_kept}, {columns_kept}, crop_{i} }},")
+print("\nstatic const struct { size_t height, width, top, left, rows, columns; const char *hex; } crop_cases[] = {")
+print("\n".join(rows))
+print("};")

@@ -48,6 +48,7 @@ static kd_loader_desc deit(uint32_t ahead)
     d.erase_probability = 0.5f;
     d.randaugment_ops = 2;
     d.repeats = 3;
+    d.crop_area = 0.3f;
     return d;
 }
 
@@ -101,7 +102,7 @@ TEST(the_same_whoever_makes_it)
                 kd_loader_free(loader);
                 kd_context_free(ctx);
             }
-    CHECK_MSG(want == 0x2d1132601f5c5ee9ull, "0x%016llx", (unsigned long long)want);   /* on every machine */
+    CHECK_MSG(want == 0xf77300f38040192cull, "0x%016llx", (unsigned long long)want);   /* on every machine */
     kd_dataset_free(data);
 }
 
@@ -151,7 +152,7 @@ TEST(states_of_other_settings)
     kd_loader *loader = make(NULL, data, &d), *old = make(NULL, data, &plain);
     uint8_t state[256], first[256];
     size_t bytes = kd__loader_state_size(loader), less = kd__loader_state_size(old);
-    CHECK(less == 96 && bytes == 176);
+    CHECK(less == 96 && bytes == 184);
     kd__loader_state_write(loader, state);
     kd__loader_state_write(old, first);
     CHECK(first[0] == 1 && state[0] == 2);   /* as before where nothing new is asked for */
@@ -176,6 +177,7 @@ TEST(states_of_other_settings)
     OTHER(o.erase_probability = 1, "erase_probability");
     OTHER(o.erase_zeros = 1, "erase_zeros");
     OTHER(o.randaugment_ops = 3, "randaugment_ops");
+    OTHER(o.crop_area = 0.5f, "crop_area");
     OTHER(o.randaugment_magnitude = 5, "randaugment_magnitude");
     OTHER(o.randaugment_noise = 0, "randaugment_noise");
     OTHER(o.repeats = 2, "repeats: 3 in the state, 2 here");
@@ -463,6 +465,53 @@ TEST(erasing)
     kd_dataset_free(data);
 }
 
+/* ---- resized crop ------------------------------------------------------------------------------------------------ */
+
+/* Colours that grow evenly along both sides: the cubic filter keeps a straight line, so the inside of a crop tells its place. */
+TEST(resized_crop_draws)
+{
+    enum { SIDE = 64, ROUNDS = 4000 };
+    static uint8_t image[SIDE * SIDE * 3];
+    for (int i = 0; i < SIDE * SIDE; i++) {
+        image[3 * i] = (uint8_t)(20 + 3 * (i / SIDE));
+        image[3 * i + 1] = (uint8_t)(20 + 3 * (i % SIDE));
+    }
+    kd_dataset *data;
+    CHECK_OK(kd_dataset_wrap(&data, NULL, KD_U8, 1, 3, (const size_t[]){ SIDE, SIDE, 3 }, image, NULL));
+    kd_loader_desc d = settings(0);
+    d.crop_area = 0.08f;
+    kd_loader *loader = make(NULL, data, &d);
+    double areas = 0, aspects = 0, square = 0, places[2] = { 0 };
+    for (int n = 0; n < ROUNDS; n++) {
+        kd_tensor *x, *y;
+        next(loader, &x, &y);
+        const float *out = kd_tensor_f32(x);
+        double side[2], from[2];
+        for (int a = 0; a < 2; a++) {   /* down, right; a value is off by 1/2, a side by 2/3 */
+            double near = (double)out[(a ? 32 * SIDE + 16 : 16 * SIDE + 32) * 3 + a];
+            double far = (double)out[(a ? 32 * SIDE + 48 : 48 * SIDE + 32) * 3 + a];
+            side[a] = floor((far - near) / 3 * SIDE / 32 + 0.5);
+            from[a] = (near - 20) / 3 + 0.5 - 16.5 * side[a] / SIDE;
+            CHECK(from[a] > -1 && from[a] + side[a] < SIDE + 1);
+            places[a] += side[a] < SIDE - 2 ? from[a] / (SIDE - side[a]) : 0.5;
+        }
+        CHECK((side[0] + 1.2) * (side[1] + 1.2) >= 0.08 * SIDE * SIDE);
+        CHECK((side[0] - 1.2) / (side[1] + 1.2) <= 4.0 / 3 && (side[1] - 1.2) / (side[0] + 1.2) <= 4.0 / 3);
+        areas += side[0] * side[1] / (SIDE * SIDE);
+        double aspect = log(side[0] / side[1]);
+        aspects += aspect;
+        square += aspect * aspect;
+    }
+    /* The area a is uniform on [0.08, 1] and the logarithm l of the aspect on [-log 4/3, log 4/3], both drawn anew until a <= exp(-|l|),
+     * where the sides fit: the mean of a is 0.4778, that of l^2 0.0254 by integrals over that region.  Sides are whole numbers. */
+    CHECK_NEAR(areas / ROUNDS, 0.4778, 5 * 0.25 / sqrt(ROUNDS) + 0.01);
+    CHECK_NEAR(aspects / ROUNDS, 0, 5 * 0.17 / sqrt(ROUNDS));
+    CHECK_NEAR(square / ROUNDS, 0.0254, 0.003);
+    for (int a = 0; a < 2; a++) CHECK_NEAR(places[a] / ROUNDS, 0.5, 5 * 0.29 / sqrt(ROUNDS) + 0.02);
+    kd_loader_free(loader);
+    kd_dataset_free(data);
+}
+
 /* ---- RandAugment ------------------------------------------------------------------------------------------------- */
 
 /* The pictures again from the streams as documented, by the op that the golden images hold; windows and flips first. */
@@ -562,6 +611,11 @@ TEST(wrong_descriptors)
     BAD(data, d.mix_probability = NAN, KD_ERR_ARG, "mix_probability");
     BAD(data, d.label_smoothing = -0.1f, KD_ERR_ARG, "label_smoothing");
     BAD(data, d.erase_probability = 2, KD_ERR_ARG, "erase_probability: 2");
+    BAD(data, d.crop_area = 1.5f, KD_ERR_ARG, "crop_area: 1.5");
+    BAD(data, d.crop_area = -1, KD_ERR_ARG, "crop_area: -1");
+    BAD(flat, d.crop_area = 1, KD_ERR_ARG, "[240]");
+    BAD(grey, d.crop_area = 1, KD_ERR_ARG, "crop_area: items u8 [height, width, 3] wanted, not u8 [10, 24, 1]");
+    BAD(real, d.crop_area = 1, KD_ERR_DTYPE, "not f32 [10, 8, 3]");
     BAD(data, d.randaugment_ops = 17, KD_ERR_ARG, "randaugment_ops: 17, at most 16");
     BAD(data, d.randaugment_magnitude = 11, KD_ERR_ARG, "randaugment_magnitude: 11");
     BAD(data, d.randaugment_noise = -1, KD_ERR_ARG, "randaugment_noise");

@@ -540,6 +540,7 @@ STRUCTS = {
         ("randaugment_magnitude", "float", ""),
         ("randaugment_noise", "float", ""),
         ("repeats", "uint32_t", ""),
+        ("crop_area", "float", ""),
     ),
     "kd_safetensors_info": (
         ("struct_size", "size_t", ""),

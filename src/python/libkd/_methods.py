@@ -116,6 +116,7 @@ if TYPE_CHECKING:
         randaugment_magnitude: float | None
         randaugment_noise: float | None
         repeats: int | None
+        crop_area: float | None
 
 
 class TapeOps:
@@ -1022,7 +1023,7 @@ class LoaderMethods:
                   label_smoothing: float | None = None, erase_probability: float | None = None,
                   erase_zeros: int | None = None, randaugment_ops: int | None = None,
                   randaugment_magnitude: float | None = None, randaugment_noise: float | None = None,
-                  repeats: int | None = None):
+                  repeats: int | None = None, crop_area: float | None = None):
         """The descriptor as keyword arguments; what is not given keeps the library's default.
         How batches are made.
 
@@ -1052,6 +1053,7 @@ class LoaderMethods:
             randaugment_magnitude: 0 to 10; default 9
             randaugment_noise: deviation of the magnitude; default 0.5
             repeats: >= 1: repeated augmentation, each item of an epoch this often; default 1
+            crop_area: > 0: a crop of this to all of the area, resized to the item; default 0
 
         C: kd_loader_desc
         """
@@ -1060,7 +1062,8 @@ class LoaderMethods:
                 mean=mean, std=std, shard_index=shard_index, shard_count=shard_count, cutmix_alpha=cutmix_alpha,
                 mix_switch=mix_switch, mix_probability=mix_probability, label_smoothing=label_smoothing,
                 erase_probability=erase_probability, erase_zeros=erase_zeros, randaugment_ops=randaugment_ops,
-                randaugment_magnitude=randaugment_magnitude, randaugment_noise=randaugment_noise, repeats=repeats)
+                randaugment_magnitude=randaugment_magnitude, randaugment_noise=randaugment_noise, repeats=repeats,
+                crop_area=crop_area)
 
     @property
     def epoch(self) -> int:

@@ -157,7 +157,7 @@ class Loader(Object, LoaderMethods):
     x is f32 [n, item shape..], y i32 [n] (f32 [n, classes] with mix-up); both are the loader's and change with the next batch.
     The keyword arguments are the fields of kd_loader_desc: batch, seed, shuffle, drop_last, scale, shift, crop_padding, flip,
     mixup_alpha, classes, ahead, mean, std, and what DeiT adds: cutmix_alpha, label_smoothing, erase_probability, randaugment_ops,
-    repeats and the like.  The order is a function of seed, epoch and position alone.
+    crop_area, repeats and the like.  The order is a function of seed, epoch and position alone.
     """
 
     __slots__ = ("_context", "_x", "_y")
