@@ -6,10 +6,10 @@
  * method; weights are those of the method's paper (kd_loss_distill_desc_for, kd_loss_feature_desc_for) unless `notes` below says why not.
  *
  *     methods [--seeds 5] [--steps 690] [--only name,name] [--out docs/methods/results.md] */
-#define _POSIX_C_SOURCE 200809L   /* posix_memalign */
 #include <kd.h>
 #include <errno.h>
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,16 +134,21 @@ typedef struct memory { size_t now, peak; } memory;
 static void *counted_alloc(size_t bytes, size_t align, void *user)
 {
     memory *m = user;
-    void *p = NULL;
-    if (posix_memalign(&p, align < sizeof p ? sizeof p : align, bytes)) return NULL;
+    char *whole = malloc(sizeof whole + align + bytes), *p;
+    if (!whole) return NULL;
+    p = whole + sizeof whole;
+    p += align - (uintptr_t)p % align;
+    memcpy(p - sizeof whole, &whole, sizeof whole);
     size_t now = __atomic_add_fetch(&m->now, bytes, __ATOMIC_RELAXED);
     if (now > m->peak) m->peak = now;
     return p;
 }
 static void counted_free(void *p, size_t bytes, void *user)
 {
+    void *whole;
     __atomic_sub_fetch(&((memory *)user)->now, bytes, __ATOMIC_RELAXED);
-    free(p);
+    memcpy(&whole, (char *)p - sizeof whole, sizeof whole);
+    free(whole);
 }
 
 typedef struct result {

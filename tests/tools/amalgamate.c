@@ -532,6 +532,7 @@ static void write_file(writer *w, const char *path)
 static void undefine(writer *w, const names *list)
 {
     for (size_t i = 0; i < list->n; i++) {
+        if (list->s[i][0] == '_') continue;   /* _GNU_SOURCE: the headers of the files behind this one need it, too */
         add(&w->out, "#undef ");
         add(&w->out, list->s[i]);
         add(&w->out, "\n");
