@@ -85,11 +85,13 @@ $(PROBED):
 	    if has $$f; then harden="$$harden $$f"; fi; done; \
 	  lean=; dense=; for f in -fno-inline-functions-called-once -fno-stack-protector; do if has $$f; then lean="$$lean $$f"; fi; done; \
 	  gcse=; if has -fno-gcse; then gcse=-fno-gcse; fi; oz=-Os; if has -Oz; then oz=-Oz; fi; \
+	  small="$$oz"; if has -fno-move-loop-invariants; then small="$$small -fno-move-loop-invariants"; fi; \
+	  for f in -fno-tree-sra -fno-inline -fno-tree-loop-distribute-patterns; do if has $$f; then lean="$$lean $$f"; fi; done; \
 	  for f in -fno-align-jumps -fno-align-labels; do if has $$f; then dense="$$dense $$f"; fi; done; ivopts=; if has -fno-ivopts; then ivopts=-fno-ivopts; fi; \
 	  loops=-ftree-vectorize; if has -fvect-cost-model=cheap; then loops="$$loops -fvect-cost-model=cheap"; fi; \
 	  if has -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3; then level=3; else level=2; fi; \
 	  { echo "HARDEN ?=$$harden"; echo "FORTIFY ?= -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=$$level"; \
-	    echo "LEAN_scalar ?= $$oz$$lean"; echo "DENSE ?=$$dense"; echo "LEAN_vector ?= $$gcse"; echo "LEAN_gemm ?= $$ivopts"; \
+	    echo "SMALLEST ?= $$small"; echo "LEAN_scalar ?= $$small$$lean"; echo "DENSE ?=$$dense"; echo "LEAN_vector ?= $$gcse"; echo "LEAN_gemm ?= $$ivopts"; \
 	    echo "LOOP_FLAGS ?= $$loops"; } > $@
 ifneq (,$(if $(MAKECMDGOALS),$(filter-out clean help info dist uninstall,$(MAKECMDGOALS)),all))
 ifeq (,$(SAN))
@@ -127,6 +129,7 @@ $(call vector_objs,gemm): LEAN += $(if $(SAN),,$(LEAN_gemm))
 $(call vector_objs,gemm conv): DENSE =
 
 # The shared library, the name that programs record (SONAME), the name that -lkd finds, and how it is linked.
+# -Bsymbolic-functions: libkd calls its own functions, not by a table that a program could fill with others.
 ifneq (,$(findstring darwin,$(TARGET)))
 SO      := $(OUT)/libkd.$(VERSION).dylib
 SONAME  := libkd.$(ABI).dylib
@@ -148,7 +151,7 @@ SONAME  := libkd.so.$(ABI)
 SOLINK  := libkd.so
 EXPORTS := src/libkd.map
 SOFLAGS := -shared -Wl,-soname,$(SONAME) -Wl,--version-script=$(EXPORTS) -Wl,-z,relro,-z,now,-z,noexecstack,-z,nodelete,--as-needed \
-           $(if $(SAN),,-Wl,-z,defs)
+           -Wl,-Bsymbolic-functions $(if $(SAN),,-Wl,-z,defs)
 ARFLAGS := Drcs
 endif
 A  := $(OUT)/libkd.a
@@ -170,7 +173,7 @@ FAST := $(addprefix $(OBJ)/,tensor/convert.o tensor/copy.o tensor/conv_direct.o 
 LOOPS := $(addprefix $(OBJ)/distill/,akl.o binary.o ctkd.o row_ops.o skew_kl.o skew_reverse_kl.o tvd.o uld.o uskd.o)
 $(LOOPS): SMALL = $(if $(filter -O2,$(CFLAGS)),$(LOOP_FLAGS))
 $(filter-out $(FAST) $(LOOPS),$(filter $(foreach room,base cpu tensor autograd nn distill optim zoo data io,$(OBJ)/$(room)/%),$(OBJS))): \
-  SMALL = $(if $(filter -O2,$(CFLAGS)),-Os)
+  SMALL = $(if $(filter -O2,$(CFLAGS)),$(or $(SMALLEST),-Os))
 $(OBJ)/%.o: src/%.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) $(BASE) $(TABLES) $(ISA_DEFS) $(CPPFLAGS) $(CFLAGS) $(SMALL) $(SAN) -c $< -o $@
@@ -237,7 +240,13 @@ CHECKKD := $(OBJ)/tests/kernels/checkkd
 $(CHECKKD): $(CHECKS)
 $(OBJ)/tests/fuzz/test_replay: $(FUZZ)
 $(patsubst tests/%.c,$(OBJ)/tests/%,$(wildcard tests/faults/test_*.c)): $(FAULT)
-.SECONDARY: $(TBIN:%=%.o) $(TKIT) $(FUZZ) $(FAULT) $(METHODS) $(CHECKS)
+# the parts of an example, as it has them
+PARTS := $(patsubst %.c,$(OBJ)/%.o,$(sort $(wildcard examples/vision/*.c examples/support/*.c)))
+$(OBJ)/examples/%.o: examples/%.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra -MMD -MP $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude -c $< -o $@
+$(OBJ)/tests/golden/test_golden_deit: $(PARTS)
+.SECONDARY: $(TBIN:%=%.o) $(TKIT) $(FUZZ) $(FAULT) $(METHODS) $(CHECKS) $(PARTS)
 
 tests: $(TBIN) ## build the tests
 check: $(A) $(SO) $(PC) $(TBIN) $(OUT)/examples/distill_vision ## run the tests (under 90 s on two cores)
@@ -265,13 +274,22 @@ docs: ## docs/reference and docs/man from the headers, docs/methods from the met
 # ---- examples --------------------------------------------------------------------------------------
 EXAMPLES := $(patsubst examples/%.c,$(OUT)/examples/%,$(sort $(wildcard examples/*.c)))
 SUPPORT  := $(sort $(wildcard examples/support/*.c))
-examples: $(EXAMPLES) ## build the examples, in lib/examples
+examples: $(EXAMPLES) ## build the examples, in lib/examples (IMAGES=1: distill_vision reads PNG and JPEG)
 $(OUT)/examples/%: examples/%.c $(SUPPORT) $(wildcard examples/support/*.h) $(A)
 	@mkdir -p $(@D)
-	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(SUPPORT) $(LDFLAGS) $(A) $(LDLIBS) -o $@
+	$(call say,CC,$<)$(CC) -std=c11 -Wall -Wextra $(PICTURES) $(CPPFLAGS) $(CFLAGS) $(SAN) -Iinclude $< $(SUPPORT) \
+	  $(LDFLAGS) $(A) $(PICTURE_LIBS) $(LDLIBS) -o $@
+# Several files; with IMAGES=1 it reads PNG and JPEG by libpng and libjpeg-turbo, which libkd itself never needs.
 VISION   := $(sort $(wildcard examples/vision/*.c))
-$(OUT)/examples/distill_vision: $(VISION) $(wildcard examples/vision/*.h)
+$(OUT)/examples/distill_vision: $(VISION) $(wildcard examples/vision/*.h) $(OBJ)/images-$(or $(IMAGES),0)
 $(OUT)/examples/distill_vision: SUPPORT += $(VISION)
+$(OUT)/examples/distill_vision: PICTURES := $(if $(filter 1,$(IMAGES)),-DKD_IMAGES=1)
+$(OUT)/examples/distill_vision: PICTURE_LIBS := $(if $(filter 1,$(IMAGES)),-lpng -ljpeg)
+$(OBJ)/images-%:
+	@mkdir -p $(@D) && rm -f $(OBJ)/images-* && touch $@
+check-images: $(A) ## PNG and JPEG in distill_vision (PEERS_PYTHON=python with numpy and Pillow)
+	@MAKE='$(MAKE)' CC='$(CC)' PEERS_PYTHON='$(PEERS_PYTHON)' KD_OUT=$(OUT) sh tests/tools/check_images.sh
+.PHONY: check-images
 MPICC ?= mpicc
 examples-mpi: $(OUT)/examples/mpi/distill_mpi ## build the MPI example (MPICC=mpicc)
 $(OUT)/examples/mpi/%: examples/mpi/%.c $(A)
@@ -315,7 +333,7 @@ $(OBJ)/bench/bench_peers: $(BENCH)/bench_peers.o $(BENCH)/bench_cases.o $(BENCH)
 $(OBJ)/bench/%: $(A)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) $(filter %.o,$^) $(A) $(LDLIBS) -o $@
-bench: $(OBJ)/bench/bench $(SO) ## limits of this machine, and how near kernels, ops and steps come (PART="kernels ops steps start")
+bench: $(OBJ)/bench/bench $(SO) ## limits of this machine, and how near kernels, ops and steps come (PART="kernels ops steps loader start")
 	@mkdir -p $(OUT)/bench
 	@$(STRIP) -o $(OUT)/bench/libkd.so $(SO)
 	@$< $(OUT)/bench/libkd.so $(PART)
@@ -326,6 +344,10 @@ bench-peers: $(OBJ)/bench/bench_peers ## the same work in PyTorch and others bes
 	@mkdir -p $(OUT)/bench
 	@env $(PEERS_CAP) $(PEERS_PYTHON) tests/tools/bench_peers.py $< $(OUT)/bench $(if $(QUICK),--quick) \
 	  $(if $(THREADS),--threads $(THREADS)) $(if $(COMPILE),--compile) $(CASES)
+parity: $(SO) ## the zoo beside PyTorch, weights there and back: docs/results/parity.md (PEERS_PYTHON=python MODELS="globs")
+	@mkdir -p docs/results
+	@LIBKD_PATH=$(OUT) $(PEERS_PYTHON) tests/tools/parity.py $(if $(MODELS),$(MODELS),--out docs/results/parity.md)
+.PHONY: parity
 
 # ---- installing ------------------------------------------------------------------------------------
 # Where to, in upper or lower case.  pkg-config looks in libdata on the BSDs.
@@ -399,7 +421,7 @@ info: ## what would be built, and how
 	@echo "install   $(DESTDIR)$(LIBDIR), $(DESTDIR)$(INCLUDEDIR)"
 
 # F=npy: only that one; S=600: seconds each.  New inputs gather in lib/obj/fuzz/corpus, findings in lib/obj/fuzz.
-FUZZERS := json safetensors npy idx csv model checkpoint
+FUZZERS := json safetensors npy idx csv model checkpoint ppm randaugment
 fuzz: ## run the fuzzers (clang; F=target S=seconds)
 	@$(MAKE) --no-print-directory CONFIG=fuzz CC=clang CFLAGS='-O1 -g' ISAS=scalar run-fuzz
 run-fuzz: $(FUZZERS:%=$(OBJ)/fuzz_%)
@@ -416,6 +438,6 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
 -include $(wildcard $(OBJ)/tests/bench/*.d) $(OBJS:.o=.d) $(KOBJS:.o=.d) $(TBIN:%=%.d) $(TKIT:.o=.d) $(FUZZ:.o=.d) $(FAULT:.o=.d) \
-  $(CHECKS:.o=.d) $(METHODS:.o=.d)
+  $(CHECKS:.o=.d) $(METHODS:.o=.d) $(PARTS:.o=.d)
 .PHONY: all tests check checkkd check-all ready abi lint fuzz run-fuzz examples demo methods fashion bench bench-peers install uninstall dist info clean help amalgamation check-embed check-cross
 .DELETE_ON_ERROR:

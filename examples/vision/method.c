@@ -430,8 +430,14 @@ static kd_status check(method *m, const method_setup *setup)
     static const char *const by_index[] = { "dkd", "nkd", "wsld", "uskd", "tfkd", "pskd", NULL };
     if (needs_teacher(m) && !setup->teacher) return complain(KD_ERR_ARG, "%s: needs a teacher", m->name);
     if (is(m, "multi_teacher") && !setup->second_teacher) return complain(KD_ERR_ARG, "%s: needs a second teacher", m->name);
-    if (setup->recipe->mixup > 0 && in_list(m->name, by_index))
-        return complain(KD_ERR_ARG, "%s: needs the class of each image, which mix-up does not leave: mixup = 0", m->name);
+    const recipe *r = setup->recipe;
+    if ((r->mixup > 0 || r->cutmix > 0) && in_list(m->name, by_index))
+        return complain(KD_ERR_ARG, "%s: needs the class of each image, which mixed images do not have: %s = 0", m->name,
+                        r->mixup > 0 && r->cutmix > 0 ? "mixup = 0, cutmix" : r->mixup > 0 ? "mixup" : "cutmix");
+    if (r->repeats > 1 && is(m, "pskd"))
+        return complain(KD_ERR_ARG, "pskd: needs each image once in an epoch, for its outputs an epoch ago: repeats = 1");
+    if (r->label_smoothing > 0 && is(m, "label_smoothing"))
+        return complain(KD_ERR_ARG, "label_smoothing: its soft_weight smooths, once more is too often: label_smoothing = 0");
     if (m->student.of.distilled && !is_deit(m))
         return complain(KD_ERR_ARG, "%s: only deit_soft and deit_hard train the second head of %s", m->name, setup->student_name);
     if (setup->teacher && needs_teacher(m)) {
@@ -446,10 +452,12 @@ static kd_status build(method *m, const method_setup *setup)
 {
     kd_method_info info = { .struct_size = sizeof info };
     kd_tape *look = NULL;
+    kd_loader *augmented = NULL;
     kd_status st;
     TRY(network_taps_of(&m->student.of, setup->student_name, setup->student));
     if (!is(m, "alone")) TRY(kd_method_find(m->name, &info));
     TRY(check(m, setup));
+    TRY(images_train(&augmented, m->ctx, m->data, setup->recipe, m->seed));   /* what it does not take is said now */
     if (m->teacher.model) TRY(network_taps_of(&m->teacher.of, setup->teacher_name, m->teacher.model));
     TRY(kd_tape_create(&look, m->ctx, KD_TAPE_INFER));
     snprintf(m->no_decay, sizeof m->no_decay, "%.63s.*", m->student.of.classifier);
@@ -501,6 +509,7 @@ static kd_status build(method *m, const method_setup *setup)
         }
     }
 done:
+    kd_loader_free(augmented);
     kd_tape_free(look);
     return st;
 }
@@ -585,6 +594,15 @@ size_t method_trains(method *m, kd_model **models)
     if (is(m, "mutual")) models[n++] = m->other;
     if (m->outputs && kd_loss_distill_adapters(m->outputs)) models[n++] = kd_loss_distill_adapters(m->outputs);
     if (features_now(m) && kd_loss_feature_adapters(m->features)) models[n++] = kd_loss_feature_adapters(m->features);
+    return n;
+}
+
+size_t method_tested(method *m, kd_model **models)
+{
+    size_t n = 0;
+    models[n++] = m->generation && !m->phase ? m->other : m->student.model;
+    if (m->head && is_deit(m)) models[n++] = m->head;
+    if (m->wires->stage == ONLY) models[n++] = kd_loss_feature_adapters(m->features);
     return n;
 }
 

@@ -37,12 +37,34 @@ static kd_status read_vit(kd_vit_desc *d, const char *spec)
     return KD_OK;
 }
 
+/* Does an image of the data go through the network?  Better asked now than in the first step. */
+static kd_status try_image(kd_model *model, kd_context *ctx, const images *d)
+{
+    kd_tensor *x = NULL;
+    kd_tape *tape = NULL;
+    kd_status st;
+    TRY(kd_tensor_create(&x, ctx, KD_F32, 4, (size_t[]){ 1, d->height, d->width, 3 }));
+    TRY(kd_tape_create(&tape, ctx, KD_TAPE_INFER));
+    kd_model_forward(model, tape, x);
+    st = kd_tape_status(tape);
+done:
+    kd_tape_free(tape);
+    kd_tensor_free(x);
+    return st;
+}
+
 kd_status network_create(kd_model **out, kd_context *ctx, const char *name, const images *d, double drop_path, uint64_t seed)
 {
     kd_vit_desc vit;
     kd_status st;
     *out = NULL;
-    if (strncmp(name, "vit:", 4)) return kd_zoo_create(out, ctx, name, d->classes, seed);
+    if (strncmp(name, "vit:", 4)) {
+        TRY(kd_zoo_create(out, ctx, name, d->classes, seed));
+        if ((st = try_image(*out, ctx, d)) != KD_OK)
+            return complain(st, "%s: images of %zu x %zu: %s", name, d->height, d->width, kd_last_error());
+    done:
+        return st;
+    }
     kd_vit_desc_init(&vit, sizeof vit);
     vit.image = d->height, vit.patch = d->height % 4 ? 1 : d->height / 8 ? d->height / 8 : 1;
     if ((st = read_vit(&vit, name + 4)) != KD_OK) return st;

@@ -6,7 +6,7 @@
 set -eu
 out=$1
 cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo 2>/dev/null | head -n 1)
-last() { tail -n 1 "$1"; }
+last() { tail -n 1 "$1" | sed 's/,[a-z_]*=[0-9.]*//g'; }   # the commas in a transformer's name part no fields
 cat <<END
 # CIFAR-100: what the methods are worth on two cores
 

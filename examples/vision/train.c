@@ -175,7 +175,7 @@ static kd_status make_optimizer(kd_optimizer **out, const training *t, size_t ep
     kd_status st;
     kd_optimizer_desc_init(&how, sizeof how);
     how.method = strcmp(r->optimizer, "adamw") ? KD_OPT_SGD : KD_OPT_ADAMW;
-    how.lr = (float)r->lr;
+    how.lr = (float)(r->lr_batch > 0 ? r->lr * r->batch / r->lr_batch : r->lr);
     how.momentum = (float)r->momentum;
     how.nesterov = how.method == KD_OPT_SGD && r->nesterov != 0;
     how.weight_decay = (float)r->weight_decay;
@@ -218,25 +218,72 @@ done:
     return st;
 }
 
-static kd_status save_weights(const training *t, kd_ema *average, const char *name)
+/* Averaged weights of all that is tested; none: count 0. */
+typedef struct averages { kd_ema *of[6]; size_t count; } averages;
+
+static kd_status averages_begin(averages *a, const training *t)
+{
+    kd_model *models[6];
+    size_t count = t->recipe->ema > 0 ? method_tested(t->method, models) : 0;
+    kd_status st = KD_OK;
+    for (a->count = 0; a->count < count; a->count++) TRY(kd_ema_create(&a->of[a->count], models[a->count], t->recipe->ema));
+done:
+    return st;
+}
+static kd_status averages_checkpoint(averages *a, kd_checkpoint *cp)
+{
+    char name[32] = "average";
+    kd_status st = KD_OK;
+    for (size_t i = 0; i < a->count; i++) {
+        if (i) snprintf(name, sizeof name, "average.%zu", i);
+        TRY(kd_checkpoint_add_ema(cp, name, a->of[i]));
+    }
+done:
+    return st;
+}
+static kd_status averages_update(averages *a)
+{
+    kd_status st = KD_OK;
+    for (size_t i = 0; i < a->count; i++) TRY(kd_ema_update(a->of[i]));
+done:
+    return st;
+}
+static kd_status averages_swap(averages *a)
+{
+    kd_status st = KD_OK;
+    for (size_t i = 0; i < a->count; i++) TRY(kd_ema_swap(a->of[i]));
+done:
+    return st;
+}
+static void averages_free(averages *a)
+{
+    for (size_t i = 0; i < a->count; i++) kd_ema_free(a->of[i]);
+    a->count = 0;
+}
+
+/* How long the steps of this process took, and how much of that they waited for images. */
+typedef struct waiting { double steps, waited; } waiting;
+
+static kd_status save_weights(const training *t, averages *average, const char *name)
 {
     char path[TEXT];
     kd_status st;
     path_of(path, t, name);
-    if (average) TRY(kd_ema_swap(average));
+    TRY(averages_swap(average));
     st = kd_model_save(t->student, path);
-    if (average && kd_ema_swap(average) != KD_OK) st = KD_ERR_STATE;
+    if (averages_swap(average) != KD_OK) st = KD_ERR_STATE;
 done:
     return st;
 }
 
 /* `teacher`: its answers to the test images, or NULL. */
-static kd_status phase(const training *t, size_t number, state *s, const size_t *teacher, progress *bar)
+static kd_status phase(const training *t, size_t number, state *s, const size_t *teacher, progress *bar,
+                       waiting *wait)
 {
     kd_optimizer *opt = NULL;
     kd_loader *batches = NULL;
     kd_tape *learn = NULL, *look = NULL;
-    kd_ema *average = NULL;
+    averages average = { .count = 0 };
     kd_checkpoint *cp = NULL;
     kd_tensor *x, *y, *logits;
     char path[TEXT], name[40];
@@ -248,7 +295,7 @@ static kd_status phase(const training *t, size_t number, state *s, const size_t 
     TRY(images_train(&batches, t->ctx, t->data, t->recipe, t->seed + 1000 * (uint64_t)number));
     size_t steps = kd_loader_batches(batches);
     TRY(make_optimizer(&opt, t, epochs, steps));
-    if (t->recipe->ema > 0) TRY(kd_ema_create(&average, t->student, t->recipe->ema));
+    TRY(averages_begin(&average, t));
     TRY(kd_tape_create(&learn, t->ctx, KD_TAPE_TRAIN));
     TRY(kd_tape_create(&look, t->ctx, KD_TAPE_INFER));
     TRY(kd_checkpoint_create(&cp, t->ctx));
@@ -256,7 +303,7 @@ static kd_status phase(const training *t, size_t number, state *s, const size_t 
     TRY(kd_checkpoint_add_optimizer(cp, "optimizer", opt));
     TRY(kd_checkpoint_add_loader(cp, "loader", batches));
     TRY(kd_checkpoint_add_tape(cp, "tape", learn));
-    if (average) TRY(kd_checkpoint_add_ema(cp, "average", average));
+    TRY(averages_checkpoint(&average, cp));
     TRY(kd_checkpoint_add_bytes(cp, "state", s, sizeof *s));
     TRY(method_checkpoint(t->method, cp));
     snprintf(name, sizeof name, "checkpoint-%zu.kd", number);
@@ -269,6 +316,7 @@ static kd_status phase(const training *t, size_t number, state *s, const size_t 
     if (before * steps + s->step > bar->done) progress_skip(bar, before * steps + s->step - bar->done);
     begun = saved = seconds();
     while (s->epochs < epochs) {
+        const double from = seconds();
         st = kd_loader_next(batches, &x, &y);
         if (st == KD_OK) {
             kd_tensor *loss = method_loss(t->method, learn, look, x, y, kd_loader_indices(batches), &logits);
@@ -280,18 +328,19 @@ static kd_status phase(const training *t, size_t number, state *s, const size_t 
                 goto done;
             }
             TRY(kd_optimizer_step(opt));
-            if (average) TRY(kd_ema_update(average));
+            TRY(averages_update(&average));
             kd_tape_reset(learn);
             kd_tape_reset(look);
             s->loss_sum += value;
             s->step++;
             progress_add(bar, 1, t->label);
+            wait->steps += seconds() - from;
         } else if (st == KD_END) {
             epoch *e = &s->history[before + s->epochs];
             TRY(method_advance(t->method));
-            if (average) TRY(kd_ema_swap(average));
+            TRY(averages_swap(&average));
             TRY(score_of(&e->test, t->ctx, t->data, t->method, NULL, teacher));
-            if (average) TRY(kd_ema_swap(average));
+            TRY(averages_swap(&average));
             double now = seconds();
             s->spent += now - begun, begun = now;
             e->loss = s->loss_sum / (double)steps, e->lr = kd_optimizer_lr(opt), e->seconds = s->spent;
@@ -299,7 +348,7 @@ static kd_status phase(const training *t, size_t number, state *s, const size_t 
             s->epochs++;
             if (number + 1 == method_phases(t->method) && e->test.top1 > s->best) {
                 s->best = e->test.top1;
-                TRY(save_weights(t, average, "best.safetensors"));
+                TRY(save_weights(t, &average, "best.safetensors"));
             }
             TRY(curves(t, s, before + s->epochs));
         } else goto done;
@@ -309,14 +358,15 @@ static kd_status phase(const training *t, size_t number, state *s, const size_t 
             TRY(kd_checkpoint_save(cp, path));
         }
     }
-    TRY(save_weights(t, average, "last.safetensors"));
-    if (average) TRY(kd_ema_swap(average));   /* what is tested and handed on */
+    wait->waited += 1e-9 * (double)kd_loader_waited(batches);
+    TRY(save_weights(t, &average, "last.safetensors"));
+    TRY(averages_swap(&average));   /* what is tested and handed on */
     st = KD_OK;
 done:
     kd_checkpoint_free(cp);
     kd_tape_free(learn);
     kd_tape_free(look);
-    kd_ema_free(average);
+    averages_free(&average);
     kd_loader_free(batches);
     kd_optimizer_free(opt);
     return st;
@@ -326,6 +376,7 @@ kd_status train(const training *t, score *last, double *best, double *spent)
 {
     state *s = calloc(1, sizeof *s);
     progress bar;
+    waiting wait = { 0, 0 };
     size_t phases = method_phases(t->method), epochs = 0, first = 0, *teacher = NULL;
     char path[TEXT], name[40];
     kd_status st = KD_ERR_NOMEM;
@@ -344,8 +395,11 @@ kd_status train(const training *t, score *last, double *best, double *spent)
     size_t batch = (size_t)t->recipe->batch, items = kd_dataset_count(t->data->train);
     progress_begin(&bar, "steps", epochs * (items >= batch ? items / batch : 1));
     if (t->teacher) TRY(answers_of(&teacher, t->ctx, t->data, t->teacher));
-    for (size_t p = first; p < phases; p++) TRY(phase(t, p, s, teacher, &bar));
+    for (size_t p = first; p < phases; p++) TRY(phase(t, p, s, teacher, &bar, &wait));
     progress_end(&bar);
+    if (wait.steps > 0)
+        fprintf(stderr, "%s: steps waited %.2f of %.1f s for images (%.2f %%)\n", t->label, wait.waited, wait.steps,
+                100 * wait.waited / wait.steps);
     *last = s->history[epochs - 1].test;
     if (best) *best = s->best;
     if (spent) *spent = s->spent;

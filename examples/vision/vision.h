@@ -20,6 +20,7 @@ const char *complaint(void);   /* what was said last, here or in the library */
     COUNT(batch, 64, 1, 65536, "images a step") \
     WORD(optimizer, "sgd", "sgd adamw", "which one") \
     NUMBER(lr, .1, 0, 1000, "the highest learning rate") \
+    COUNT(lr_batch, 0, 0, 65536, "lr is for so many images a step: lr batch / lr_batch is taken; 0: lr as it is") \
     NUMBER(momentum, .9, 0, .9999, "of SGD") \
     COUNT(nesterov, 1, 0, 1, "of SGD") \
     NUMBER(weight_decay, 5e-4, 0, 10, "of all weights") \
@@ -31,12 +32,21 @@ const char *complaint(void);   /* what was said last, here or in the library */
     NUMBER(final_factor, 0, 0, 1, "last learning rate, as a part of lr (cosine)") \
     NUMBER(gamma_step, .1, 0, 1, "factor at each milestone") \
     WORD(milestones, "150,180,210", NULL, "epochs, for multi_step") \
-    NUMBER(label_smoothing, 0, 0, .99, "of the true labels") \
+    NUMBER(label_smoothing, 0, 0, .99, "of the true labels, after mixing: this much of each goes to all classes") \
     NUMBER(ema, 0, 0, .999999, "decay of averaged weights, which are then tested and saved; 0: none") \
     NUMBER(drop_path, 0, 0, .9, "stochastic depth of transformers") \
     COUNT(crop_padding, 4, 0, 64, "pixels of zeros before a random crop") \
     COUNT(flip, 1, 0, 1, "left-right, with probability 1/2") \
-    NUMBER(mixup, 0, 0, 10, "alpha of mix-up; 0: none") \
+    NUMBER(mixup, 0, 0, 10, "alpha of mix-up: pairs of images blended, their labels as well; 0: none") \
+    NUMBER(cutmix, 0, 0, 10, "alpha of CutMix: pairs of images exchange a box, labels by its area; 0: none") \
+    NUMBER(mix_switch, .5, 0, 1, "with mixup and cutmix: a batch's probability of CutMix") \
+    NUMBER(mix_probability, 1, 0, 1, "of a batch to be mixed at all") \
+    NUMBER(erase_probability, 0, 0, 1, "of an image to lose a rectangle") \
+    COUNT(erase_zeros, 0, 0, 1, "1: the rectangle becomes zeros, 0: noise") \
+    COUNT(randaugment_ops, 0, 0, 16, "RandAugment: operations drawn for an image; 0: none") \
+    NUMBER(randaugment_magnitude, 9, 0, 10, "how strong they are") \
+    NUMBER(randaugment_noise, .5, 0, 10, "deviation of the magnitude") \
+    COUNT(repeats, 1, 1, 64, "repeated augmentation: each image so often in a row; an epoch holds 1 of repeats of them") \
     NUMBER(checkpoint_seconds, 120, 0, 1e6, "between checkpoints") \
     NUMBER(protocol_epochs, 240, 1, 100000, "what warm-ups and first stages of methods are counted in: they shrink with epochs") \
     NUMBER(kd_weight, 0, 0, 100, "Hinton's term beside a feature method") \
@@ -60,7 +70,7 @@ void recipe_defaults(recipe *r);
 kd_status recipe_set(recipe *r, const char *assignment, const char *where);
 /* A file of such lines, '#' begins a comment.  What stands behind a line "[teacher]" is for the teacher only. */
 kd_status recipe_read(recipe *student, recipe *teacher, const char *path);
-/* All keys and values, a line each; what --recipes prints with the explanations. */
+/* All keys and values, a line each; what --keys prints with the explanations. */
 void recipe_format(const recipe *r, char *out, size_t cap);
 void recipe_explain(void);
 
@@ -70,8 +80,9 @@ typedef struct images {
     size_t      classes, height, width;
     float       mean[3], std[3];
 } images;
-/* cifar10:PATH, cifar100:PATH: the folder of the binary records. */
-kd_status images_open(images *out, const char *spec);
+/* cifar10:PATH, cifar100:PATH: the folder of the binary records.  folder:PATH: PATH/train/CLASS/IMAGE and PATH/test, or PATH/val; with
+ * a side they become side x side. */
+kd_status images_open(images *out, const char *spec, size_t side);
 void      images_close(images *d);
 /* A loader of the training images as the recipe says, or of the test images in their order. */
 kd_status images_train(kd_loader **out, kd_context *ctx, const images *d, const recipe *r, uint64_t seed);
@@ -115,12 +126,14 @@ size_t    method_epochs(const method *m, size_t phase);
 kd_status method_begin(method *m, size_t phase);
 /* The models that the phase's optimizer must hold, at most 6 (no method has more than 4); returns how many. */
 size_t    method_trains(method *m, kd_model **models);
+/* Those that method_logits reads, the student or what stands in its place first: what is averaged (at most 6); returns how many. */
+size_t    method_tested(method *m, kd_model **models);
 /* A glob of parameters that must not decay in this phase (no gradient reaches them), for kd_optimizer_group; or NULL. */
 const char *method_no_decay(const method *m);
 /* Everything but student, optimizer, loader and tapes, the same in every phase. */
 kd_status method_checkpoint(method *m, kd_checkpoint *cp);
-/* Forward and loss of a batch; *logits: the student's, NULL where it does not learn (ft's first phase).  `items`: the images'
- * numbers. */
+/* Forward and loss of a batch, the same x for student and teacher; *logits: the student's, NULL where it does not learn (ft's first
+ * phase).  y: i32 [batch], or f32 [batch, classes] where images are mixed.  `items`: the images' numbers. */
 kd_tensor *method_loss(method *m, kd_tape *learn, kd_tape *look, kd_tensor *x, kd_tensor *y, const uint32_t *items,
                        kd_tensor **logits);
 kd_status method_advance(method *m);       /* an epoch has passed */

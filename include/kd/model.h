@@ -228,8 +228,9 @@ KD_API KD_MUST_USE kd_status kd_model_save(const kd_model *model, const char *pa
 #define KD_LOAD_EXTRA_OK   2u   /* tensors the model lacks are passed over               */
 #define KD_LOAD_RESIZE_POSITIONS 4u   /* "pos_embed" of another grid is interpolated (bicubic, as timm does) */
 /* Read weights and buffers into a finished model, all or nothing.  KD_ERR_SHAPE / KD_ERR_FORMAT list the names that are
- * missing, unexpected or of another shape. "num_batches_tracked" entries are always passed over. f16, bf16, f64 tensors are
- * converted. */
+ * missing, unexpected or of another shape, as many as there is room for and the number of the others; the context's log has all
+ * at KD_LOG_INFO.  "num_batches_tracked" entries are always passed over.  f16, bf16, f64 tensors are converted; KD_ERR_DTYPE for
+ * other types. */
 KD_API KD_MUST_USE kd_status kd_model_load(kd_model *model, const char *path, uint32_t flags);
 
 /* ---- the zoo: finished models ----------------------------------------------------------------------------------------------- */
@@ -263,8 +264,11 @@ KD_API KD_MUST_USE kd_status kd_zoo_wrn(kd_model **out, kd_context *ctx, size_t 
  * CIFAR distillation: "resnet8" .. "resnet110", "resnet8x4", "resnet32x4" (kd_zoo_resnet_cifar), "resnet20_a" .. "resnet110_a"
  * (shortcuts without parameters: every second pixel, zeros for new channels; the classifier is `linear`), "wrn_16_2" ..
  * (kd_zoo_wrn), "vgg8" .. "vgg19" (batch norm), "mobilenetv2", "mobilenetv2_half" (half as wide), "shufflenetv1" (groups 3),
- * "shufflenetv2" (1x).  For ImageNet, with torchvision's names: "resnet18" .. "resnet152".  All end in a mean over what is left
- * of height and width, so other sizes may go in.  KD_ERR_ARG names the nearest. */
+ * "shufflenetv2" (1x).  For ImageNet, with torchvision's names: "resnet18" .. "resnet152"; with timm's: "regnety_002" ..
+ * "regnety_008".  All these end in a mean over what is left of height and width, so other sizes may go in.
+ * Vision transformers, not in kd_zoo_name's list: MODEL_SIZE_patchP_IMAGE, where MODEL is vit or deit, SIZE tiny, small, base, or for
+ * deit tiny_distilled .., P and IMAGE any sizes that kd_zoo_vit takes: "deit_small_distilled_patch16_224", "vit_tiny_patch4_32".
+ * KD_ERR_ARG names the nearest. */
 KD_API KD_MUST_USE kd_status kd_zoo_create(kd_model **out, kd_context *ctx, const char *name, size_t classes, uint64_t seed);
 /* How many names there are, and the i-th; NULL beyond the last. */
 KD_API size_t kd_zoo_count(void);

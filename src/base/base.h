@@ -208,6 +208,8 @@ typedef struct kd__io {
     int     (*sync_dir)(const char *path_inside);
     int     (*hold)(int fd);       /* another descriptor that keeps the lock of a temporary; -1 is fine */
     void    (*release)(int hold);
+    int     (*list)(const char *path, bool (*each)(void *user, const char *name, bool folder), void *user); /* what is in a
+                                                                         folder, in any order; false ends it: ENOMEM */
 } kd__io;
 extern kd__io kd__io_table;   /* tests replace entries to inject faults */
 
@@ -217,6 +219,10 @@ kd_status kd__file_open(kd__file *file, const char *path);
 /* Exactly `bytes` at `offset`: loops over short reads and EINTR; KD_ERR_TRUNCATED past the end. */
 kd_status kd__file_read(kd__file *file, void *out, size_t bytes, uint64_t offset);
 void      kd__file_close(kd__file *file);
+/* Names in a folder, in the order of their bytes, without those that begin with a dot; of folders alone if asked. */
+typedef struct kd__names { kd_context *ctx; char *text; const char **at; size_t count, bytes, capacity; bool folders; } kd__names;
+kd_status kd__names_read(kd__names *names, kd_context *ctx, const char *path, bool folders);
+void      kd__names_free(kd__names *names);               /* zeros are fine; also after a failure */
 
 /* Atomic replacement of a file: temporary in the same directory, write, fsync, close, rename, fsync dir.
  * On any failure the old file is untouched and the temporary is removed. */
@@ -251,8 +257,8 @@ bool   kd__parse_u64(const char *text, const char *end, uint64_t *out);
 bool kd__glob_match(const char *pattern, const char *text);
 
 /* ---- system_posix.c, system_win32.c -------------------------------------------------------------- */
-/* Monotonic seconds. */
-double kd__now(void);
+/* Monotonic; whole numbers, since it is read in whatever floating-point state the host has. */
+uint64_t kd__nanoseconds(void);
 /* The default allocator. */
 void *kd__system_alloc(size_t bytes, size_t align, void *user);
 void *kd__system_zeros(size_t bytes);   /* zeros that take no memory until they are touched, for kd__system_free; NULL: cannot */

@@ -1,4 +1,4 @@
-/* file.c - reading files.
+/* file.c - reading files and the names in a folder.
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
 #include <errno.h>
@@ -58,4 +58,62 @@ void kd__file_close(kd__file *file)
     if (file->fd >= 0) kd__io_table.close(file->fd);
     file->fd = -1;
     errno = saved;
+}
+
+/* ---- folders ------------------------------------------------------------------------------------------ */
+
+#ifndef KD_NO_IO
+static bool keep_name(void *user, const char *name, bool folder)
+{
+    kd__names *names = user;
+    size_t n = strlen(name) + 1;
+    if (*name == '.' || (names->folders && !folder)) return true;
+    if (kd__grow(names->ctx, &names->text, &names->capacity, names->bytes + n, 1) != KD_OK) return false;
+    memcpy(names->text + names->bytes, name, n);
+    names->bytes += n;
+    names->count++;
+    return true;
+}
+
+/* The larger of two children goes up. */
+static void sift(const char **at, size_t i, size_t count)
+{
+    const char *name = at[i];
+    for (size_t child; (child = 2 * i + 1) < count; i = child) {
+        if (child + 1 < count && strcmp(at[child], at[child + 1]) < 0) child++;
+        if (strcmp(name, at[child]) >= 0) break;
+        at[i] = at[child];
+    }
+    at[i] = name;
+}
+#endif
+
+kd_status kd__names_read(kd__names *names, kd_context *ctx, const char *path, bool folders)
+{
+    *names = (kd__names){ .ctx = ctx, .folders = folders };
+#ifdef KD_NO_IO
+    return kd__fail(KD_ERR_UNSUPPORTED, "%s: this libkd has no files (KD_NO_IO)", path);
+#else
+    int saved = errno;
+    if (kd__io_table.list(path, keep_name, names) != 0)
+        return kd__fail(errno == ENOMEM ? KD_ERR_NOMEM : KD_ERR_IO, "%s: list: %s (errno %d)", path, kd__os_text(errno), errno);
+    errno = saved;
+    if (!(names->at = kd__alloc_array(ctx, names->count, sizeof *names->at))) return KD_ERR_NOMEM;
+    const char *name = names->text;
+    for (size_t i = 0; i < names->count; i++, name += strlen(name) + 1) names->at[i] = name;
+    for (size_t i = names->count / 2; i > 0; i--) sift(names->at, i - 1, names->count);
+    for (size_t n = names->count; n > 1; n--) {
+        const char *last = names->at[n - 1];
+        names->at[n - 1] = names->at[0];
+        names->at[0] = last;
+        sift(names->at, 0, n - 1);
+    }
+    return KD_OK;
+#endif
+}
+
+void kd__names_free(kd__names *names)
+{
+    kd__free(names->ctx, names->text);
+    kd__free(names->ctx, names->at);
 }

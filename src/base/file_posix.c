@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
 #if !defined KD_NO_IO && !defined _WIN32
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -157,6 +158,24 @@ static void io_release(int hold)
     if (hold >= 0) close(hold);
 }
 
+static int io_list(const char *path, bool (*each)(void *user, const char *name, bool folder), void *user)
+{
+    DIR *dir = opendir(path);
+    if (!dir) return -1;
+    struct dirent *e;
+    for (;;) {
+        struct stat st;
+        errno = 0;
+        if (!(e = readdir(dir))) break;
+        if (each(user, e->d_name, fstatat(dirfd(dir), e->d_name, &st, 0) == 0 && S_ISDIR(st.st_mode))) continue;
+        errno = ENOMEM;
+        break;
+    }
+    int error = errno;
+    closedir(dir);
+    return error ? refuse(-1, error) : 0;
+}
+
 kd__io kd__io_table = {
     .resolve = io_resolve,
     .open_read = io_open_read,
@@ -170,5 +189,6 @@ kd__io kd__io_table = {
     .sync_dir = io_sync_dir,
     .hold = io_hold,
     .release = io_release,
+    .list = io_list,
 };
 #endif

@@ -205,6 +205,25 @@ static void io_release(int hold)
     if (hold >= 0) _close(hold);
 }
 
+static int io_list(const char *path, bool (*each)(void *user, const char *name, bool folder), void *user)
+{
+    char text[PATH_CHARS];
+    wchar_t pattern[PATH_CHARS];
+    WIN32_FIND_DATAW found;
+    if (kd__format(text, sizeof text, "%s/*", path) >= sizeof text) return refuse(ENAMETOOLONG);
+    if (widen(text, pattern) != 0) return -1;
+    HANDLE handle = FindFirstFileW(pattern, &found);
+    if (handle == INVALID_HANDLE_VALUE) return refuse_last();
+    bool more = true;
+    do {
+        more = WideCharToMultiByte(CP_UTF8, 0, found.cFileName, -1, text, sizeof text, NULL, NULL) &&
+               each(user, text, (found.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) != 0);
+    } while (more && FindNextFileW(handle, &found));
+    int end = more ? GetLastError() == ERROR_NO_MORE_FILES ? 0 : refuse_last() : refuse(ENOMEM);
+    FindClose(handle);
+    return end;
+}
+
 kd__io kd__io_table = {
     .resolve = io_resolve,
     .open_read = io_open_read,
@@ -218,5 +237,6 @@ kd__io kd__io_table = {
     .sync_dir = io_sync_dir,
     .hold = io_hold,
     .release = io_release,
+    .list = io_list,
 };
 #endif

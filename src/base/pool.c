@@ -17,7 +17,7 @@ static _Thread_local bool in_task;
 
 bool kd__in_parallel(void) { return in_task; }
 
-#define SPIN_SECONDS 20e-6
+#define SPIN_NANOSECONDS 20000u
 #define COUNT_MASK 0xffffu
 #define OPEN 0x10000u
 #define NEXT_JOB 0x20000u
@@ -60,14 +60,14 @@ static void run_tasks(kd__pool *pool, const job *j)
 /* Wait until the state shows another job than `seen`, or quit: watch, then sleep. */
 static uint64_t wait_for_job(kd__pool *pool, uint64_t seen)
 {
-    double deadline = 0;
+    uint64_t deadline = 0;
     for (unsigned spins = 1;; spins++) {
         uint64_t state = atomic_load_explicit(&pool->state, memory_order_acquire);
         if (state / NEXT_JOB != seen) return state;
         kd__cpu_relax();
         if (spins % 32) continue;
-        double now = kd__now();
-        if (deadline == 0) deadline = now + SPIN_SECONDS;
+        uint64_t now = kd__nanoseconds();
+        if (deadline == 0) deadline = now + SPIN_NANOSECONDS;
         if (now > deadline) break;
     }
     /* Counted as a sleeper before the last look; a caller publishes before it counts: one sees the other. */
@@ -114,13 +114,13 @@ static KD__THREAD_MAIN(worker_main, arg)
 
 static void wait_for_workers(kd__pool *pool)
 {
-    double deadline = 0;
+    uint64_t deadline = 0;
     for (unsigned spins = 1;; spins++) {
         if ((atomic_load_explicit(&pool->state, memory_order_acquire) & COUNT_MASK) == 0) return;
         kd__cpu_relax();
         if (spins % 32) continue;
-        double now = kd__now();
-        if (deadline == 0) deadline = now + SPIN_SECONDS;
+        uint64_t now = kd__nanoseconds();
+        if (deadline == 0) deadline = now + SPIN_NANOSECONDS;
         if (now > deadline) break;
     }
     kd__mutex_lock(&pool->mutex);

@@ -49,11 +49,11 @@ void kd__system_free(void *ptr, size_t bytes, void *user)
     free(ptr);
 }
 
-double kd__now(void)
+uint64_t kd__nanoseconds(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 #ifdef KD_NO_THREADS

@@ -24,12 +24,13 @@ void kd__system_free(void *ptr, size_t bytes, void *user)
     _aligned_free(ptr);
 }
 
-double kd__now(void)
+uint64_t kd__nanoseconds(void)
 {
     LARGE_INTEGER ticks, per_second;
     QueryPerformanceCounter(&ticks);
     QueryPerformanceFrequency(&per_second);
-    return (double)ticks.QuadPart / (double)per_second.QuadPart;
+    uint64_t t = (uint64_t)ticks.QuadPart, rate = (uint64_t)per_second.QuadPart;
+    return t / rate * 1000000000u + t % rate * 1000000000u / rate;
 }
 
 uint32_t kd__system_cpus(void)

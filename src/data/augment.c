@@ -1,7 +1,7 @@
-/* augment.c - one item on its way into a batch: to floats, normalised, shifted, cropped, mirrored.
+/* augment.c - one item on its way into a batch: shifted, cropped, mirrored, changed by ops, to floats, normalised, erased.
  *
  * Pixels that come in from outside are zeros of the item, before normalisation.  Draws, in this order: shift down, shift
- * right, crop down, crop right, flip; each only if it is asked for.
+ * right, crop down, crop right, flip; each only if it is asked for.  Ops and erasing have streams of their own.
  * SPDX-License-Identifier: MIT */
 #include "data/data_internal.h"
 #include <math.h>
@@ -48,6 +48,62 @@ static ptrdiff_t draw(kd_rng *rng, uint32_t reach)
     return (ptrdiff_t)kd_rng_below(rng, 2 * (uint64_t)reach + 1) - (ptrdiff_t)reach;
 }
 
+/* A rectangle of 2 to 33 % of the area, its height 0.3 to 1 / 0.3 times its width; not at all if ten do not fit. */
+static void erase(const kd__convert *how, float *out, kd_rng rng)
+{
+    if (kd_rng_uniform(&rng) >= how->erase) return;
+    double area = (double)how->height * (double)how->width;
+    for (int attempt = 0; attempt < 10; attempt++) {
+        double part = (0.02 + (1.0 / 3 - 0.02) * (double)kd_rng_uniform(&rng)) * area;
+        double aspect = kd__fixed_exp((2 * (double)kd_rng_uniform(&rng) - 1) * 1.2039728043259361);
+        size_t h = (size_t)(sqrt(part * aspect) + 0.5), w = (size_t)(sqrt(part / aspect) + 0.5), c = how->channels;
+        if (h >= how->height || w >= how->width) continue;
+        size_t top = (size_t)kd_rng_below(&rng, how->height - h + 1), left = (size_t)kd_rng_below(&rng, how->width - w + 1);
+        for (size_t y = top; y < top + h; y++)
+            for (size_t i = 0; i < w * c; i++)
+                out[(y * how->width + left) * c + i] = how->erase_zeros ? 0 : kd_rng_normal(&rng);
+        return;
+    }
+}
+
+/* With ops: the image is made as bytes in the last quarter of `out`, where the conversion from the front does not reach a
+ * byte before it was read; the quarter before is their spare. */
+static void convert_changed(const kd__convert *how, const uint8_t *in, float *out, const window *down, const window *right,
+                            bool flip, kd_rng rng)
+{
+    uint8_t *image = (uint8_t *)out + 3 * how->item_count, piece[960];   /* a multiple of any period of three channels */
+    memset(image, 0, how->item_count);
+    for (ptrdiff_t y = down->begin; y < down->end; y++)
+        for (ptrdiff_t x = right->begin; x < right->end; x++) {
+            ptrdiff_t width = (ptrdiff_t)how->width, to = flip ? width - 1 - x : x;
+            memcpy(image + (y * width + to) * 3, in + ((y + down->from) * width + x + right->from) * 3, 3);
+        }
+    kd__randaugment(how, image, image - how->item_count, rng);
+    for (size_t i = 0, n; i < how->item_count; i += n) {
+        n = KD_MIN(how->item_count - i, sizeof piece);
+        memcpy(piece, image + i, n);
+        convert(how, out + i, piece, n);
+    }
+}
+
+static void convert_moved(const kd__convert *how, const uint8_t *in, float *out, const window *down, const window *right,
+                          bool flip)
+{
+    size_t row = how->width * how->channels, pixel_bytes = how->channels * kd_dtype_size(how->dtype);
+    size_t before = (size_t)right->begin, inside = (size_t)(right->end - right->begin), after = how->width - before - inside;
+    for (ptrdiff_t y = 0; y < (ptrdiff_t)how->height; y++, out += row) {
+        if (y < down->begin || y >= down->end || !inside) {
+            outside(how, out, how->width);
+            continue;
+        }
+        size_t first = (size_t)((y + down->from) * (ptrdiff_t)how->width + right->begin + right->from);
+        outside(how, out, before);
+        convert(how, out + before * how->channels, in + first * pixel_bytes, inside * how->channels);
+        outside(how, out + (before + inside) * how->channels, after);
+        if (flip) mirror(out, how->width, how->channels);
+    }
+}
+
 void kd__convert_item(const kd__convert *how, const void *in, float *out, kd_rng rng)
 {
     if (!how->height) {
@@ -63,20 +119,9 @@ void kd__convert_item(const kd__convert *how, const void *in, float *out, kd_rng
             move(&right, draw(&rng, reach[i]), width);
         }
     bool flip = how->flip && (kd_rng_u32(&rng) & 1);
-
-    size_t row = how->width * how->channels, pixel_bytes = how->channels * kd_dtype_size(how->dtype);
-    size_t before = (size_t)right.begin, inside = (size_t)(right.end - right.begin), after = how->width - before - inside;
-    for (ptrdiff_t y = 0; y < height; y++, out += row) {
-        if (y < down.begin || y >= down.end || !inside) {
-            outside(how, out, how->width);
-            continue;
-        }
-        size_t first = (size_t)((y + down.from) * width + right.begin + right.from);
-        outside(how, out, before);
-        convert(how, out + before * how->channels, (const uint8_t *)in + first * pixel_bytes, inside * how->channels);
-        outside(how, out + (before + inside) * how->channels, after);
-        if (flip) mirror(out, how->width, how->channels);
-    }
+    if (how->ops) convert_changed(how, in, out, &down, &right, flip, kd_rng_split(&rng, 0));
+    else convert_moved(how, in, out, &down, &right, flip);
+    if (how->erase > 0) erase(how, out, kd_rng_split(&rng, 1));
 }
 
 /* ---- mix-up's share ------------------------------------------------------------------------------------------ */

@@ -25,8 +25,10 @@ static kd_status count_records(kd__file *file, const variant *v, size_t *count)
     const char *foreign = kd__foreign_file(head, have);   /* none of them begins like a label */
     if (foreign) return kd__fail(KD_ERR_FORMAT, "kd_dataset_open_cifar: %s: this is %s", file->path, foreign);
     if (rest || !whole)
-        return kd__fail(KD_ERR_TRUNCATED, "kd_dataset_open_cifar: %s: ends %llu bytes into record %llu of %llu bytes", file->path,
-                        (unsigned long long)rest, (unsigned long long)whole, (unsigned long long)record);
+        return kd__fail(KD_ERR_TRUNCATED, "kd_dataset_open_cifar: %s: ends %llu bytes into record %llu of %llu bytes, at byte "
+                        "%llu",
+                        file->path, (unsigned long long)rest, (unsigned long long)whole, (unsigned long long)record,
+                        (unsigned long long)file->size);
     if (whole > UINT32_MAX || !kd__add(*count, (size_t)whole, count))
         return kd__fail(KD_ERR_LIMIT, "kd_dataset_open_cifar: %s: %llu records are too many", file->path,
                         (unsigned long long)whole);
@@ -43,8 +45,9 @@ static kd_status read_records(kd__file *file, const variant *v, uint8_t *buffer,
             const uint8_t *in = buffer + r * record;
             int32_t label = in[v->label_at];
             if (label >= v->classes)
-                return kd__fail(KD_ERR_RANGE, "kd_dataset_open_cifar: %s: record %zu has label %d, of %d classes", file->path,
-                                done + r, label, v->classes);
+                return kd__fail(KD_ERR_RANGE, "kd_dataset_open_cifar: %s: record %zu has label %d, of %d classes (byte %llu)",
+                                file->path, done + r, label, v->classes,
+                                (unsigned long long)(done + r) * record + v->label_at);
             labels[done + r] = label;
             in += v->label_bytes;
             uint8_t *out = images + (done + r) * PIXELS;

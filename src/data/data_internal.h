@@ -13,6 +13,7 @@ typedef struct kd__items {
     _Atomic uint32_t references;
     kd_tensor       *tensor;      /* one of the two, or neither: then the items are the caller's */
     void            *memory;
+    kd__names        classes;     /* of a folder */
 } kd__items;
 
 struct kd_dataset {
@@ -36,7 +37,7 @@ static inline const void *kd__dataset_item(const kd_dataset *data, size_t i)
 }
 
 /* ---- augment.c: one item on its way into a batch ------------------------------------------------------- */
-/* How items become floats: out = in scale[c] + offset[c], moved and mirrored. */
+/* How items become floats: out = in scale[c] + offset[c], moved, mirrored, changed by ops, a piece erased. */
 typedef struct kd__convert {
     const kd__kernels *kernels;
     kd_dtype     dtype;
@@ -45,16 +46,30 @@ typedef struct kd__convert {
     size_t       period;
     size_t       height, width, channels;   /* of an image; 0: not moved, whatever its rank */
     uint32_t     shift, crop, flip;
+    uint32_t     ops;               /* of RandAugment; 0: none */
+    float        magnitude, noise;
+    uint8_t      fill[3];           /* what comes in from outside: the mean colour */
+    float        erase;             /* probability */
+    uint32_t     erase_zeros;
 } kd__convert;
 /* Item `in` to `out`; what happens to it is drawn from `rng`. */
 void   kd__convert_item(const kd__convert *how, const void *in, float *out, kd_rng rng);
+/* ---- randaugment.c --------------------------------------------------------------------------------------- */
+/* Change `image`, u8 [height, width, 3], by op `op` of the list at `level` (0 to 10; `negative`: the other way, where there are
+ * two) into itself; `spare` is as large. */
+#define KD__RANDAUGMENT_OPS 15u
+void   kd__randaugment_op(uint32_t op, double level, bool negative, uint8_t *image, uint8_t *spare, size_t height, size_t width,
+                          const uint8_t fill[3]);
+/* As many as are asked for.  Draws for each: which, whether, magnitude, sign. */
+void   kd__randaugment(const kd__convert *how, uint8_t *image, uint8_t *spare, kd_rng rng);
+
 /* From Beta(alpha, alpha): two gamma variates (Marsaglia, Tsang 2000), in logarithms, so that a small alpha does not
  * underflow.  Fixed bits. */
 double kd__rng_beta(kd_rng *rng, double alpha);
 
 /* ---- batch.c, loader.c ------------------------------------------------------------------------------------ */
 typedef struct kd__batch_slot {
-    size_t    rows;                 /* that are made: the shard's, with mix-up the batch's */
+    size_t    rows;                 /* that are made: the shard's, with f32 labels the batch's */
     float    *x;
     void     *y;                    /* i32 [rows] or f32 [rows, classes] */
     uint32_t *indices;
@@ -69,7 +84,7 @@ struct kd_loader {
     const kd_dataset *data;
     kd_loader_desc    desc;         /* mean, std: gone into `convert` */
     kd__convert       convert;
-    size_t            batches, rows, classes;   /* rows made of a full batch; classes: 0 without mix-up */
+    size_t            batches, rows, classes;   /* rows made of a full batch; classes: 0 where labels are i32 */
     kd_rng            order_rng, augment_rng, mix_rng;
     kd__batch_slot         *slots;        /* a ring; batch number n since the ring began is in n % slot_count */
     size_t            slot_count;
@@ -87,6 +102,7 @@ struct kd_loader {
     kd__monitor      *monitor;
     uint32_t          generation;   /* of the process, when they were made */
     bool              serial;       /* no thread to be had, or none asked for */
+    uint64_t          waited;       /* nanoseconds */
     uint64_t          made, released;   /* under the monitor, as is stop; the ring has `made - released` batches */
     uint64_t          first_epoch;      /* where the ring began */
     size_t            first_position;

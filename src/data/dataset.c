@@ -7,6 +7,7 @@ static void release_items(kd_context *ctx, kd__items *items)
     if (!items || atomic_fetch_sub_explicit(&items->references, 1, memory_order_acq_rel) != 1) return;
     kd_tensor_free(items->tensor);
     kd__free(ctx, items->memory);
+    kd__names_free(&items->classes);
     kd__free(ctx, items);
 }
 
@@ -132,4 +133,9 @@ size_t kd_dataset_classes(const kd_dataset *data)
     int32_t largest = -1;
     for (size_t i = 0; data && i < data->count; i++) largest = KD_MAX(largest, data->labels[i]);
     return (size_t)((int64_t)largest + 1);
+}
+
+const char *kd_dataset_class_name(const kd_dataset *data, size_t index)
+{
+    return data && index < data->items->classes.count ? data->items->classes.at[index] : NULL;
 }

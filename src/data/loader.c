@@ -10,8 +10,9 @@
 #include <math.h>
 
 static const kd_loader_desc defaults = { .struct_size = sizeof(kd_loader_desc), .batch = 64, .shuffle = 1, .ahead = 2,
-                                        .shard_count = 1 };
-enum { MAX_AHEAD = 8 };
+                                        .shard_count = 1, .mix_switch = 0.5f, .mix_probability = 1, .randaugment_magnitude = 9,
+                                        .randaugment_noise = 0.5f, .repeats = 1 };
+enum { MAX_AHEAD = 8, MAX_OPS = 16 };
 
 void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size)
 {
@@ -20,6 +21,15 @@ void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size)
 
 /* ---- making one -------------------------------------------------------------------------------------------- */
 
+/* A field that is a finite number of [0, most]. */
+static kd_status check_number(const char *name, float value, float most)
+{
+    if (value >= 0 && value <= most && isfinite(value)) return KD_OK;
+    if (isfinite(most))
+        return kd__fail(KD_ERR_ARG, "kd_loader_create: %s: %g is not in [0, %g]", name, (double)value, (double)most);
+    return kd__fail(KD_ERR_ARG, "kd_loader_create: %s: %g is not a finite number >= 0", name, (double)value);
+}
+
 static kd_status check_desc(const kd_loader_desc *d, const kd_dataset *data)
 {
     const char *f = "kd_loader_create";
@@ -27,8 +37,19 @@ static kd_status check_desc(const kd_loader_desc *d, const kd_dataset *data)
     if (d->drop_last && data->count && data->count < d->batch)
         return kd__fail(KD_ERR_ARG, "%s: drop_last: %zu items are less than one batch of %zu", f, data->count, d->batch);
     if (!isfinite(d->scale)) return kd__fail(KD_ERR_ARG, "%s: scale: %g is not finite", f, (double)d->scale);
-    if (!(d->mixup_alpha >= 0 && isfinite(d->mixup_alpha)))
-        return kd__fail(KD_ERR_ARG, "%s: mixup_alpha: %g is not a finite number >= 0", f, (double)d->mixup_alpha);
+    KD_TRY(check_number("mixup_alpha", d->mixup_alpha, INFINITY));
+    KD_TRY(check_number("cutmix_alpha", d->cutmix_alpha, INFINITY));
+    KD_TRY(check_number("mix_switch", d->mix_switch, 1));
+    KD_TRY(check_number("mix_probability", d->mix_probability, 1));
+    KD_TRY(check_number("label_smoothing", d->label_smoothing, 1));
+    KD_TRY(check_number("erase_probability", d->erase_probability, 1));
+    KD_TRY(check_number("randaugment_magnitude", d->randaugment_magnitude, 10));
+    KD_TRY(check_number("randaugment_noise", d->randaugment_noise, INFINITY));
+    if (d->randaugment_ops > MAX_OPS)
+        return kd__fail(KD_ERR_ARG, "%s: randaugment_ops: %u, at most %d", f, d->randaugment_ops, MAX_OPS);
+    if (!d->repeats || (d->repeats > 1 && !d->shuffle))
+        return kd__fail(KD_ERR_ARG, "%s: repeats: %u%s", f, d->repeats,
+                        d->repeats ? " without shuffle: most items would never come" : "");
     if (d->ahead > MAX_AHEAD) return kd__fail(KD_ERR_ARG, "%s: ahead: %u, at most %d", f, d->ahead, MAX_AHEAD);
     if (!d->shard_count) return kd__fail(KD_ERR_ARG, "%s: shard_count: 0", f);
     if (d->shard_index >= d->shard_count)
@@ -40,22 +61,26 @@ static kd_status check_desc(const kd_loader_desc *d, const kd_dataset *data)
 static kd_status check_labels(const kd_loader *loader)
 {
     const kd_dataset *data = loader->data;
-    bool all = loader->desc.mixup_alpha > 0;
+    bool all = loader->classes;
     size_t classes = loader->desc.classes;
     for (size_t i = 0; classes && i < data->count; i++)
         if ((data->labels[i] < 0 && all) || (data->labels[i] >= 0 && (size_t)data->labels[i] >= classes))
             return kd__fail(KD_ERR_RANGE, "kd_loader_create: item %zu has label %d, of %zu classes%s", i, data->labels[i],
-                            classes, all ? " (mix-up needs every label)" : "");
+                            classes, all ? " (f32 labels need one of every item)" : "");
     return KD_OK;
 }
 
-/* Where images are moved: height, width, channels. */
+/* Where items are images, and what is done to them: height, width, channels. */
 static kd_status set_image(kd__convert *how, const kd_loader_desc *d, const kd_dataset *data)
 {
-    if (!d->shift && !d->crop_padding && !d->flip) return KD_OK;
+    if (!d->shift && !d->crop_padding && !d->flip && !d->randaugment_ops && !(d->erase_probability > 0) && !(d->cutmix_alpha > 0))
+        return KD_OK;
     if (data->rank != 2 && data->rank != 3)
-        return kd__fail(KD_ERR_ARG, "kd_loader_create: shift, crop_padding and flip need items [height, width, channels], not %S",
-                        data->rank, data->shape);
+        return kd__fail(KD_ERR_ARG, "kd_loader_create: shift, crop_padding, flip, erase_probability, randaugment_ops and "
+                        "cutmix_alpha need items [height, width, channels], not %S", data->rank, data->shape);
+    if (d->randaugment_ops && (data->dtype != KD_U8 || data->rank != 3 || data->shape[2] != 3))
+        return kd__fail(data->dtype != KD_U8 ? KD_ERR_DTYPE : KD_ERR_ARG, "kd_loader_create: randaugment_ops: items u8 "
+                        "[height, width, 3] wanted, not %s %S", kd_dtype_name(data->dtype), data->rank, data->shape);
     how->height = data->shape[0];
     how->width = data->shape[1];
     how->channels = data->rank == 3 ? data->shape[2] : 1;
@@ -67,6 +92,11 @@ static kd_status set_image(kd__convert *how, const kd_loader_desc *d, const kd_d
     how->shift = d->shift;
     how->crop = d->crop_padding;
     how->flip = d->flip;
+    how->ops = d->randaugment_ops;
+    how->magnitude = d->randaugment_magnitude;
+    how->noise = d->randaugment_noise;
+    how->erase = d->erase_probability;
+    how->erase_zeros = d->erase_zeros;
     return KD_OK;
 }
 
@@ -101,6 +131,8 @@ static kd_status set_norm(kd__convert *how, kd_context *ctx, const kd_loader_des
         if (!(std > 0 && isfinite(std))) return kd__fail(KD_ERR_ARG, "kd_loader_create: std: number %zu is %g", c, std);
         how->scale[i] = (float)(scale / std);
         how->offset[i] = mean != 0 ? (float)(-mean / std) : 0;
+        double fill = d->mean ? floor(mean / scale + 0.5) : 128;
+        if (i < 3) how->fill[i] = fill <= 0 ? 0 : fill >= 255 ? 255 : (uint8_t)fill;
     }
     return KD_OK;
 }
@@ -130,9 +162,10 @@ static kd_status set_up(kd_loader *loader)
     const kd_dataset *data = loader->data;
     kd_loader_desc *d = &loader->desc;
     KD_TRY(check_desc(d, data));
-    if (d->mixup_alpha > 0) {
+    if (d->mixup_alpha > 0 || d->cutmix_alpha > 0 || d->label_smoothing > 0) {
         if (!d->classes) d->classes = (uint32_t)kd_dataset_classes(data);
-        if (!d->classes && data->count) return kd__fail(KD_ERR_ARG, "kd_loader_create: mixup_alpha: the items have no labels");
+        if (!d->classes && data->count)
+            return kd__fail(KD_ERR_ARG, "kd_loader_create: mixup_alpha, cutmix_alpha, label_smoothing: the items have no labels");
         loader->classes = KD_MAX(d->classes, 1);
     }
     KD_TRY(check_labels(loader));
@@ -145,7 +178,7 @@ static kd_status set_up(kd_loader *loader)
 
     loader->batches = data->count / d->batch + (!d->drop_last && data->count % d->batch);
     loader->rows = KD_MIN(d->batch, data->count);
-    if (!loader->classes) loader->rows = kd__shard_rows(d, loader->rows);   /* mix-up pairs rows of the whole batch */
+    if (!loader->classes) loader->rows = kd__shard_rows(d, loader->rows);   /* rows are paired over the whole batch */
     kd_rng root = kd_rng_make(d->seed);
     loader->order_rng = kd_rng_split(&root, 1);
     loader->augment_rng = kd_rng_split(&root, 2);
@@ -266,7 +299,9 @@ kd_status kd_loader_next(kd_loader *loader, kd_tensor **x, kd_tensor **y)
         loader->epoch++;
         return KD_END;
     }
+    uint64_t since = kd__nanoseconds();
     kd__batch_slot *slot = take(loader);
+    loader->waited += kd__nanoseconds() - since;
     loader->position++;
     if (slot->status != KD_OK) return kd__fail(slot->status, "%s", slot->text);
     loader->held = slot;
@@ -280,6 +315,8 @@ const uint32_t *kd_loader_indices(const kd_loader *loader) { return loader && lo
 uint64_t kd_loader_epoch(const kd_loader *loader) { return loader ? loader->epoch : 0; }
 
 size_t kd_loader_batches(const kd_loader *loader) { return loader ? loader->batches : 0; }
+
+uint64_t kd_loader_waited(const kd_loader *loader) { return loader ? loader->waited : 0; }
 
 void kd__loader_seek(kd_loader *loader, uint64_t epoch, size_t position)
 {

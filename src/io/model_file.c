@@ -95,31 +95,15 @@ kd_status kd_model_save(const kd_model *model, const char *path)
 
 /* ---- loading: what differs -------------------------------------------------------------------------- */
 
-/* Names of one trouble: the first few, and how many there are. */
+/* What may differ, in the order of the text. */
+enum { OTHER_SHAPES, NOT_FLOATS, MISSING_NAMES, UNEXPECTED_NAMES, TROUBLES };
+static const char troubles[TROUBLES][13] = { "other shapes", "not floats", "missing", "unexpected" };
+
+/* Names of one trouble: the first few, and how many there are; the log has all. */
 typedef struct list {
     char   text[120];
     size_t used, count, shown;
 } list;
-
-static void add(list *l, const char *text)
-{
-    size_t n = strlen(text), room = sizeof l->text - l->used;
-    l->count++;
-    if (l->shown + 1 < l->count || n + 3 > room) return;
-    l->used += kd__format(l->text + l->used, room, "%s%s", l->shown ? ", " : "", text);
-    l->shown++;
-}
-
-/* "; missing: a, b and 3 more" at the end of `out`. */
-static void report(char *out, size_t cap, const char *what, const list *l)
-{
-    size_t n = strlen(out);
-    if (!l->count) return;
-    n += kd__format(out + n, cap - n, "; %s: %s", what, l->text);
-    if (l->count > l->shown && n < cap)
-        kd__format(out + n, cap - n, "%s%zu%s", l->shown ? " and " : "", l->count - l->shown,
-                   l->shown ? " more" : "");
-}
 
 typedef struct loading {
     kd_model             *model;
@@ -129,13 +113,36 @@ typedef struct loading {
     size_t                count;      /* parameters and buffers */
     size_t               *entry;      /* of each: its tensor in the file, or (size_t)-1 */
     float                *weights, *buffers;   /* the new blocks */
-    list                  missing, unexpected, shapes, dtypes;
+    list                  lists[TROUBLES];
 } loading;
 
+static void add(loading *to, size_t trouble, const char *text)
+{
+    list *l = &to->lists[trouble];
+    size_t n = strlen(text), room = sizeof l->text - l->used;
+    kd__log(to->model->ctx, KD_LOG_INFO, "kd_model_load: %s: %s", troubles[trouble], text);
+    l->count++;
+    if (l->shown + 1 < l->count || n + 3 > room) return;
+    l->used += kd__format(l->text + l->used, room, "%s%s", l->shown ? ", " : "", text);
+    l->shown++;
+}
+
+/* "; missing: a, b and 3 more" of each. */
+static void report(char *out, size_t cap, const loading *of)
+{
+    for (size_t i = 0, n = 0; i < TROUBLES; i++) {
+        const list *l = &of->lists[i];
+        if (l->count && n < cap) n += kd__format(out + n, cap - n, "; %s: %s", troubles[i], l->text);
+        if (l->count > l->shown && n < cap)
+            n += kd__format(out + n, cap - n, "%s%zu%s", l->shown ? " and " : "", l->count - l->shown, l->shown ? " more" : "");
+    }
+}
+
+/* Of the names in kd__safetensors_dtypes: F16, BF16, F32, F64, not F4, F6_.., F8_... */
 static bool is_float(const char *dtype)
 {
-    return strcmp(dtype, "F32") == 0 || strcmp(dtype, "F16") == 0 || strcmp(dtype, "BF16") == 0 ||
-           strcmp(dtype, "F64") == 0;
+    dtype += dtype[0] == 'B';
+    return dtype[0] == 'F' && dtype[2] && dtype[2] != '_';
 }
 
 /* A vision transformer's positions, which may be those of another grid. */
@@ -163,10 +170,10 @@ static void compare(loading *l, const kd_param_info *p, const kd_safetensors_inf
     if (!same && !resizable(l, p, found)) {
         kd__format(text, sizeof text, "%s is %S in the file, %S in the model", kd__show(p->name).text, found->rank,
                    found->shape, rank, want);
-        add(&l->shapes, text);
+        add(l, OTHER_SHAPES, text);
     } else if (!is_float(found->dtype)) {
         kd__format(text, sizeof text, "%s is %s", kd__show(p->name).text, found->dtype);
-        add(&l->dtypes, text);
+        add(l, NOT_FLOATS, text);
     }
 }
 
@@ -189,7 +196,7 @@ static kd_status match(loading *l)
         (void)!kd_model_parameter_at(l->model, i, &p);
         l->entry[i] = kd_safetensors_find(l->file, p.name);
         if (l->entry[i] == (size_t)-1) {
-            if (!(l->flags & KD_LOAD_MISSING_OK)) add(&l->missing, kd__show(p.name).text);
+            if (!(l->flags & KD_LOAD_MISSING_OK)) add(l, MISSING_NAMES, kd__show(p.name).text);
             continue;
         }
         used[l->entry[i]] = 1;
@@ -199,16 +206,13 @@ static kd_status match(loading *l)
     for (size_t i = 0; i < in_file && !(l->flags & KD_LOAD_EXTRA_OK); i++) {
         kd_safetensors_info extra = { .struct_size = sizeof extra };
         (void)!kd_safetensors_at(l->file, i, &extra);
-        if (!used[i] && !passed_over(extra.name)) add(&l->unexpected, kd__show(extra.name).text);
+        if (!used[i] && !passed_over(extra.name)) add(l, UNEXPECTED_NAMES, kd__show(extra.name).text);
     }
     kd__scratch_put(l->model->ctx, used);
     char text[512] = "";
-    report(text, sizeof text, "other shapes", &l->shapes);
-    report(text, sizeof text, "not floats", &l->dtypes);
-    report(text, sizeof text, "missing", &l->missing);
-    report(text, sizeof text, "unexpected", &l->unexpected);
+    report(text, sizeof text, l);
     if (!text[0]) return KD_OK;
-    kd_status status = l->shapes.count ? KD_ERR_SHAPE : l->dtypes.count ? KD_ERR_DTYPE : KD_ERR_FORMAT;
+    kd_status status = l->lists[OTHER_SHAPES].count ? KD_ERR_SHAPE : l->lists[NOT_FLOATS].count ? KD_ERR_DTYPE : KD_ERR_FORMAT;
     return kd__fail(status, "%s: not this model's weights%s", l->path, text);
 }
 

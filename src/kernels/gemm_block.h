@@ -26,8 +26,10 @@
 
 /* A by rows: the rows of the next tile; A by columns: the block that follows along k. */
 #define KD__GEMM_FETCH_A 1
-/* The columns of B right of this tile's, and C. */
+/* The columns of B right of this tile's. */
 #define KD__GEMM_FETCH_B 2
+/* The tile's own part of C. */
+#define KD__GEMM_FETCH_C 4
 
 typedef struct kd__gemm_block {
     size_t m, n;

@@ -35,20 +35,6 @@ enum { HALF = 8, SHARED_K = 3 };
 /* The compiler may not know how this pointer was made. */
 #define OPAQUE(pointer) __asm__("" : "+r"(pointer))
 
-/* Between tiles: ask for what the one at row i and column j will write, and for its share of the columns of B behind its own. */
-static void prefetch_tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, size_t rows, size_t columns, size_t tile,
-                          size_t tiles)
-{
-    if (!(g->prefetch & KD__GEMM_FETCH_B)) return;
-    __asm__ volatile("");   /* without this the compiler sees a function that does nothing, and calls none */
-    for (size_t r = 0; r < rows; r++)
-        for (size_t v = 0; v < columns; v += 16) v_prefetch(g->c + (i + r) * g->c_row + j + v);
-    if (j + columns >= g->n) return;
-    b += g->b_panel && (j + columns) % KD__GEMM_PANEL == 0 ? g->b_panel + columns - KD__GEMM_PANEL : columns;
-    for (size_t k = tile * g->length / tiles; k < (tile + 1) * g->length / tiles; k++)
-        for (size_t v = 0; v < columns; v += 16) v_prefetch(b + k * g->b_k + v);
-}
-
 /* Columns in the last of `vecs` vectors from column j on. */
 V_FN size_t last_width(const kd__gemm_block *g, size_t j, size_t vecs)
 {
@@ -84,21 +70,41 @@ V_FN void put(const kd__gemm_block *g, kd_f32x16 acc[ROWS][VECS], size_t i, size
 #undef PART
 }
 
-/* What follows in A: the rows of the next tile, if they lie close together line after line, which memory answers twice as fast as a
- * line of each.  Columns come by themselves where a tile is wide. */
+/* What a tile asks for while it computes: lines that will be wanted soon, some with every sixteen steps along k. */
 typedef struct ahead {
-    size_t    lines, line;     /* lines asked for with sixteen steps along k, `line` floats apart */
-    ptrdiff_t first, step;     /* from the first k's place in A to the first of them; and on for the next sixteen */
+    const float *at;
+    size_t       lines;        /* at a time, `line` floats apart; and `step` floats on for the next; 0 ends the list */
+    ptrdiff_t    line, step;
 } ahead;
+enum { AHEAD = 3 };
 
-static const ahead *look_ahead(const kd__gemm_block *g, size_t rows, ahead *it)
+/* For the tile at row i and column j, which is number `tile` of `tiles` over these columns; b is its first column of B. */
+static const ahead *look_ahead(const kd__gemm_block *g, const float *b, size_t i, size_t j, size_t rows, size_t columns, size_t tile,
+                               size_t tiles, ahead it[AHEAD + 1])
 {
-    const int by_row = g->a_row != 1 || g->a_k == 1, dense = by_row && g->a_row < g->length + 16;
-    if (!(g->prefetch & KD__GEMM_FETCH_A) || !(by_row || VECS == 1)) return NULL;
-    it->lines = by_row ? rows : 16;
-    it->line = dense ? 16 : by_row ? g->a_row : g->a_k;
-    it->first = (ptrdiff_t)(by_row ? rows * g->a_row : g->length * g->a_k);
-    it->step = (ptrdiff_t)(by_row && !dense ? 16 : it->lines * it->line);
+    size_t n = 0;
+    /* Where the sums fill the registers, a loop in pieces costs more than waiting: only where A is all there is to wait for. */
+    if (!(g->prefetch & (MASKS ? ~0 : KD__GEMM_FETCH_A))) return NULL;
+    if (g->prefetch & KD__GEMM_FETCH_C)
+        it[n++] = (ahead){ .at = g->c + i * g->c_row + j, .lines = columns / 16, .line = 16, .step = (ptrdiff_t)g->c_row };
+    if (g->prefetch & KD__GEMM_FETCH_A) {
+        const int by_row = g->a_row != 1 || g->a_k == 1, dense = by_row && g->a_row < g->length + 16;
+        if (by_row || VECS == 1) {
+            ahead *a = &it[n++];
+            a->lines = by_row ? rows : 16;
+            a->line = (ptrdiff_t)(dense ? 16 : by_row ? g->a_row : g->a_k);
+            a->at = g->a + i * g->a_row + (by_row ? rows * g->a_row : g->length * g->a_k);
+            a->step = by_row && !dense ? 16 : (ptrdiff_t)a->lines * a->line;
+        }
+    }
+    if ((g->prefetch & KD__GEMM_FETCH_B) && j + columns < g->n) {
+        b += g->b_panel && (j + columns) % KD__GEMM_PANEL == 0 ? g->b_panel + columns - KD__GEMM_PANEL : columns;
+        const size_t lines = (g->length + 16 * tiles - 1) / (16 * tiles);
+        for (size_t v = 0; v < columns; v += 16)
+            it[n++] = (ahead){ .at = b + g->length * tile / tiles * g->b_k + v, .lines = lines, .line = (ptrdiff_t)g->b_k,
+                               .step = (ptrdiff_t)(lines * g->b_k) };
+    }
+    it[n].lines = 0;
     return it;
 }
 
@@ -121,13 +127,16 @@ V_FN void tile(const kd__gemm_block *g, const float *b, size_t i, size_t j, cons
         for (size_t p = 0; p < g->inner; p++) {
             const float *ak = a + (ptrdiff_t)o * g->a_outer + (ptrdiff_t)p * g->a_inner;
             const float *restrict bk = b + (ptrdiff_t)o * g->b_outer + (ptrdiff_t)p * g->b_inner;
-            const float *next = after ? ak + after->first : NULL;
+            ptrdiff_t group = 0;
             for (size_t to_do = g->length; to_do;) {
                 size_t steps = to_do;
                 if (after) {
                     if (steps > 16) steps = 16;
-                    for (size_t line = 0; line < after->lines; line++) v_prefetch(next + line * after->line);
-                    next += after->step;
+                    for (const ahead *x = after; x->lines; x++) {
+                        const float *next = x->at + group * x->step;
+                        for (size_t line = x->lines; line; line--, next += x->line) v_prefetch(next);
+                    }
+                    group++;
                 }
                 to_do -= steps;
                 /* Seven distances from two places, not fifteen from one: more do not fit the registers. */
@@ -309,7 +318,7 @@ static const tile_fn *choose(const kd__gemm_block *g, size_t left, size_t *colum
     if (left > 16) {
         *columns = 32;
         *rows = ROWS_2;
-        if (g->a_row == 1 && g->m % HALF == 0) {
+        if (g->a_row == 1 && g->m % HALF == 0 && g->length < 64) {
             *rows = HALF;
             return tiles_columns;
         }
@@ -337,9 +346,8 @@ void KD_K(gemm_block_f32)(const kd__gemm_block *g)
         const size_t all = count + (odd > 0);
         for (size_t t = 0, i = 0; t < all; t++) {
             size_t rows = t == count ? odd : unit * (height + (t < higher));
-            prefetch_tile(g, b, i, j, rows, columns, t, all);
-            ahead it;
-            tiles[rows](g, b, i, j, look_ahead(g, rows, &it));
+            ahead it[AHEAD + 1];
+            tiles[rows](g, b, i, j, look_ahead(g, b, i, j, rows, columns, t, all, it));
             if (finish) {
                 const kd__epilogue after = kd__epilogue_at(&g->after, i, j);
                 KD_K(epilogue_f32)(&after, g->c + i * g->c_row + j, g->c_row, rows, g->n - j < columns ? g->n - j : columns);

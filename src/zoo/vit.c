@@ -99,3 +99,25 @@ kd_status kd_zoo_vit(kd_model **out, kd_context *ctx, const kd_vit_desc *desc, u
     }
     return kd__zoo_finish(out, model, seed);
 }
+
+bool kd__zoo_vit_named(kd_vit_desc *d, const char *name)
+{
+    *d = vit_defaults;
+    for (size_t i = 0; i < 9; i++) {
+        static const char sizes[3][8] = { "tiny", "small", "base" };
+        char head[32];
+        const size_t n = kd__format(head, sizeof head, "%s_%s%s_patch", i < 3 ? "vit" : "deit", sizes[i % 3], i < 6 ? "" : "_distilled");
+        if (strncmp(name, head, n)) continue;
+        uint64_t patch, image;
+        const char *second = strchr(name + n, '_');
+        if (!second || !kd__parse_u64(name + n, second, &patch) || !kd__parse_u64(second + 1, strchr(second, 0), &image) ||
+            (patch | image) > UINT32_MAX) return false;
+        d->patch = (size_t)patch;
+        d->image = (size_t)image;
+        d->width <<= i % 3;
+        d->heads <<= i % 3;
+        d->distilled = i >= 6;
+        return true;
+    }
+    return false;
+}

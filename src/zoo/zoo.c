@@ -3,23 +3,31 @@
 #include "zoo/zoo.h"
 #include <math.h>
 
-static const struct { const char *name; kd__zoo_build *build; uint16_t a, b; } architectures[] = {
-    { "resnet8", kd__zoo_resnet_cifar, 8, 1 },       { "resnet14", kd__zoo_resnet_cifar, 14, 1 },
-    { "resnet20", kd__zoo_resnet_cifar, 20, 1 },     { "resnet32", kd__zoo_resnet_cifar, 32, 1 },
-    { "resnet44", kd__zoo_resnet_cifar, 44, 1 },     { "resnet56", kd__zoo_resnet_cifar, 56, 1 },
-    { "resnet110", kd__zoo_resnet_cifar, 110, 1 },   { "resnet8x4", kd__zoo_resnet_cifar, 8, 4 },
-    { "resnet32x4", kd__zoo_resnet_cifar, 32, 4 },   { "resnet20_a", kd__zoo_resnet_cifar, 20, 0 },
-    { "resnet32_a", kd__zoo_resnet_cifar, 32, 0 },   { "resnet44_a", kd__zoo_resnet_cifar, 44, 0 },
-    { "resnet56_a", kd__zoo_resnet_cifar, 56, 0 },   { "resnet110_a", kd__zoo_resnet_cifar, 110, 0 },
-    { "wrn_16_1", kd__zoo_wrn, 16, 1 },              { "wrn_16_2", kd__zoo_wrn, 16, 2 },
-    { "wrn_40_1", kd__zoo_wrn, 40, 1 },              { "wrn_40_2", kd__zoo_wrn, 40, 2 },
-    { "vgg8", kd__zoo_vgg, 8, 0 },                   { "vgg11", kd__zoo_vgg, 11, 0 },
-    { "vgg13", kd__zoo_vgg, 13, 0 },                 { "vgg16", kd__zoo_vgg, 16, 0 },
-    { "vgg19", kd__zoo_vgg, 19, 0 },                 { "mobilenetv2_half", kd__zoo_mobilenetv2, 1, 2 },
-    { "mobilenetv2", kd__zoo_mobilenetv2, 1, 1 },    { "shufflenetv1", kd__zoo_shufflenetv1, 0, 0 },
-    { "shufflenetv2", kd__zoo_shufflenetv2, 0, 0 },  { "resnet18", kd__zoo_resnet, 18, 0 },
-    { "resnet34", kd__zoo_resnet, 34, 0 },           { "resnet50", kd__zoo_resnet, 50, 0 },
-    { "resnet101", kd__zoo_resnet, 101, 0 },         { "resnet152", kd__zoo_resnet, 152, 0 },
+/* Without pointers in its rows the table needs nothing of the loader. */
+enum { ZOO_RESNET_CIFAR, ZOO_WRN, ZOO_VGG, ZOO_MOBILENETV2, ZOO_SHUFFLENETV1, ZOO_SHUFFLENETV2, ZOO_RESNET, ZOO_REGNETY };
+static kd__zoo_build *const builds[] = {
+    kd__zoo_resnet_cifar, kd__zoo_wrn, kd__zoo_vgg, kd__zoo_mobilenetv2, kd__zoo_shufflenetv1,
+    kd__zoo_shufflenetv2, kd__zoo_resnet, kd__zoo_regnety,
+};
+static const struct { char name[17]; uint8_t build, a, b; } architectures[] = {
+    { "resnet8", ZOO_RESNET_CIFAR, 8, 1 },            { "resnet14", ZOO_RESNET_CIFAR, 14, 1 },
+    { "resnet20", ZOO_RESNET_CIFAR, 20, 1 },          { "resnet32", ZOO_RESNET_CIFAR, 32, 1 },
+    { "resnet44", ZOO_RESNET_CIFAR, 44, 1 },          { "resnet56", ZOO_RESNET_CIFAR, 56, 1 },
+    { "resnet110", ZOO_RESNET_CIFAR, 110, 1 },        { "resnet8x4", ZOO_RESNET_CIFAR, 8, 4 },
+    { "resnet32x4", ZOO_RESNET_CIFAR, 32, 4 },        { "resnet20_a", ZOO_RESNET_CIFAR, 20, 0 },
+    { "resnet32_a", ZOO_RESNET_CIFAR, 32, 0 },        { "resnet44_a", ZOO_RESNET_CIFAR, 44, 0 },
+    { "resnet56_a", ZOO_RESNET_CIFAR, 56, 0 },        { "resnet110_a", ZOO_RESNET_CIFAR, 110, 0 },
+    { "wrn_16_1", ZOO_WRN, 16, 1 },                   { "wrn_16_2", ZOO_WRN, 16, 2 },
+    { "wrn_40_1", ZOO_WRN, 40, 1 },                   { "wrn_40_2", ZOO_WRN, 40, 2 },
+    { "vgg8", ZOO_VGG, 8, 0 },                        { "vgg11", ZOO_VGG, 11, 0 },
+    { "vgg13", ZOO_VGG, 13, 0 },                      { "vgg16", ZOO_VGG, 16, 0 },
+    { "vgg19", ZOO_VGG, 19, 0 },                      { "mobilenetv2_half", ZOO_MOBILENETV2, 1, 2 },
+    { "mobilenetv2", ZOO_MOBILENETV2, 1, 1 },         { "shufflenetv1", ZOO_SHUFFLENETV1, 0, 0 },
+    { "shufflenetv2", ZOO_SHUFFLENETV2, 0, 0 },       { "resnet18", ZOO_RESNET, 18, 0 },
+    { "resnet34", ZOO_RESNET, 34, 0 },                { "resnet50", ZOO_RESNET, 50, 0 },
+    { "resnet101", ZOO_RESNET, 101, 0 },              { "resnet152", ZOO_RESNET, 152, 0 },
+    { "regnety_002", ZOO_REGNETY, 0, 8 },             { "regnety_004", ZOO_REGNETY, 1, 8 },
+    { "regnety_006", ZOO_REGNETY, 2, 16 },            { "regnety_008", ZOO_REGNETY, 3, 16 },
 };
 
 size_t kd_zoo_count(void) { return KD_COUNT(architectures); }
@@ -31,6 +39,11 @@ kd_status kd_zoo_create(kd_model **out, kd_context *ctx, const char *name, size_
     KD_NEED(out);
     *out = NULL;
     KD_NEED(name);
+    kd_vit_desc vit;
+    if (kd__zoo_vit_named(&vit, name)) {
+        vit.classes = classes;
+        return kd_zoo_vit(out, ctx, &vit, seed);
+    }
     size_t nearest = 0, best = SIZE_MAX;
     for (size_t i = 0; i < KD_COUNT(architectures); i++) {
         size_t distance = kd__edit_distance(architectures[i].name, name);
@@ -40,9 +53,10 @@ kd_status kd_zoo_create(kd_model **out, kd_context *ctx, const char *name, size_
         }
     }
     if (strcmp(architectures[nearest].name, name))
-        return kd__fail(KD_ERR_ARG, "%s: no architecture \"%s\" (the nearest is \"%s\"; kd_zoo_name lists them)", __func__, name,
-                        architectures[nearest].name);
-    return kd__zoo_make(out, ctx, architectures[nearest].build, architectures[nearest].a, architectures[nearest].b, classes,
+        return kd__fail(KD_ERR_ARG,
+                        "%s: no architecture \"%s\" (the nearest is \"%s\"; kd_zoo_name lists them; transformers are named as "
+                        "vit_tiny_patch16_224)", __func__, name, architectures[nearest].name);
+    return kd__zoo_make(out, ctx, builds[architectures[nearest].build], architectures[nearest].a, architectures[nearest].b, classes,
                         seed);
 }
 

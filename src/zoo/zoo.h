@@ -13,6 +13,9 @@ void kd__zoo_vgg(kd_layer *root, size_t a, size_t b, size_t classes);
 void kd__zoo_mobilenetv2(kd_layer *root, size_t a, size_t b, size_t classes);
 void kd__zoo_shufflenetv1(kd_layer *root, size_t a, size_t b, size_t classes);
 void kd__zoo_shufflenetv2(kd_layer *root, size_t a, size_t b, size_t classes);
+void kd__zoo_regnety(kd_layer *root, size_t a, size_t b, size_t classes);
+/* The sizes that a name like "vit_tiny_patch16_224" says; false if it is none. */
+bool kd__zoo_vit_named(kd_vit_desc *d, const char *name);
 
 /* A model made by `build`. */
 kd_status kd__zoo_make(kd_model **out, kd_context *ctx, kd__zoo_build *build, size_t a, size_t b, size_t classes, uint64_t seed);

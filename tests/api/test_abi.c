@@ -2,6 +2,7 @@
  * newer ones with longer ones.  docs/reference/abi.md has the rules.
  * SPDX-License-Identifier: MIT */
 #include <stdlib.h>
+#include <sys/stat.h>
 #include "kdtest_tools.h"
 
 /* ---- the record ---------------------------------------------------------------------------------------------- */
@@ -225,6 +226,24 @@ static kd_status use_csv(const void *d)
     kd_dataset_free(data);
     return st;
 }
+static kd_status use_folder(const void *d)
+{
+    char path[600];
+    kd_dataset *data;
+    snprintf(path, sizeof path, "%s/classes", kdtest_tmp());
+    mkdir(path, 0777);
+    snprintf(path, sizeof path, "%s/classes/one", kdtest_tmp());
+    mkdir(path, 0777);
+    snprintf(path, sizeof path, "%s/classes/one/image.pgm", kdtest_tmp());
+    FILE *f = fopen(path, "w");
+    if (!CHECK(f != NULL)) return KD_ERR_IO;
+    fputs("P5 1 1 255\n.", f);
+    fclose(f);
+    snprintf(path, sizeof path, "%s/classes", kdtest_tmp());
+    kd_status st = kd_dataset_open_folder(&data, NULL, path, d);
+    kd_dataset_free(data);
+    return st;
+}
 static kd_status use_conv(const void *d)
 {
     static const float zeros[16];
@@ -269,7 +288,7 @@ typedef struct kind {
     kd_status (*use)(const void *desc);
 } kind;
 #define INIT(name) static void init_##name(void *d, size_t n) { kd_##name##_desc_init(d, n); }
-INIT(context) INIT(optimizer) INIT(schedule) INIT(loss_distill) INIT(loader) INIT(csv) INIT(conv) INIT(rnn) INIT(cnn)
+INIT(context) INIT(optimizer) INIT(schedule) INIT(loss_distill) INIT(loader) INIT(csv) INIT(folder) INIT(conv) INIT(rnn) INIT(cnn)
 INIT(vit)
 static const kind kinds[] = {
     { "kd_context_desc", sizeof(kd_context_desc), init_context, use_context },
@@ -278,6 +297,7 @@ static const kind kinds[] = {
     { "kd_loss_distill_desc", sizeof(kd_loss_distill_desc), init_loss_distill, use_loss },
     { "kd_loader_desc", sizeof(kd_loader_desc), init_loader, use_loader },
     { "kd_csv_desc", sizeof(kd_csv_desc), init_csv, use_csv },
+    { "kd_folder_desc", sizeof(kd_folder_desc), init_folder, use_folder },
     { "kd_conv_desc", sizeof(kd_conv_desc), init_conv, use_conv },
     { "kd_rnn_desc", sizeof(kd_rnn_desc), init_rnn, use_rnn },
     { "kd_cnn_desc", sizeof(kd_cnn_desc), init_cnn, use_cnn },

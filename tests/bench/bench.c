@@ -1,7 +1,7 @@
 /* bench.c - `make bench`: the limits of this machine, and how near to them libkd comes.
  * SPDX-License-Identifier: MIT
  *
- * bench [libkd.so, stripped [part ..]], parts: kernels, ops, steps, start. */
+ * bench [libkd.so, stripped [part ..]], parts: kernels, ops, steps, loader, start. */
 #include "bench.h"
 #include <stdio.h>
 #include <string.h>
@@ -70,11 +70,12 @@ static double others(void)
 int main(int argc, char **argv)
 {
     if (argc > 1 && !strcmp(argv[1], "first-step")) return first_step();
-    bool all = argc <= 2, kernels = all, ops = all, steps = all, start = all;
+    bool all = argc <= 2, kernels = all, ops = all, steps = all, loader = all, start = all;
     for (int i = 2; i < argc; i++) {
         kernels |= !strcmp(argv[i], "kernels");
         ops |= !strcmp(argv[i], "ops");
         steps |= !strcmp(argv[i], "steps");
+        loader |= !strcmp(argv[i], "loader");
         start |= !strcmp(argv[i], "start");
     }
     const double clock = bench_now(), before = others();
@@ -84,6 +85,7 @@ int main(int argc, char **argv)
     if (kernels) bench_show_kernels(&limits);
     if (ops) bench_show_ops();
     if (steps) bench_show_steps();
+    if (loader) bench_show_loader();
     if (start) show_start(argv[0], argc > 1 ? argv[1] : NULL);
     const double share = (others() - before) / (bench_now() - clock);
     if (share > 0.15) printf("\nother processes took %.0f %% of a CPU meanwhile: measure again\n", 100 * share);

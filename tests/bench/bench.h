@@ -18,4 +18,5 @@ double bench_memory(double bytes, bool in_place);
 void bench_show_kernels(const bench_limits *limits);   /* products, convolutions, losses */
 void bench_show_ops(void);                              /* what memory limits              */
 void bench_show_steps(void);
+void bench_show_loader(void);
 #endif

@@ -6,12 +6,13 @@
 #include "base/base.h"
 #include "kd.h"
 
-#define KD_FUZZ_TARGETS(X) X(json) X(safetensors) X(npy) X(idx) X(csv) X(model) X(checkpoint)
+#define KD_FUZZ_TARGETS(X) X(json) X(safetensors) X(npy) X(idx) X(csv) X(model) X(checkpoint) X(ppm) X(randaugment)
 #define X(name) int kdfuzz_##name(const uint8_t *data, size_t size);
 KD_FUZZ_TARGETS(X)
 #undef X
 
-/* Until fuzz_end, the path "mem" is a file of these bytes, and saving to "mem" replaces them. */
+/* Until fuzz_end, the path "mem" is a file of these bytes, and saving to "mem" replaces them; as a folder it has one class with one
+ * image, this file. */
 void fuzz_begin(const uint8_t *data, size_t size);
 void fuzz_end(void);
 /* The bytes of "mem" now. */

@@ -21,7 +21,7 @@ static int mem_resolve(const char *path, char *out, size_t cap)
 
 static int mem_open_read(const char *path, uint64_t *size)
 {
-    if (strcmp(path, "mem") != 0) {
+    if (strcmp(path, "mem") != 0 && strcmp(path, "mem/class/image") != 0) {
         errno = ENOENT;
         return -1;
     }
@@ -60,6 +60,19 @@ static int64_t mem_write(int fd, const void *data, size_t bytes)
     memcpy(mem.next + mem.next_size, data, bytes);
     mem.next_size += bytes;
     return (int64_t)bytes;
+}
+
+/* A folder of one class with one image, the file again. */
+static int mem_list(const char *path, bool (*each)(void *user, const char *name, bool folder), void *user)
+{
+    const bool root = strcmp(path, "mem") == 0;
+    if (!root && strcmp(path, "mem/class") != 0) {
+        errno = ENOENT;
+        return -1;
+    }
+    if (each(user, root ? "class" : "image", root)) return 0;
+    errno = ENOMEM;
+    return -1;
 }
 
 static int mem_ok(int fd)
@@ -102,7 +115,7 @@ void fuzz_begin(const uint8_t *data, size_t size)
     kd__io_table = (kd__io){ .resolve = mem_resolve, .open_read = mem_open_read, .open_temp = mem_open_temp,
                              .read_at = mem_read_at, .write = mem_write, .sync = mem_ok, .close = mem_ok,
                              .rename = mem_rename, .hold = mem_hold, .release = mem_release, .unlink = mem_path_ok,
-                             .sync_dir = mem_path_ok };
+                             .sync_dir = mem_path_ok, .list = mem_list };
 }
 
 void fuzz_end(void)

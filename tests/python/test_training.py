@@ -74,6 +74,17 @@ class Data(TestCase):
                 f.write(bytes([7]) + bytes(range(256)) * 12 + bytes([9]) + bytes(3072))
             data = libkd.Dataset.from_cifar([cifar])
             self.assertEqual((data.item_shape, data.labels.tolist(), data[0][0].tolist()[0][1]), ((32, 32, 3), [7, 9], [1, 1, 1]))
+            os.makedirs(os.path.join(folder, "images", "cat"))
+            os.makedirs(os.path.join(folder, "images", "dog"))
+            for name, value in (("cat/1.ppm", 7), ("dog/1.ppm", 9)):
+                with open(os.path.join(folder, "images", name), "wb") as f:
+                    f.write(b"P6 4 2 255\n" + bytes([value] * 24))
+            data = libkd.Dataset.from_folder(os.path.join(folder, "images"), height=2, width=2)
+            self.assertEqual((data.item_shape, data.labels.tolist(), data.class_names), ((2, 2, 3), [0, 1], ["cat", "dog"]))
+            self.assertEqual(data[1][0].tolist()[0][0], [9, 9, 9])
+            loader = libkd.Loader(data, batch=2, cutmix_alpha=1.0, label_smoothing=0.1, randaugment_ops=2, erase_probability=0.5, ahead=0)
+            self.assertEqual(loader.next()[1].shape, (2, 2))
+            self.assertGreater(loader.waited, 0)
 
     def test_loader(self):
         data = libkd.Dataset(libkd.Tensor([[float(i)] for i in range(10)]), range(10))

@@ -38,6 +38,7 @@ else
 fi
 way gcc-O2 $build CONFIG=O2 CFLAGS='-O2 -Werror' check
 if have mpicc mpirun; then way mpi $build check-mpi; else skip mpi "no mpicc or no mpirun"; fi
+way images $build check-images
 if have valgrind; then
     # what touches raw memory, without the long loops
     $build tests >"$logs/valgrind-build.log" 2>&1

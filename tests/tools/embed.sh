@@ -66,7 +66,8 @@ says_why() { "$logs/single" "$logs/none" 2>&1 | grep 'not saved: .*none: this li
 item single-bare-says-why says_why
 
 threads='^(pthread_|sem_|thrd_|mtx_|sched_|__tls)'
-files='^(open|openat|fopen|fdopen|close|read|pread|write|pwrite|rename|unlink|fsync|stat|lstat|fstat|flock|fcntl|realpath)(64|at)?$'
+files='^(open|openat|fopen|fdopen|close|read|pread|write|pwrite|rename|unlink|fsync|stat|lstat|fstat|flock|fcntl|realpath)(64|at|at64)?$'
+files="$files|^(opendir|readdir|readdir64|closedir)\$"
 plain='unit/test_tensor unit/test_tape unit/test_distill unit/test_layers unit/test_model unit/test_model_run unit/test_optimizer
     unit/test_ema unit/test_zoo unit/test_loader unit/test_chain unit/test_schedule unit/test_kernels_public golden/test_hashes'
 item no-threads without no-threads "$threads" -DKD_NO_THREADS $plain unit/test_npy unit/test_idx unit/test_safetensors unit/test_model_file

@@ -1,60 +1,17 @@
 #!/usr/bin/env python3
-# gen_vit.py - golden values of a small DeiT with a distillation token, from timm's VisionTransformerDistilled in double precision.
+# gen_vit.py - golden values of a small ViT, and of a DeiT with a distillation token, from timm's models in double precision.
 # SPDX-License-Identifier: MIT
 #
 #   python3 tests/tools/gen_vit.py > tests/golden/golden_vit.h
-#
-# timm asks torchvision for things that this model does not use; where torchvision is missing, empty names stand in for it.
-import importlib.machinery
-import sys
-import types
-
 import numpy as np
 import torch
 from golden_numbers import numbers, probe, table
-
-
-class Name(type):
-    """A class that has any member in capitals: an enumeration's."""
-
-    def __getattr__(cls, name):
-        if not name.isupper():
-            raise AttributeError(name)
-        return name
-
-
-class Empty(types.ModuleType):
-    __path__ = []
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Name(name, (torch.nn.Module,), {})
-
-
-class Finder:
-    """Any module of torchvision."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        return importlib.machinery.ModuleSpec(name, Finder, is_package=True) if name.split(".")[0] == "torchvision" else None
-
-    @staticmethod
-    def create_module(spec):
-        return Empty(spec.name)
-
-    @staticmethod
-    def exec_module(module):
-        pass
-
-
-sys.meta_path.append(Finder)   # asked last: the real one goes first
-from timm.models.deit import VisionTransformerDistilled  # noqa: E402
+import zoo_torch  # noqa: F401, first: timm without torchvision
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
 
 SIZES = {"BATCH": 3, "IMAGE": 12, "PATCH": 4, "WIDTH": 24, "DEPTH": 3, "HEADS": 3, "CLASSES": 5}
 B, IMAGE, PATCH, WIDTH, DEPTH, HEADS, CLASSES = SIZES.values()
-model = VisionTransformerDistilled(img_size=IMAGE, patch_size=PATCH, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS,
-                                   num_classes=CLASSES).double()
 
 
 def ours(v):
@@ -62,34 +19,52 @@ def ours(v):
     return v.permute(2, 3, 1, 0) if v.dim() == 4 else v.t() if v.dim() == 2 else v
 
 
-# the order of libkd's parameters is timm's
-named = list(model.named_parameters())
-for s, (name, p) in enumerate(named):
-    scale, shift = (0.5, 1.0) if "norm" in name and name.endswith("weight") else (0.5, 0.0)
-    v = torch.from_numpy(numbers(s, p.numel()) * scale + shift)
-    shape = ours(p.data).shape
-    v = v.reshape(shape)
-    p.data = (v.permute(3, 2, 0, 1) if p.dim() == 4 else v.t() if p.dim() == 2 else v).contiguous()
+def make(kind):
+    model = kind(img_size=IMAGE, patch_size=PATCH, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, num_classes=CLASSES).double()
+    # the order of libkd's parameters is timm's
+    for s, (name, p) in enumerate(model.named_parameters()):
+        scale, shift = (0.5, 1.0) if "norm" in name and name.endswith("weight") else (0.5, 0.0)
+        v = torch.from_numpy(numbers(s, p.numel()) * scale + shift)
+        v = v.reshape(ours(p.data).shape)
+        p.data = (v.permute(3, 2, 0, 1) if p.dim() == 4 else v.t() if p.dim() == 2 else v).contiguous()
+    return model
 
-x = torch.from_numpy(numbers(1000, B * IMAGE * IMAGE * 3) * 4).reshape(B, IMAGE, IMAGE, 3).requires_grad_()
-model.eval()
-mean = model(x.permute(0, 3, 1, 2))
-model.train()
-model.set_distilled_training(True)
-head, head_dist = model(x.permute(0, 3, 1, 2))
-w = [torch.from_numpy(numbers(1001 + i, B * CLASSES)).reshape(B, CLASSES) for i in range(2)]
-((head * w[0]).sum() + (head_dist * w[1]).sum()).backward()
+
+def images():
+    return torch.from_numpy(numbers(1000, B * IMAGE * IMAGE * 3) * 4).reshape(B, IMAGE, IMAGE, 3).requires_grad_()
 
 
 def values(v):
     return [f"{e:.17g}" for e in v.detach().numpy().reshape(-1)]
 
 
-print("/* golden_vit.h - made by tests/tools/gen_vit.py: timm's VisionTransformerDistilled in double precision.\n"
+def gradients(name, model, x):
+    named = list(model.named_parameters())
+    rows = [probe(3000 + i, n, ours(p.grad).contiguous().numpy().reshape(-1)) for i, (n, p) in enumerate(named)]
+    table("probe", name + "_grads", rows + [probe(3100, "x", np.ascontiguousarray(x.grad.numpy()).reshape(-1))])
+    norms = [f"{np.linalg.norm(p.grad.numpy()):.17g}" for _, p in named]
+    table("double", name + "_norms", norms + [f"{x.grad.norm().item():.17g}"], 5)
+
+
+w = [torch.from_numpy(numbers(1001 + i, B * CLASSES)).reshape(B, CLASSES) for i in range(2)]
+print("/* golden_vit.h - made by tests/tools/gen_vit.py: timm's VisionTransformerDistilled and VisionTransformer in double "
+      "precision.\n"
       " * SPDX-License-Identifier: MIT */\n#include \"probe.h\"")
 print("enum { " + ", ".join(f"{k} = {v}" for k, v in SIZES.items()) + " };")
+
+model, x = make(VisionTransformerDistilled), images()
+model.eval()
+mean = model(x.permute(0, 3, 1, 2))
+model.train()
+model.set_distilled_training(True)
+head, head_dist = model(x.permute(0, 3, 1, 2))
+((head * w[0]).sum() + (head_dist * w[1]).sum()).backward()
 for name, v in ("mean", mean), ("head", head), ("dist", head_dist):
     table("double", name + "_logits", values(v), 5)
-rows = [probe(3000 + i, n, ours(p.grad).contiguous().numpy().reshape(-1)) for i, (n, p) in enumerate(named)]
-table("probe", "vit_grads", rows + [probe(3100, "x", np.ascontiguousarray(x.grad.numpy()).reshape(-1))])
-table("double", "vit_norms", [f"{np.linalg.norm(p.grad.numpy()):.17g}" for _, p in named] + [f"{x.grad.norm().item():.17g}"], 5)
+gradients("vit", model, x)
+
+model, x = make(VisionTransformer), images()
+y = model(x.permute(0, 3, 1, 2))
+(y * w[0]).sum().backward()
+table("double", "plain_logits", values(y), 5)
+gradients("plain", model, x)

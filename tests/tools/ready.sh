@@ -35,6 +35,7 @@ if have python3; then item python $build check-python; else skip python "no pyth
 item asan-ubsan $build CONFIG=asan check
 item tsan $build CONFIG=tsan check
 if have mpicc mpirun; then item mpi $build check-mpi; else skip mpi "no mpicc or no mpirun"; fi
+item images $build check-images
 if have aarch64-linux-gnu-gcc qemu-aarch64; then
     item neon KD_RUN='qemu-aarch64 -L /usr/aarch64-linux-gnu' \
         $build CONFIG=neon CC=aarch64-linux-gnu-gcc AR=aarch64-linux-gnu-ar NM=aarch64-linux-gnu-nm check

@@ -263,11 +263,13 @@ static void cifar_fails(const char *path, uint32_t variant, kd_status status, co
 
 TEST(bad_cifar_files)
 {
-    cifar_fails(cifar("d.bin", 1, 3, 1, 0), KD_CIFAR_10, KD_ERR_TRUNCATED, "d.bin: ends 3072 bytes into record 2");
+    cifar_fails(cifar("d.bin", 1, 3, 1, 0), KD_CIFAR_10, KD_ERR_TRUNCATED,
+                "d.bin: ends 3072 bytes into record 2 of 3073 bytes, at byte 9218");
     cifar_fails(cifar("d.bin", 2, 3, 0, 0), KD_CIFAR_10, KD_ERR_TRUNCATED, "into record 3");   /* the other variant */
     cifar_fails(kdtest_write("d.bin", "", 0), KD_CIFAR_10, KD_ERR_TRUNCATED, "d.bin");
-    cifar_fails(cifar("d.bin", 1, 3, 0, 10), KD_CIFAR_10, KD_ERR_RANGE, "record 0 has label 10, of 10 classes");
-    cifar_fails(cifar("d.bin", 2, 3, 0, 100), KD_CIFAR_100_FINE, KD_ERR_RANGE, "label 100");
+    cifar_fails(cifar("d.bin", 1, 3, 0, 10), KD_CIFAR_10, KD_ERR_RANGE, "record 0 has label 10, of 10 classes (byte 0)");
+    cifar_fails(cifar("d.bin", 2, 3, 0, 100), KD_CIFAR_100_FINE, KD_ERR_RANGE,
+                "d.bin: record 0 has label 100, of 100 classes (byte 1)");
     cifar_fails(cifar("d.bin", 2, 3, 0, 20), KD_CIFAR_100_COARSE, KD_ERR_RANGE, "label 20");
     cifar_fails(kdtest_write("d.bin", "\x1f\x8b\x08\x00", 4), KD_CIFAR_10, KD_ERR_FORMAT, "decompress");
     cifar_fails("/nonexistent/x.bin", KD_CIFAR_10, KD_ERR_IO, "/nonexistent/x.bin");
@@ -276,6 +278,16 @@ TEST(bad_cifar_files)
     kd_dataset *data;
     CHECK_STATUS(kd_dataset_open_cifar(&data, NULL, NULL, 1, KD_CIFAR_10), KD_ERR_ARG);
     CHECK_STATUS(kd_dataset_open_cifar(&data, NULL, (const char *const[]){ "x" }, 0, KD_CIFAR_10), KD_ERR_ARG);
+}
+
+/* In the second buffer of records. */
+TEST(cifar_label_outside_far_inside)
+{
+    uint8_t *file = calloc(70, 3074);
+    file[66 * 3074 + 1] = 107;
+    cifar_fails(kdtest_write("far.bin", file, 70 * 3074), KD_CIFAR_100_FINE, KD_ERR_RANGE,
+                "far.bin: record 66 has label 107, of 100 classes (byte 202885)");
+    free(file);
 }
 
 /* ---- memory and the file system --------------------------------------------------------------------------------------- */

@@ -222,7 +222,7 @@ static const char *file_of(const part *parts, size_t count, const char *metadata
     kdtest_bytes *data = calloc(1, sizeof *data);
     for (size_t i = 0; i < count; i++) {
         size_t elements = 1, width = strcmp(parts[i].dtype, "F64") == 0 || strcmp(parts[i].dtype, "I64") == 0 ? 8
-                                   : strcmp(parts[i].dtype, "F32") == 0 ? 4 : 2;
+                                   : strcmp(parts[i].dtype, "F32") == 0 ? 4 : strchr(parts[i].dtype, '8') ? 1 : 2;
         n += (size_t)snprintf(header + n, sizeof header - n, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[",
                               i || metadata ? "," : "", parts[i].name, parts[i].dtype);
         for (size_t a = 0; a < parts[i].rank; a++) {
@@ -328,6 +328,9 @@ TEST(names_what_differs)
     memcpy(other, ints, sizeof ints);
     other[4].dtype = "I64";
     refused(other, KD_COUNT(other), NULL, 0, KD_ERR_DTYPE, TEXTS("not floats: bn.running_mean is I64"));
+    other[4].dtype = "U16";
+    other[0].dtype = "F8_E4M3";
+    refused(other, KD_COUNT(other), NULL, 0, KD_ERR_DTYPE, TEXTS("not floats: fc.weight is F8_E4M3, bn.running_mean is U16"));
     /* many: some are named, the rest are counted */
     static part many[60];
     static char names[60][24];
@@ -367,6 +370,45 @@ TEST(names_what_differs)
     refused(ints, KD_COUNT(ints), "\"__metadata__\":{\"kd.input_mean\":\"1\",\"kd.input_std\":\"0\"}", 0,
             KD_ERR_FORMAT, TEXTS("kd.input_mean"));
     CHECK(kdtest_fds() == fds);
+}
+
+/* The text has room for some names; the log, if one asks for it, has each. */
+typedef struct seen { size_t lines, shapes, missing, unexpected; } seen;
+
+static void note(uint32_t level, const char *text, void *user)
+{
+    seen *s = user;
+    CHECK(level == KD_LOG_INFO);
+    s->lines++;
+    s->shapes += strcmp(text, "kd_model_load: other shapes: fc.weight is [2, 3] in the file, [3, 2] in the model") == 0;
+    s->missing += strncmp(text, "kd_model_load: missing: bn.", 27) == 0;
+    s->unexpected += strncmp(text, "kd_model_load: unexpected: a_name_that_is_", 42) == 0;
+}
+
+TEST(the_log_has_every_name)
+{
+    part parts[14] = { { "fc.weight", "F32", 2, { 2, 3 }, 1 }, { "fc.bias", "F32", 1, { 3 }, 1 } };
+    char names[14][64];
+    for (size_t i = 2; i < 14; i++) {
+        snprintf(names[i], sizeof *names, "a_name_that_is_not_short_and_not_here_%zu", i);
+        parts[i] = (part){ names[i], "F32", 1, { 3 }, 1 };
+    }
+    seen s = { 0 };
+    kd_context_desc desc;
+    kd_context *ctx = NULL;
+    kd_context_desc_init(&desc, sizeof desc);
+    desc.threads = 1;
+    desc.log = note;
+    desc.log_user = &s;
+    desc.log_level = KD_LOG_INFO;
+    CHECK_OK(kd_context_create(&ctx, &desc));
+    kd_model *m = small(ctx);
+    CHECK_STATUS(kd_model_load(m, file_of(parts, 14, NULL), 0), KD_ERR_SHAPE);
+    CHECK_ERROR_HAS("not_here_2, ");
+    CHECK_ERROR_HAS(" and 10 more");
+    CHECK(s.lines == 17 && s.shapes == 1 && s.missing == 4 && s.unexpected == 12);
+    kd_model_free(m);
+    kd_context_free(ctx);
 }
 
 TEST(flags_load_a_part)

@@ -1,7 +1,9 @@
 /* test_zoo.c - the named architectures: names, sizes, published parameter counts, what they compute.
  * SPDX-License-Identifier: MIT */
 #include "kdtest.h"
+#include "kdtest_file.h"
 #include "nn/nn.h"
+#include <stdlib.h>
 
 TEST(mlp)
 {
@@ -227,6 +229,10 @@ TEST(sizes_by_name)
         { "vgg16", 10, 14728266 },         { "vgg19", 10, 20040522 },         { "resnet18", 1000, 11689512 },
         { "resnet34", 1000, 21797672 },    { "resnet50", 1000, 25557032 },    { "resnet101", 1000, 44549160 },
         { "resnet152", 1000, 60192808 },
+        { "regnety_002", 1000, 3162996 },  { "regnety_004", 1000, 4344144 },  { "regnety_006", 1000, 6055160 },
+        { "regnety_008", 1000, 6263168 },  { "vit_tiny_patch16_224", 1000, 5717416 },
+        { "deit_tiny_distilled_patch16_224", 1000, 5910800 }, { "deit_small_patch16_224", 1000, 22050664 },
+        { "vit_base_patch16_224", 1000, 86567656 },
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (known[i].size > 1500000 && !kdtest_full()) continue;
@@ -242,7 +248,7 @@ TEST(every_name)
 {
     kd_tape *tape = NULL;
     CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_INFER));
-    CHECK(kd_zoo_count() == 32 && kd_zoo_name(kd_zoo_count()) == NULL && kd_zoo_name(SIZE_MAX) == NULL);
+    CHECK(kd_zoo_count() == 36 && kd_zoo_name(kd_zoo_count()) == NULL && kd_zoo_name(SIZE_MAX) == NULL);
     for (size_t i = 0; i < kd_zoo_count(); i++) {
         const char *name = kd_zoo_name(i);
         for (size_t j = 0; j < i; j++) CHECK(strcmp(name, kd_zoo_name(j)) != 0);
@@ -267,6 +273,21 @@ TEST(every_name)
         kd_model_free(clone);
     }
     kd_tape_free(tape);
+}
+
+/* The guide's table has every name. */
+TEST(the_guide_lists_all)
+{
+    size_t size;
+    char *guide = (char *)kdtest_slurp(kdtest_repo("docs/guide/03-models.md"), &size);
+    if (!CHECK(guide && size)) return;
+    guide[size - 1] = 0;
+    for (size_t i = 0; i < kd_zoo_count(); i++) {
+        char quoted[40];
+        snprintf(quoted, sizeof quoted, "`%s`", kd_zoo_name(i));
+        CHECK_MSG(strstr(guide, quoted) != NULL, "%s", quoted);
+    }
+    free(guide);
 }
 
 /* A frozen model, whose neighbours run as one op, gives the bits of one that keeps every output. */
@@ -301,7 +322,7 @@ TEST(blocks_keep_their_bits)
  * allocation while a model is built or run is an error and leaves nothing. */
 TEST(blocks_train)
 {
-    static const char *const names[] = { "wrn_16_1", "shufflenetv1", "shufflenetv2", "resnet20_a" };
+    static const char *const names[] = { "wrn_16_1", "shufflenetv1", "shufflenetv2", "resnet20_a", "regnety_002" };
     static float images[2 * 16 * 16 * 3];
     kdtest_rand r = { 8 };
     kdtest_fill(&r, images, sizeof images / sizeof *images, 1.0);
@@ -354,6 +375,27 @@ TEST(blocks_train)
     }
 }
 
+/* The epsilon of batch norms, 1e-5, seen where the variance is 0: (0 - -1e-3) / sqrt(0 + 1e-5). */
+TEST(batch_norm_epsilon)
+{
+    kd_model *m = NULL;
+    kd_tape *tape = NULL;
+    kd_param_info info = { .struct_size = sizeof info };
+    CHECK_OK(kd_zoo_create(&m, NULL, "resnet8", 10, 1));
+    CHECK_OK(kd_model_initialize(m, "conv1.weight", KD_INIT_ZEROS, 0, 0, 1));
+    CHECK_OK(kd_model_find(m, "bn1.running_mean", &info));
+    CHECK_OK(kd_tensor_fill(info.tensor, -1e-3));
+    CHECK_OK(kd_model_find(m, "bn1.running_var", &info));
+    CHECK_OK(kd_tensor_fill(info.tensor, 0));
+    kd_model_touch(m);
+    CHECK_OK(kd_model_tap(m, "relu"));
+    CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_INFER));
+    (void)forward_zeros(m, tape, 4, (size_t[]){ 1, 8, 8, 3 });
+    CHECK_NEAR((double)kd_tensor_f32(kd_model_tapped(m, tape, "relu"))[0], 0.316227766, 1e-6);
+    kd_tape_free(tape);
+    kd_model_free(m);
+}
+
 /* The variance of grouped convolutions, 2 / (9 channels) in MobileNetV2, and zeros of the classifier's bias. */
 TEST(mobilenet_begins)
 {
@@ -377,6 +419,15 @@ TEST(bad_names)
     CHECK_STATUS(kd_zoo_create(&m, NULL, "wrn-16-2", 10, 1), KD_ERR_ARG);
     CHECK_ERROR_HAS("no architecture \"wrn-16-2\" (the nearest is \"wrn_16_2\"");
     CHECK_STATUS(kd_zoo_create(&m, NULL, "", 10, 1), KD_ERR_ARG);
+    static const char *const no_transformers[] = { "vit_tiny_patch16", "vit_tiny_patch_224", "vit_tiny_patch16_", "vit_tiny_patch16_224x",
+        "vit_tiny_patch016_224", "vit_tiny_distilled_patch16_224", "vit_huge_patch16_224", "deit_tiny_patch4294967312_224" };
+    for (size_t i = 0; i < KD_COUNT(no_transformers); i++) {
+        CHECK_STATUS(kd_zoo_create(&m, NULL, no_transformers[i], 10, 1), KD_ERR_ARG);
+        CHECK_ERROR_HAS("no architecture");
+    }
+    CHECK_STATUS(kd_zoo_create(&m, NULL, "vit_tiny_patch16_225", 10, 1), KD_ERR_ARG);
+    CHECK_ERROR_HAS("image 225 is not 1 to 4096 times patch 16");
+    CHECK_STATUS(kd_zoo_create(&m, NULL, "vit_tiny_patch4_32", 0, 1), KD_ERR_ARG);
     CHECK_STATUS(kd_zoo_create(&m, NULL, NULL, 10, 1), KD_ERR_ARG);
     CHECK_STATUS(kd_zoo_create(NULL, NULL, "vgg8", 10, 1), KD_ERR_ARG);
     CHECK_STATUS(kd_zoo_create(&m, NULL, "resnet8", 0, 1), KD_ERR_ARG);
@@ -390,4 +441,109 @@ TEST(bad_names)
     CHECK_STATUS(kd_zoo_wrn(NULL, NULL, 16, 1, 10, 1), KD_ERR_ARG);
     CHECK_OK(kd_zoo_wrn(&m, NULL, 10, 3, 10, 1));
     kd_model_free(m);
+}
+
+/* Weights of another depth, and of other classes: what differs is named and counted, and nothing is written; with flags for it what
+ * both have is read. */
+TEST(weights_of_another_network)
+{
+    kd_model *deep = NULL, *flat = NULL, *other = NULL;
+    const char *path = kdtest_path("zoo.safetensors");
+    CHECK_OK(kd_zoo_create(&deep, NULL, "resnet20", 10, 1));
+    CHECK_OK(kd_zoo_create(&flat, NULL, "resnet8", 10, 2));
+    CHECK_OK(kd_zoo_create(&other, NULL, "resnet20", 100, 3));
+    kdtest_rand r = { 9 };
+    kd_param_info a = { .struct_size = sizeof a }, b = { .struct_size = sizeof b };
+    for (size_t i = 0; i < kd_model_parameter_count(deep); i++) {
+        CHECK_OK(kd_model_parameter_at(deep, i, &a));
+        kdtest_fill(&r, kd_tensor_f32(a.tensor), kd_tensor_count(a.tensor), 1.0);
+    }
+    kd_model_touch(deep);
+    const uint64_t flat_before = kd_model_hash(flat), other_before = kd_model_hash(other), deep_before = kd_model_hash(deep);
+    CHECK_OK(kd_model_save(deep, path));
+    CHECK_STATUS(kd_model_load(flat, path, KD_LOAD_STRICT), KD_ERR_FORMAT);
+    CHECK_ERROR_HAS("not this model's weights; unexpected: layer1.1.bn1");
+    CHECK_ERROR_HAS(" more");
+    CHECK_STATUS(kd_model_load(flat, path, KD_LOAD_MISSING_OK), KD_ERR_FORMAT);
+    CHECK(strstr(kd_last_error(), "missing") == NULL);
+    CHECK(kd_model_hash(flat) == flat_before);
+    CHECK_STATUS(kd_model_load(other, path, KD_LOAD_STRICT), KD_ERR_SHAPE);
+    CHECK_ERROR_HAS("other shapes: fc.weight is [10, 64] in the file, [100, 64] in the model, fc.bias is [10] in the file, [100] in");
+    CHECK_STATUS(kd_model_load(other, path, KD_LOAD_MISSING_OK | KD_LOAD_EXTRA_OK), KD_ERR_SHAPE);
+    CHECK(kd_model_hash(other) == other_before);
+    CHECK_OK(kd_model_load(flat, path, KD_LOAD_EXTRA_OK));
+    for (size_t i = 0; i < kd_model_parameter_count(flat); i++) {
+        CHECK_OK(kd_model_parameter_at(flat, i, &a));
+        CHECK_OK(kd_model_find(deep, a.name, &b));
+        CHECK(memcmp(kd_tensor_data(a.tensor), kd_tensor_data(b.tensor), kd_tensor_count(a.tensor) * sizeof(float)) == 0);
+    }
+    CHECK_OK(kd_model_save(flat, path));
+    CHECK_STATUS(kd_model_load(deep, path, KD_LOAD_STRICT), KD_ERR_FORMAT);
+    CHECK_ERROR_HAS("not this model's weights; missing: layer1.1.conv1.weight, layer1.1.bn1.weight");
+    /* Of 6 blocks with two convolutions and two norms of four, all that the file lacks. */
+    char count[32];
+    size_t named = 1;
+    for (const char *p = strstr(kd_last_error(), "missing: "); *p; p++) named += *p == ',';
+    snprintf(count, sizeof count, " and %zu more", 6 * 10 - named);
+    CHECK_ERROR_HAS(count);
+    CHECK(kd_model_hash(deep) == deep_before);
+    CHECK_OK(kd_model_load(deep, path, KD_LOAD_MISSING_OK));
+    kd_model_free(deep);
+    kd_model_free(flat);
+    kd_model_free(other);
+
+    /* Nor does a shortcut "A" have what "B" has, nor a plain transformer the token. */
+    CHECK_OK(kd_zoo_create(&deep, NULL, "resnet20", 10, 1));
+    CHECK_OK(kd_zoo_create(&flat, NULL, "resnet20_a", 10, 2));
+    CHECK_OK(kd_model_save(flat, path));
+    CHECK_STATUS(kd_model_load(deep, path, KD_LOAD_STRICT), KD_ERR_FORMAT);
+    CHECK_ERROR_HAS("missing: layer2.0.downsample.0.weight");
+    CHECK_ERROR_HAS("unexpected: linear.bias, linear.weight");
+    kd_model_free(deep);
+    kd_model_free(flat);
+    CHECK_OK(kd_zoo_create(&deep, NULL, "deit_tiny_distilled_patch4_16", 10, 1));
+    CHECK_OK(kd_zoo_create(&flat, NULL, "deit_tiny_patch4_16", 10, 2));
+    CHECK_OK(kd_model_save(deep, path));
+    CHECK_STATUS(kd_model_load(flat, path, KD_LOAD_STRICT), KD_ERR_SHAPE);
+    CHECK_ERROR_HAS("other shapes: pos_embed is [1, 18, 192] in the file, [1, 17, 192] in the model; unexpected: ");
+    CHECK_ERROR_HAS("dist_token");
+    CHECK_ERROR_HAS("head_dist.weight");
+    kd_model_free(deep);
+    kd_model_free(flat);
+}
+
+/* Multiply-adds of an image beside the published ones, in their last digit: He et al. 2016 (40.8 and 126 M), torchvision's table
+ * (1.81 G), Radosavovic et al. 2020 (200 M); DeiT-Ti's 1.26 G of timm counts more than products, so a percent less may be missing.
+ * Frozen models go through other kernels and count the same. */
+TEST(published_multiply_adds)
+{
+    static const struct { const char *name; size_t side, classes; double millions, within; } cases[] = {
+        { "resnet20", 32, 10, 40.8, .05 },          { "resnet56", 32, 10, 126, .5 },
+        { "resnet18", 224, 1000, 1810, 5 },         { "regnety_002", 224, 1000, 200, 1 },
+        { "deit_tiny_patch16_224", 224, 1000, 1260, 12.6 },
+    };
+    for (size_t i = 0; i < (kdtest_emulated() ? 1 : KD_COUNT(cases)); i++) {
+        kd_model *m = NULL;
+        kd_tape *tape = NULL;
+        kd_tensor *x = NULL;
+        uint64_t counted[2] = { 0 };
+        if (!CHECK_OK(kd_zoo_create(&m, NULL, cases[i].name, cases[i].classes, 1))) continue;
+        CHECK_OK(kd_tape_create(&tape, NULL, KD_TAPE_INFER));
+        CHECK_OK(kd_tensor_create(&x, NULL, KD_F32, 4, (size_t[]){ 1, cases[i].side, cases[i].side, 3 }));
+        for (int32_t frozen = 0; frozen < 2; frozen++) {
+            kd_model_freeze(m, frozen);
+            kd_model_forward(m, tape, x);
+            CHECK_OK(kd_tape_status(tape));
+            counted[frozen] = kd_tape_multiply_adds(tape);
+            kd_tape_reset(tape);
+        }
+        double millions = (double)counted[0] / 1e6;
+        CHECK_MSG(millions > cases[i].millions - cases[i].within && millions < cases[i].millions + cases[i].within,
+                  "%s: %.3f M multiply-adds, published %g", cases[i].name, millions, cases[i].millions);
+        CHECK_MSG(counted[1] == counted[0], "%s: frozen %llu, not %llu", cases[i].name, (unsigned long long)counted[1],
+                  (unsigned long long)counted[0]);
+        kd_tape_free(tape);
+        kd_tensor_free(x);
+        kd_model_free(m);
+    }
 }

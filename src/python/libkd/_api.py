@@ -238,6 +238,10 @@ CALLBACKS = {
     ),
     "kd_block_desc.forward": ("kd_tensor *", "kd_layer *self, kd_tape *tape, kd_tensor *x, void *user"),
     "kd_block_desc.free": ("void", "void *user"),
+    "kd_decode_fn": (
+        "int32_t",
+        "void *user, const char *path, const uint8_t *file, size_t bytes, size_t *height, size_t *width, uint8_t *rgb"
+    ),
 }
 
 # struct: (field, C type, prefix of its constants or "")
@@ -501,6 +505,13 @@ STRUCTS = {
         ("separator", "uint32_t", ""),
         ("reserved", "uint32_t", ""),
     ),
+    "kd_folder_desc": (
+        ("struct_size", "size_t", ""),
+        ("height", "size_t", ""),
+        ("width", "size_t", ""),
+        ("decode", "kd_decode_fn", ""),
+        ("decode_user", "void *", ""),
+    ),
     "kd_loader_desc": (
         ("struct_size", "size_t", ""),
         ("batch", "size_t", ""),
@@ -519,6 +530,16 @@ STRUCTS = {
         ("channels", "size_t", ""),
         ("shard_index", "uint32_t", ""),
         ("shard_count", "uint32_t", ""),
+        ("cutmix_alpha", "float", ""),
+        ("mix_switch", "float", ""),
+        ("mix_probability", "float", ""),
+        ("label_smoothing", "float", ""),
+        ("erase_probability", "float", ""),
+        ("erase_zeros", "uint32_t", ""),
+        ("randaugment_ops", "uint32_t", ""),
+        ("randaugment_magnitude", "float", ""),
+        ("randaugment_noise", "float", ""),
+        ("repeats", "uint32_t", ""),
     ),
     "kd_safetensors_info": (
         ("struct_size", "size_t", ""),
@@ -878,6 +899,8 @@ FUNCTIONS = {
         "kd_status",
         "kd_dataset **out, kd_context *ctx, const char *const *paths, size_t count, uint32_t variant"
     ),
+    "kd_folder_desc_init": ("void", "kd_folder_desc *desc, size_t struct_size"),
+    "kd_dataset_open_folder": ("kd_status", "kd_dataset **out, kd_context *ctx, const char *path, const kd_folder_desc *desc"),
     "kd_dataset_subset": ("kd_status", "kd_dataset **out, const kd_dataset *from, const uint32_t *indices, size_t count"),
     "kd_dataset_free": ("void", "kd_dataset *data"),
     "kd_dataset_count": ("size_t", "const kd_dataset *data"),
@@ -887,12 +910,14 @@ FUNCTIONS = {
     "kd_dataset_labels": ("int32_t *", "kd_dataset *data"),
     "kd_dataset_item": ("const void *", "const kd_dataset *data, size_t index"),
     "kd_dataset_classes": ("size_t", "const kd_dataset *data"),
+    "kd_dataset_class_name": ("const char *", "const kd_dataset *data, size_t index"),
     "kd_loader_desc_init": ("void", "kd_loader_desc *desc, size_t struct_size"),
     "kd_loader_create": ("kd_status", "kd_loader **out, kd_context *ctx, const kd_dataset *data, const kd_loader_desc *desc"),
     "kd_loader_next": ("kd_status", "kd_loader *loader, kd_tensor **x, kd_tensor **y"),
     "kd_loader_indices": ("const uint32_t *", "const kd_loader *loader"),
     "kd_loader_epoch": ("uint64_t", "const kd_loader *loader"),
     "kd_loader_batches": ("size_t", "const kd_loader *loader"),
+    "kd_loader_waited": ("uint64_t", "const kd_loader *loader"),
     "kd_loader_free": ("void", "kd_loader *loader"),
     "kd_safetensors_open": ("kd_status", "kd_safetensors **out, kd_context *ctx, const char *path, uint32_t flags"),
     "kd_safetensors_close": ("void", "kd_safetensors *file"),

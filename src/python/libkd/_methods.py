@@ -106,6 +106,16 @@ if TYPE_CHECKING:
         std: ArrayLike | None
         shard_index: int | None
         shard_count: int | None
+        cutmix_alpha: float | None
+        mix_switch: float | None
+        mix_probability: float | None
+        label_smoothing: float | None
+        erase_probability: float | None
+        erase_zeros: int | None
+        randaugment_ops: int | None
+        randaugment_magnitude: float | None
+        randaugment_noise: float | None
+        repeats: int | None
 
 
 class TapeOps:
@@ -940,6 +950,13 @@ class DatasetMethods:
         """
         return lib.kd_dataset_classes(self._h)
 
+    def class_name(self, index: int) -> str:
+        """The name of the folder that class i came from, as long as the data set lives; NULL if it has none.
+
+        C: kd_dataset_class_name
+        """
+        return decode(lib.kd_dataset_class_name(self._h, index))
+
 
 class EmaMethods:
     """What follows by rule of kd_ema."""
@@ -1000,7 +1017,12 @@ class LoaderMethods:
                   drop_last: int | None = None, scale: float | None = None, shift: int | None = None,
                   crop_padding: int | None = None, flip: int | None = None, mixup_alpha: float | None = None,
                   classes: int | None = None, ahead: int | None = None, mean: ArrayLike | None = None,
-                  std: ArrayLike | None = None, shard_index: int | None = None, shard_count: int | None = None):
+                  std: ArrayLike | None = None, shard_index: int | None = None, shard_count: int | None = None,
+                  cutmix_alpha: float | None = None, mix_switch: float | None = None, mix_probability: float | None = None,
+                  label_smoothing: float | None = None, erase_probability: float | None = None,
+                  erase_zeros: int | None = None, randaugment_ops: int | None = None,
+                  randaugment_magnitude: float | None = None, randaugment_noise: float | None = None,
+                  repeats: int | None = None):
         """The descriptor as keyword arguments; what is not given keeps the library's default.
         How batches are made.
 
@@ -1013,19 +1035,32 @@ class LoaderMethods:
             crop_padding: pad by this, crop back at random; default 0
             flip: left-right with probability 1/2; default 0
             mixup_alpha: > 0: mix pairs with Beta(alpha, alpha), labels become f32 [batch, classes]; default 0
-            classes: for mix-up; 0: kd_dataset_classes
+            classes: for labels in f32; 0: kd_dataset_classes
             ahead: batches prepared in advance, 0 (in the caller's thread) to 8; default 2
             mean: [channels] (last axis) or NULL; copied
             std: [channels] (last axis) or NULL; copied
             channels: length of mean and std
             shard_index: which part of each batch, 0 to shard_count - 1; default 0
             shard_count: >= 1: each batch is dealt out to this many loaders; default 1
+            cutmix_alpha: > 0: CutMix, boxes by Beta(alpha, alpha), labels f32 [batch, classes]; default 0
+            mix_switch: mix-up and CutMix both: a batch's probability of CutMix; default 0.5
+            mix_probability: of a batch to be mixed at all; default 1
+            label_smoothing: > 0: this much of a label goes to all classes, labels f32 [batch, classes]; default 0
+            erase_probability: of an item to lose a rectangle; default 0
+            erase_zeros: it becomes 0, not normal noise; default 0
+            randaugment_ops: RandAugment: ops drawn for an item, 0 to 16; default 0
+            randaugment_magnitude: 0 to 10; default 9
+            randaugment_noise: deviation of the magnitude; default 0.5
+            repeats: >= 1: repeated augmentation, each item of an epoch this often; default 1
 
         C: kd_loader_desc
         """
         return describe("kd_loader_desc", batch=batch, seed=seed, shuffle=shuffle, drop_last=drop_last, scale=scale,
                 shift=shift, crop_padding=crop_padding, flip=flip, mixup_alpha=mixup_alpha, classes=classes, ahead=ahead,
-                mean=mean, std=std, shard_index=shard_index, shard_count=shard_count)
+                mean=mean, std=std, shard_index=shard_index, shard_count=shard_count, cutmix_alpha=cutmix_alpha,
+                mix_switch=mix_switch, mix_probability=mix_probability, label_smoothing=label_smoothing,
+                erase_probability=erase_probability, erase_zeros=erase_zeros, randaugment_ops=randaugment_ops,
+                randaugment_magnitude=randaugment_magnitude, randaugment_noise=randaugment_noise, repeats=repeats)
 
     @property
     def epoch(self) -> int:
@@ -1042,6 +1077,15 @@ class LoaderMethods:
         C: kd_loader_batches
         """
         return lib.kd_loader_batches(self._h)
+
+    @property
+    def waited(self) -> int:
+        """Nanoseconds that kd_loader_next has kept its caller waiting, in all calls so far: near 0 where batches are made as
+        fast as they are used.  With `ahead` 0 it is the time it takes to make them.
+
+        C: kd_loader_waited
+        """
+        return lib.kd_loader_waited(self._h)
 
 
 class LossDistillMethods:

@@ -86,6 +86,21 @@ class Dataset(Object, DatasetMethods):
         check(lib.kd_dataset_open_cifar(byref(out), Context._of(context), names, len(paths), constant("KD_CIFAR_", variant)))
         return cls._from(out.value, context)
 
+    @classmethod
+    def from_folder(cls, path: str | os.PathLike, *, height: int | None = None, width: int | None = None,
+                    context: Context | None = None) -> "Dataset":
+        """PPM and PGM images in a folder for each class, u8 [height, width, 3]; resized and cut to height x width where given."""
+        desc, keep = describe("kd_folder_desc", height=height, width=width)
+        out = c_void_p()
+        check_path(lib.kd_dataset_open_folder(byref(out), Context._of(context), encode_path(path), byref(desc)), path)
+        return cls._from(out.value, context)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of a folder, in the order of the labels; empty for other data sets."""
+        names = (lib.kd_dataset_class_name(self._h, i) for i in range(self.classes))
+        return [name.decode("utf-8", "surrogateescape") for name in names if name]
+
     def subset(self, indices: Any) -> "Dataset":
         """Some of the items, in this order, repeats allowed; shares the items' memory."""
         numbers = _integers(indices, c_uint32, "indices")
@@ -141,7 +156,8 @@ class Loader(Object, LoaderMethods):
 
     x is f32 [n, item shape..], y i32 [n] (f32 [n, classes] with mix-up); both are the loader's and change with the next batch.
     The keyword arguments are the fields of kd_loader_desc: batch, seed, shuffle, drop_last, scale, shift, crop_padding, flip,
-    mixup_alpha, classes, ahead, mean, std.  The order is a function of seed, epoch and position alone.
+    mixup_alpha, classes, ahead, mean, std, and what DeiT adds: cutmix_alpha, label_smoothing, erase_probability, randaugment_ops,
+    repeats and the like.  The order is a function of seed, epoch and position alone.
     """
 
     __slots__ = ("_context", "_x", "_y")

@@ -77,8 +77,10 @@ def create(name: str, classes: int = 10, seed: int = 0, *, context: Context | No
     .. "resnet110_a" (shortcuts without parameters: every second pixel, zeros for new channels; the classifier is
     `linear`), "wrn_16_2" .. (kd_zoo_wrn), "vgg8" .. "vgg19" (batch norm), "mobilenetv2", "mobilenetv2_half" (half as
     wide), "shufflenetv1" (groups 3), "shufflenetv2" (1x).  For ImageNet, with torchvision's names: "resnet18" ..
-    "resnet152".  All end in a mean over what is left of height and width, so other sizes may go in.  KD_ERR_ARG names the
-    nearest.
+    "resnet152"; with timm's: "regnety_002" .. "regnety_008".  All these end in a mean over what is left of height and
+    width, so other sizes may go in. Vision transformers, not in kd_zoo_name's list: MODEL_SIZE_patchP_IMAGE, where MODEL
+    is vit or deit, SIZE tiny, small, base, or for deit tiny_distilled .., P and IMAGE any sizes that kd_zoo_vit takes:
+    "deit_small_distilled_patch16_224", "vit_tiny_patch4_32". KD_ERR_ARG names the nearest.
 
     C: kd_zoo_create
     """
