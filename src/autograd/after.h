@@ -10,6 +10,7 @@ typedef struct kd__after {
     kd_tensor   *residual;        /* NULL, or shaped like the result */
     bool         relu;
     bool         gelu;            /* kd__linear: of its input, before the product; recorded too */
+    const kd__gemm_args *inner;   /* and where nothing is recorded, its input is this product of x: n, k, b, epilogue */
 } kd__after;
 
 /* kd_conv2d, kd_conv1d, kd_linear.  `after` may be NULL.  What is recorded takes ReLU alone.  packed: the weight's kd__packed,

@@ -15,6 +15,7 @@ typedef struct linear_job {
     kd_context  *ctx;
     size_t       rows, in, out;       /* rows: of the block, backward */
     const float *x, *dy;
+    const kd__gemm_args *inner;       /* what gives x, or NULL; then x is what it is made of */
     kd__gemm_args product;            /* of the rows of a task; forward y, backward dx or, with gelu, what is before it */
     float       *dx, *dw, *db;        /* NULL: not wanted */
     float       *panels;              /* the block's gelu(x) or x, by columns */
@@ -52,7 +53,18 @@ static void gelu_task(size_t begin, size_t end, void *arg)
     kd__gemm_args g = job->product;
     float *a = job_scratch(job, (end - begin) * job->in);
     if (!a) return;
-    job->ctx->kernels->unary_f32(KD_UNARY_GELU_ERF, a, job->x + begin * job->in, (end - begin) * job->in, 0.0f, 0.0f);
+    const float *x = job->x + begin * job->in;
+    if (job->inner) {
+        kd__gemm_args f = *job->inner;
+        f.m = end - begin;
+        f.a = job->x + begin * f.k;
+        f.a_stride = f.k;
+        f.c = a;
+        f.c_stride = job->in;
+        job_product(job, &f);
+        x = a;
+    }
+    job->ctx->kernels->unary_f32(KD_UNARY_GELU_ERF, a, x, (end - begin) * job->in, 0.0f, 0.0f);
     g.m = end - begin;
     g.a = a;
     g.c += begin * job->out;
@@ -82,7 +94,8 @@ kd_tensor *kd__linear(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor 
     if (weight->rank != 2) return kd__op_fail(&op, KD_ERR_SHAPE, "weight %S is not [in, out]", (size_t)weight->rank, weight->shape);
     if (x->rank < 1) return kd__op_fail(&op, KD_ERR_SHAPE, "x [] has no axis of features");
     const size_t in = weight->shape[0], out = weight->shape[1];
-    if (x->shape[x->rank - 1] != in)
+    const kd__gemm_args *inner = after ? after->inner : NULL;
+    if (!inner && x->shape[x->rank - 1] != in)
         return kd__op_fail(&op, KD_ERR_SHAPE, "x %S x weight %S: inner sizes %zu and %zu differ", (size_t)x->rank, x->shape,
                            (size_t)2, weight->shape, x->shape[x->rank - 1], in);
     if (bias && (bias->rank != 1 || bias->shape[0] != out))
@@ -94,7 +107,8 @@ kd_tensor *kd__linear(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor 
     kd_tensor *y = kd__op_output(&op, x->rank, shape);
     if (!y) return kd__op_end(&op);
 
-    linear_job job = { .ctx = tape->ctx, .in = in, .out = out, .x = x->data, .gelu = after && after->gelu, .product = {
+    linear_job job = { .ctx = tape->ctx, .in = in, .out = out, .x = x->data, .gelu = after && after->gelu, .inner = inner,
+                       .product = {
         .m = rows, .n = out, .k = in, .a = x->data, .a_stride = in, .b = weight->data, .b_stride = out,
         .c = y->data, .c_stride = out, .after = kd__after_epilogue(after, bias, out) } };
     if (job.gelu) {
@@ -106,7 +120,7 @@ kd_tensor *kd__linear(kd_tape *tape, kd_tensor *x, kd_tensor *weight, kd_tensor 
         job.status = (int)kd__gemm_kept(tape->ctx, &job.product, packed);
     }
     if (job.status != KD_OK) return kd__tape_fail(tape, (kd_status)job.status);
-    tape->multiply_adds += (uint64_t)rows * in * out;
+    tape->multiply_adds += (uint64_t)rows * in * (out + (inner ? inner->k : 0));
     op.unread_out = !(after && after->relu);
     if (op.recording && after && (after->relu || after->gelu)) {
         linear_saved *saved = kd__op_save(&op, sizeof *saved);

@@ -2,15 +2,16 @@
  * over memory instead of one for each, with the same bits.
  *
  * Where nothing is recorded, all of them together.  Where a tape records, batch norm needs the statistics of its whole input first:
- * convolution or linear and ReLU, or batch norm, sum and ReLU.  GELU and the linear layer behind it are one op either way.  An output
- * that somebody asked to see (a tap, a summary, the search for numbers that are not finite) ends the chain.
+ * convolution or linear and ReLU, or batch norm, sum and ReLU.  GELU and the linear layer behind it are one op either way; where
+ * nothing is recorded, with the linear layer in front of it too.  An output that somebody asked to see (a tap, a summary, the search
+ * for numbers that are not finite) ends the chain.
  * SPDX-License-Identifier: MIT */
 #include "autograd/after.h"
 #include "autograd/norm.h"
 #include "nn/nn.h"
 
 typedef struct chain {
-    kd_layer *product, *norm, *last;
+    kd_layer *inner, *product, *norm, *last;   /* inner: a linear layer in front of the GELU in front of the product */
     bool      relu, gelu;   /* behind them; before the product */
 } chain;
 
@@ -38,6 +39,11 @@ static chain find(kd_layer *first, const kd_tape *tape)
     const bool infer = tape->mode == KD_TAPE_INFER;
     chain c = { .last = first };
     kd_layer *next = first;
+    if (infer && first->type == KD__LAYER_linear && (next = follower(first)) && next->type == KD__LAYER_activation &&
+        next->u.activation == KD_ACT_GELU && follower(next) && follower(next)->type == KD__LAYER_linear) {
+        c.inner = first;
+        first = next;
+    }
     if (first->type == KD__LAYER_activation && first->u.activation == KD_ACT_GELU) {
         next = follower(first);
         if (next && next->type == KD__LAYER_linear) {
@@ -97,9 +103,26 @@ static bool take_sum(const chain *c, kd_tape *tape, const kd_tensor *x, kd__join
     return (*direct)->dtype == KD_F32 && kd__tensor_contiguous(*direct) && !memcmp(shape, (*direct)->shape, x->rank * sizeof *shape);
 }
 
+/* May `inner` take x, and the product what it gives? */
+static bool inner_fits(const chain *c, const kd_tensor *x)
+{
+    return x->dtype == KD_F32 && x->rank && x->shape[x->rank - 1] == c->inner->slot[0]->tensor.shape[0] &&
+           channels_of(c->inner) == c->product->slot[0]->tensor.shape[0];
+}
+
 static kd_tensor *run_product(const chain *c, kd_tape *tape, kd_tensor *x, const kd__after *after)
 {
     kd_layer *l = c->product;
+    kd__after with = *after;
+    kd__gemm_args inner;
+    if (c->inner) {
+        const kd_tensor *w = kd__slot(c->inner, 0), *b = kd__slot(c->inner, 1);
+        inner = (kd__gemm_args){ .n = w->shape[1], .k = w->shape[0], .b = w->data, .b_stride = w->shape[1],
+                                 .after = { .bias = b ? b->data : NULL } };
+        kd__gemm_keep(tape->ctx, &inner, kd__layer_packed(c->inner, tape));
+        with.inner = &inner;
+        after = &with;
+    }
     kd_tensor *weight = kd__slot(l, 0), *bias = kd__slot(l, 1);
     kd__packed *packed = kd__layer_packed(l, tape);
     if (l->type == KD__LAYER_conv2d) return kd__conv2d(tape, x, weight, bias, &l->u.conv, after, packed);
@@ -143,7 +166,7 @@ kd_layer *kd__chain_forward(kd_layer *first, kd_tape *tape, kd_tensor *x, kd__jo
 {
     if (!kd__tape_ok(tape) || tape->observer || tape->check_finite || !kd__tensor_alive(x)) return NULL;
     chain c = find(first, tape);
-    if (!c.product && !c.norm) return NULL;
+    if ((!c.product && !c.norm) || (c.inner && !inner_fits(&c, x))) return NULL;
     kd_tensor *direct = NULL;
     const bool sum = join && take_sum(&c, tape, x, join, &direct);
     if (c.last == first && !sum) return NULL;

@@ -89,6 +89,23 @@ TEST(extremes)
     kd_tape_free(tape);
 }
 
+/* Scores of a long sequence are never there together: all memory of forward and backward is below half of theirs. */
+TEST(long_sequence)
+{
+    enum { T = 2048, D = 16 };
+    kdtest_alloc memory = { 0 };
+    kd_tape *tape;
+    kdtest_alloc_begin(&memory, 1, KD_ISA_AUTO);
+    if (!CHECK_OK(kd_tape_create(&tape, memory.ctx, KD_TAPE_TRAIN))) return;
+    kd_tensor *qkv = kd_requires_grad(tape, kd_tape_tensor(tape, KD_F32, 3, (size_t[]){ 1, T, 3 * D }));
+    CHECK_OK(kd_tensor_fill(qkv, 0.5f));
+    CHECK_OK(kd_backward(tape, kd_mean(tape, kd_square(tape, kd_attention(tape, qkv, NULL, NULL, 1, 0, 0, NULL)), 0, 0)));
+    kd_tape_free(tape);
+    CHECK_MSG(memory.peak_bytes > T * 3 * D * sizeof(float) && memory.peak_bytes < (size_t)T * T * sizeof(float) / 2, "%zu bytes",
+              memory.peak_bytes);
+    kdtest_alloc_end(&memory);
+}
+
 #define REFUSED(q, k, v, heads, scale, mask, status, text)              \
     do {                                                                \
         kd_attention(tape, q, k, v, heads, scale, 0, mask);             \
