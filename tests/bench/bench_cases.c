@@ -42,8 +42,8 @@ const bench_case bench_cases[] = {
     { .name = "resnet8x4_resnet32x4_step", STEP, .n = { 64, 32, 32, 3 }, .classes = 100, .temperature = 4,
       .student = "resnet 8 4", .teacher = "resnet 32 4" },
     { .name = "deit_ti_step", .kind = BENCH_STEP, .method = KD_OPT_ADAM, .n = { 8, 224, 224, 3 }, .classes = 1000,
-      .student = "vit 224 16 192 12 3" },
-    { .name = "deit_ti_b8_infer", .kind = BENCH_INFER, .n = { 8, 224, 224, 3 }, .classes = 1000, .student = "vit 224 16 192 12 3" },
+      .student = "deit 224 16 192 12 3", .distill = KD_DISTILL_DEIT_HARD },
+    { .name = "deit_ti_b8_infer", .kind = BENCH_INFER, .n = { 8, 224, 224, 3 }, .classes = 1000, .student = "deit 224 16 192 12 3" },
     { .name = "vit_cifar_step", .kind = BENCH_STEP, .method = KD_OPT_ADAM, .n = { 64, 32, 32, 3 }, .classes = 100,
       .student = "vit 32 4 192 6 3" },
     /* the demo's own */
@@ -101,7 +101,9 @@ static void make_loss(bench *b)
     kd_loss_distill_desc how;
     kd_loss_distill_desc_init(&how, sizeof how);
     how.temperature = b->what->temperature;
-    if (b->what->temperature == 0) {
+    if (b->what->distill) {
+        BENCH_NEED(kd_loss_distill_desc_for(&how, sizeof how, b->what->distill));
+    } else if (b->what->temperature == 0) {
         how.temperature = 1;
         how.hard_weight = 1, how.soft_weight = 0;
     }
@@ -177,11 +179,12 @@ static kd_model *network(bench *b, const char *what, uint64_t seed)
         BENCH_NEED(kd_zoo_mlp(&model, b->ctx, v, count, KD_ACT_RELU, seed));
     } else if (!strncmp(what, "resnet", 6)) {
         BENCH_NEED(kd_zoo_resnet_cifar(&model, b->ctx, v[0], v[1], b->what->classes, seed));
-    } else if (!strncmp(what, "vit", 3)) {   /* image, patch, width, depth, heads */
+    } else if (!strncmp(what, "vit", 3) || !strncmp(what, "deit", 4)) {   /* image, patch, width, depth, heads */
         kd_vit_desc vit;
         kd_vit_desc_init(&vit, sizeof vit);
         vit.image = v[0], vit.patch = v[1], vit.width = v[2], vit.depth = v[3], vit.heads = v[4];
         vit.classes = b->what->classes;
+        vit.distilled = *what == 'd';
         BENCH_NEED(kd_zoo_vit(&model, b->ctx, &vit, seed));
     } else if (!strncmp(what, "lstm", 4)) {   /* hidden layers; the classes from the last step */
         kd_rnn_desc rnn;
@@ -251,6 +254,7 @@ static void open_network(bench *b, kd_rng *rng)
         kd_model_freeze(b->teacher, 1);
     }
     make_loss(b);
+    if (c->distill) b->b = uniform(b, rng, 2, (size_t[]){ c->n[0], c->classes }, -4, 4);
     kd_optimizer_desc how;
     kd_optimizer_desc_init(&how, sizeof how);
     how.method = c->method;
@@ -355,8 +359,11 @@ static void run_conv(bench *b)
 
 double bench_gradients(bench *b)
 {
-    kd_tensor *t = b->teacher ? kd_model_forward(b->teacher, b->look, b->x) : NULL;
-    kd_tensor *l = kd_loss_distill_apply(b->loss, b->learn, kd_model_forward(b->student, b->learn, b->x), t, b->y);
+    kd_distill_inputs in = { .struct_size = sizeof in, .labels = b->y };
+    in.teacher = b->teacher ? kd_model_forward(b->teacher, b->look, b->x) : b->b;
+    in.student = kd_model_forward(b->student, b->learn, b->x);
+    if (b->what->distill) in.student_second = kd_model_tapped(b->student, b->learn, "head_dist");
+    kd_tensor *l = kd_loss_distill_apply_inputs(b->loss, b->learn, &in);
     double value = kd_tensor_item(l);
     BENCH_NEED(kd_backward(b->learn, l));
     kd_tape_reset(b->learn);

@@ -27,10 +27,11 @@ typedef struct bench_case {
     size_t      n[7];                   /* as the kind says; 0 behind the last                    */
     size_t      classes;
     const char *student, *teacher;      /* "mlp 784 256 10", "cnn 28", "resnet 20 1" (depth, width), "lstm 64 256 2",
-                                           "vit 224 16 192 12 3" */
+                                           "vit 224 16 192 12 3", "deit .." with a second head */
     float       temperature;            /* 0: from the labels alone                               */
     uint32_t    method;                 /* KD_OPT_*                                               */
-    uint32_t    distill;                /* BENCH_METHOD: KD_DISTILL_*; BENCH_FEATURE: KD_FEATURE_* */
+    uint32_t    distill;                /* BENCH_METHOD: KD_DISTILL_*; BENCH_FEATURE: KD_FEATURE_*;
+                                           BENCH_STEP: of logits that are given, in place of a teacher; 0: none */
 } bench_case;
 
 extern const bench_case bench_cases[];

@@ -122,7 +122,8 @@ class Net:
             return F.layer_norm(x, x.shape[-1:], w[k + ".weight"], w[k + ".bias"], 1e-6)
         patch = w["patch_embed.proj.weight"]
         h = F.conv2d(x.permute(0, 3, 1, 2), patch, w["patch_embed.proj.bias"], stride=patch.shape[-1])
-        h = torch.cat((w["cls_token"].expand(n, -1, -1), h.flatten(2).transpose(1, 2)), 1) + w["pos_embed"]
+        tokens = [w[k].expand(n, -1, -1) for k in ("cls_token", "dist_token") if k in w]
+        h = torch.cat((*tokens, h.flatten(2).transpose(1, 2)), 1) + w["pos_embed"]
         width = h.shape[2]
         for i in range(sum(k.endswith("norm1.weight") for k in w)):
             p = f"blocks.{i}."
@@ -130,7 +131,12 @@ class Net:
             a = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, -1, width)
             h = h + linear(a, p + "attn.proj")
             h = h + linear(F.gelu(linear(norm(h, p + "norm2"), p + "mlp.fc1")), p + "mlp.fc2")
-        return linear(norm(h, "norm")[:, 0], "head")
+        h = norm(h, "norm")
+        y = linear(h[:, 0], "head")
+        if len(tokens) == 1:
+            return y
+        z = linear(h[:, 1], "head_dist")
+        return (y, z) if self.train else (y + z) / 2
 
     def head(self, h):
         for k in self.linears:
@@ -455,7 +461,11 @@ class Step(Case):
                 t = self.teacher(self.x)
         self.opt.zero_grad(set_to_none=True)
         hard, soft, temperature = (0.1, 0.9, self.temperature) if self.teacher else (1.0, 0.0, 1.0)
-        loss = kd_loss(student(x), t, self.y, temperature, hard, soft)
+        s = student(x)
+        if isinstance(s, tuple):   # DeiT: the true class at one head, that of given logits at the other
+            loss = 0.5 * F.cross_entropy(s[0], self.y) + 0.5 * F.cross_entropy(s[1], self.d["b"].argmax(1))
+        else:
+            loss = kd_loss(s, t, self.y, temperature, hard, soft)
         loss.backward()
         return loss
 
