@@ -83,7 +83,10 @@ static const ahead *look_ahead(const kd__gemm_block *g, const float *b, size_t i
                                size_t tiles, ahead it[AHEAD + 1])
 {
     size_t n = 0;
-    /* Where the sums fill the registers, a loop in pieces costs more than waiting: only where A is all there is to wait for. */
+    /* Where the sums fill the registers, a loop in pieces costs more than waiting, unless A is all there is to wait for: C at once. */
+    if (!MASKS && (g->prefetch & KD__GEMM_FETCH_C))
+        for (size_t r = 0; r < rows; r++)
+            for (size_t v = 0; v < columns; v += 16) v_prefetch(g->c + (i + r) * g->c_row + j + v);
     if (!(g->prefetch & (MASKS ? ~0 : KD__GEMM_FETCH_A))) return NULL;
     if (g->prefetch & KD__GEMM_FETCH_C)
         it[n++] = (ahead){ .at = g->c + i * g->c_row + j, .lines = columns / 16, .line = 16, .step = (ptrdiff_t)g->c_row };
