@@ -118,7 +118,7 @@ typedef struct method_setup {
     const recipe *recipe;
     uint64_t      seed;
 } method_setup;
-/* KD_ERR_ARG names what does not fit: a teacher of other classes, a method that has no place in these networks. */
+/* KD_ERR_ARG names what does not fit: a method that has no place in these networks. */
 kd_status method_create(method **out, const method_setup *setup);
 void      method_free(method *m);
 /* Training comes in phases, most methods have one.  Each has epochs of its own; optimizer and loader begin anew. */

@@ -3,53 +3,12 @@
 # SPDX-License-Identifier: MIT
 #
 #   python3 tests/tools/gen_augment.py > tests/golden/golden_augment.h
-#
-# timm asks torchvision for things that this does not use; where torchvision is missing, empty names stand in for it.
-import importlib.machinery
-import random
-import sys
-import types
-
+import no_torchvision  # noqa: F401
 import numpy as np
 import torch
 from golden_numbers import numbers
 from PIL import Image, __version__
-
-
-class Empty(types.ModuleType):
-    __path__ = []
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Member(name, (torch.nn.Module,), {})
-
-
-class Member(type):
-    def __getattr__(cls, name):
-        if not name.isupper():
-            raise AttributeError(name)
-        return name
-
-
-class Finder:
-    """Any module of torchvision."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        return importlib.machinery.ModuleSpec(name, Finder, is_package=True) if name.split(".")[0] == "torchvision" else None
-
-    @staticmethod
-    def create_module(spec):
-        return Empty(spec.name)
-
-    @staticmethod
-    def exec_module(module):
-        pass
-
-
-sys.meta_path.append(Finder)   # asked last: the real one goes first
-from timm.data.auto_augment import _RAND_INCREASING_TRANSFORMS as NAMES, AugmentOp  # noqa: E402
+from timm.data.auto_augment import _RAND_INCREASING_TRANSFORMS as NAMES, AugmentOp
 
 FILL = (124, 116, 104)
 

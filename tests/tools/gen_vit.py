@@ -6,7 +6,7 @@
 import numpy as np
 import torch
 from golden_numbers import numbers, probe, table
-import zoo_torch  # noqa: F401, first: timm without torchvision
+import no_torchvision  # noqa: F401
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 

@@ -2,56 +2,16 @@
 # SPDX-License-Identifier: MIT
 #
 # Each stands here once more, as its paper says, with the names of the weights that are published for it; vision transformers are
-# timm's.  Importing this makes timm importable without torchvision: timm asks it for things that no model here uses, and empty
-# names stand in for them.
-import importlib.machinery
+# timm's.
 import math
-import sys
-import types
 
+import no_torchvision  # noqa: F401
 import numpy as np
 import torch
 import torch.nn.functional as F
 from golden_numbers import numbers
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-
-
-class Name(type):
-    """A class that has any member in capitals: an enumeration's."""
-
-    def __getattr__(cls, name):
-        if not name.isupper():
-            raise AttributeError(name)
-        return name
-
-
-class Empty(types.ModuleType):
-    __path__ = []
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Name(name, (torch.nn.Module,), {})
-
-
-class Finder:
-    """Any module of torchvision."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        return importlib.machinery.ModuleSpec(name, Finder, is_package=True) if name.split(".")[0] == "torchvision" else None
-
-    @staticmethod
-    def create_module(spec):
-        return Empty(spec.name)
-
-    @staticmethod
-    def exec_module(module):
-        pass
-
-
-sys.meta_path.append(Finder)   # asked last: the real one goes first
 
 
 def fnv(text, bits):
