@@ -17,7 +17,7 @@ code=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
 sed '/^\[teacher\]/d' "$recipe" > "$out/teacher.recipe"   # the section's lines come last and win
 if [ ! -f "$out/teacher/result.csv" ]; then
   echo "teacher"
-  "$program" --data "$data" --student resnet20 --method alone --seed 500 --recipe "$out/teacher.recipe" \
+  "$program" --data "$data" --student resnet20 --method alone --seed 500 --recipe "$out/teacher.recipe" --time 0 \
     --out "$out/teacher" >> "$out/teacher.log" 2>&1
   echo "$code" > "$out/teacher/code.txt"
 fi
@@ -40,7 +40,7 @@ xargs -P "$jobs" -L 1 sh -c '
   [ ! -f "$folder/result.csv" ] || exit 0
   case $method in alone) teacher= ;; *) teacher="--teacher resnet20:$OUT/teacher/last.safetensors" ;; esac
   echo "$run"
-  if "$PROGRAM" --data "$DATA" --student "$student" --method "$method" --seed "$seed" --recipe "$RECIPE" --threads 1 \
+  if "$PROGRAM" --data "$DATA" --student "$student" --method "$method" --seed "$seed" --recipe "$RECIPE" --threads 1 --time 0 \
        --out "$folder" $teacher "$@" >> "$OUT/$run.log" 2>&1
   then echo "$CODE" > "$folder/code.txt"
   else echo "$run failed: $(tail -n 1 "$OUT/$run.log")"
