@@ -26,11 +26,14 @@
  *     zero embedding has no gradient.  EVAL changes
  *     nothing and uses its own batch's Z until there is one.  Of several processes each keeps its own memories.
  * Published: CIFAR-100 ResNet32x4 -> 8x4 75.51, WRN-40-2 -> 16-2 75.48.
- * Cost: 12 bytes a negative and row and 2 dot products of `width`; the public code gathers 8 width bytes for each. */
+ * Cost: 12 bytes a negative and row and 2 dot products of `width`; with at most 16 samples a negative they are products with
+ *     the whole memory, and 4 bytes more a sample and row. The public code gathers 8 width bytes for each. */
 #include "distill/feature.h"
 #include <math.h>
 
 enum { CRD_SPLIT_MEMORY = 0x63726401, CRD_SPLIT_DRAWS = 0x63726402, CRD_BLOCK = 256 };   /* streams of the seed; terms at once */
+/* A product with the whole memory costs what so many times fewer single rows do. */
+enum { CRD_DENSE = 16 };
 static const double crd_e = 1e-7;
 
 static void defaults(kd_loss_feature_desc *d) { d->weight = 0.8f, d->alpha = 0.5f, d->temperature = 0.07f; }
@@ -75,11 +78,14 @@ typedef struct crd_job {
     const float *bank[2];
     float    *unit[2], *norm[2], *score[2], *part;   /* [n, width], [n], [n, terms], [n, width] */
     uint32_t *index;                      /* [n, terms], the own sample first; NULL: all samples in order */
+    float    *dense;                      /* [n, samples]: scores of all samples, or their gradients, of `side`; NULL: one by one */
+    size_t    side;
     double   *value[2];                   /* [n]: of a side; first the logarithm of the sum of exp(scores / T) */
 } crd_job;
 
-static void crd_draw(const crd_job *job, size_t b)
+static void crd_draw(size_t b, void *arg)
 {
+    const crd_job *job = arg;
     const kd_loss_feature *loss = job->call->loss;
     const uint32_t others = (uint32_t)job->samples - 1, own = (uint32_t)job->call->own[b];
     const kd_rng seed = kd_rng_make(loss->desc.seed), draws = kd_rng_split(&seed, CRD_SPLIT_DRAWS);
@@ -95,15 +101,35 @@ static void crd_draw(const crd_job *job, size_t b)
     }
 }
 
-/* Scores of row b, those of all samples but drawn ones are there; without a Z the logarithm of their exponentials' sum. */
+/* Of row b, what was drawn from the scores of all samples. */
+static void crd_take(size_t b, void *arg)
+{
+    const crd_job *job = arg;
+    const uint32_t *index = job->index + b * job->terms;
+    const float *from = job->dense + b * job->samples;
+    float *score = job->score[job->side] + b * job->terms;
+    for (size_t k = 0; k < job->terms; k++) score[k] = from[index[k]];
+}
+
+/* And the gradients back: a sample may have been drawn more than once. */
+static void crd_give(size_t b, void *arg)
+{
+    const crd_job *job = arg;
+    const uint32_t *index = job->index + b * job->terms;
+    const float *grad = job->score[job->side] + b * job->terms;
+    float *to = job->dense + b * job->samples;
+    memset(to, 0, job->samples * sizeof *to);
+    for (size_t k = 0; k < job->terms; k++) to[index[k]] += grad[k];
+}
+
+/* Scores of row b, where they are not there; without a Z the logarithm of their exponentials' sum. */
 static void crd_scores(size_t b, void *arg)
 {
     const crd_job *job = arg;
-    if (job->index) crd_draw(job, b);
     for (size_t side = 0; side < 2; side++) {
         const float *e = job->unit[side] + b * job->width;
         float *score = job->score[side] + b * job->terms, top = -INFINITY;
-        for (size_t k = 0; job->index && k < job->terms; k++) {
+        for (size_t k = 0; job->index && !job->dense && k < job->terms; k++) {
             double dot;
             job->c->kernels->dot_f32(&dot, e, job->bank[side] + (size_t)job->index[b * job->terms + k] * job->width, job->width);
             score[k] = (float)dot;
@@ -197,13 +223,16 @@ static kd_status run(crd_job *job, double *value)
     const double negatives = (double)(job->terms - 1), m = negatives / (double)job->samples;
     const size_t n = job->n, w = job->width;
     double z[2];
+    if (job->index) kd__parallel(c->ctx, n, crd_draw, job);
     for (size_t side = 0; side < 2; side++) {
         c->kernels->l2_normalize_rows_f32(n, w, c->x[side], 1e-12f, job->unit[side], job->norm[side]);
         job->bank[side] = loss->state + (side ? 0 : job->samples * w);
-        if (job->index) continue;
-        KD_TRY(kd__gemm(c->ctx, &(kd__gemm_args){ .m = n, .n = job->terms, .k = w, .a = job->unit[side], .a_stride = w,
+        if (job->index && !job->dense) continue;
+        KD_TRY(kd__gemm(c->ctx, &(kd__gemm_args){ .m = n, .n = job->samples, .k = w, .a = job->unit[side], .a_stride = w,
                                                   .b = job->bank[side], .b_stride = w, .b_transposed = true,
-                                                  .c = job->score[side], .c_stride = job->terms }));
+                                                  .c = job->index ? job->dense : job->score[side], .c_stride = job->samples }));
+        job->side = side;
+        if (job->index) kd__parallel(c->ctx, n, crd_take, job);
     }
     kd__parallel(c->ctx, n, crd_scores, job);
     for (size_t side = 0; side < 2; side++) {
@@ -211,13 +240,15 @@ static kd_status run(crd_job *job, double *value)
         job->shift[side] = z[side] + kd__fixed_log(m + crd_e);
     }
     kd__parallel(c->ctx, n, crd_terms, job);
-    if (job->index) kd__parallel(c->ctx, n, crd_gather, job);
+    if (job->index && !job->dense) kd__parallel(c->ctx, n, crd_gather, job);
     for (size_t side = 0; side < 2; side++) {
         if (!c->grad[side]) continue;
-        if (!job->index)
-            KD_TRY(kd__gemm(c->ctx, &(kd__gemm_args){ .m = n, .n = w, .k = job->terms, .a = job->score[side],
-                                                      .a_stride = job->terms, .b = job->bank[side], .b_stride = w,
-                                                      .c = c->grad[side], .c_stride = w }));
+        job->side = side;
+        if (job->dense) kd__parallel(c->ctx, n, crd_give, job);
+        if (job->dense || !job->index)
+            KD_TRY(kd__gemm(c->ctx, &(kd__gemm_args){ .m = n, .n = w, .k = job->samples,
+                                                      .a = job->index ? job->dense : job->score[side], .a_stride = job->samples,
+                                                      .b = job->bank[side], .b_stride = w, .c = c->grad[side], .c_stride = w }));
         kd__unit_backward(c->kernels, n, w, job->unit[side], job->norm[side], c->grad[side]);
     }
     *value = 0;
@@ -243,9 +274,12 @@ static kd_status core(const kd__core *c, double *value)
     double *sums = kd__scratch_get(c->ctx, 2 * n * sizeof *sums);
     float *rows = kd__scratch_get(c->ctx, n * (3 * w + 2) * sizeof *rows);
     float *scores = kd__scratch_get(c->ctx, 2 * n * job.terms * sizeof *scores);
+    size_t bytes = 0;
     const bool all = job.terms == d->samples;
+    const bool dense = !all && d->samples / CRD_DENSE < job.terms && kd__mul(n * sizeof *job.dense, d->samples, &bytes);
     if (!all) job.index = kd__scratch_get(c->ctx, n * job.terms * sizeof *job.index);
-    kd_status status = sums && rows && scores && (all || job.index) ? KD_OK : kd__fail(KD_ERR_NOMEM, "crd: out of memory");
+    if (dense) job.dense = kd__scratch_get(c->ctx, bytes);
+    kd_status status = sums && rows && scores && (all || job.index) && (!dense || job.dense) ? KD_OK : kd__fail(KD_ERR_NOMEM, "crd: out of memory");
     if (status == KD_OK) {
         for (size_t side = 0; side < 2; side++) {
             job.unit[side] = rows + side * n * w;
@@ -256,6 +290,7 @@ static kd_status core(const kd__core *c, double *value)
         job.part = rows + 2 * n * w;
         status = run(&job, value);
     }
+    kd__scratch_put(c->ctx, job.dense);
     kd__scratch_put(c->ctx, job.index);
     kd__scratch_put(c->ctx, scores);
     kd__scratch_put(c->ctx, rows);
