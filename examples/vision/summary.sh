@@ -66,7 +66,7 @@ awk -F, -v queue="$out/queue.txt" '
     }
     printf " | %.2f | %.2f | %s | %.0f | %s |\n", five[name] / runs[name], best[name] / runs[name],
       agree[name] == agree[name] + 0 && name != base ? sprintf("%.1f", agree[name] / runs[name]) : "",
-        spent[name] / 60, published[name]
+        spent[name] / 60, name in published ? published[name] : ""
     means[name] = note }
   function in_order(line, of,   left, name, m, done) {   # the largest first, of those that have run and been published
     for (name in means) left += (name in published)

@@ -279,7 +279,8 @@ static kd_status core(const kd__core *c, double *value)
     const bool dense = !all && d->samples / CRD_DENSE < job.terms && kd__mul(n * sizeof *job.dense, d->samples, &bytes);
     if (!all) job.index = kd__scratch_get(c->ctx, n * job.terms * sizeof *job.index);
     if (dense) job.dense = kd__scratch_get(c->ctx, bytes);
-    kd_status status = sums && rows && scores && (all || job.index) && (!dense || job.dense) ? KD_OK : kd__fail(KD_ERR_NOMEM, "crd: out of memory");
+    kd_status status = sums && rows && scores && (all || job.index) && (!dense || job.dense)
+                           ? KD_OK : kd__fail(KD_ERR_NOMEM, "crd: out of memory");
     if (status == KD_OK) {
         for (size_t side = 0; side < 2; side++) {
             job.unit[side] = rows + side * n * w;
