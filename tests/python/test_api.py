@@ -57,7 +57,7 @@ class Tables(TestCase):
                 words.setdefault(node.args[0].value, set()).update(k.arg for k in node.keywords)
         by_hand = {"struct_size", "reserved", "class_weight_count", "milestone_count", "channels", "teacher_weight_count",
                    "student_count", "teacher_count", "allocator", "log", "log_user",
-                   "parallel", "parallel_user"}
+                   "parallel", "parallel_user", "decode_user"}
         for struct, fields in _api.STRUCTS.items():
             if struct.endswith("_desc") and struct not in ("kd_block_desc", "kd_schedule_desc"):
                 self.assertEqual({f for f, _, _ in fields} - words[struct] - by_hand, set(), struct)

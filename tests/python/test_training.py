@@ -86,6 +86,20 @@ class Data(TestCase):
             self.assertEqual(loader.next()[1].shape, (2, 2))
             self.assertGreater(loader.waited, 0)
 
+    def test_folder_with_a_decoder(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in (("a", b"own"), ("b", b"P6 2 1 255\n123456")):
+                os.mkdir(os.path.join(folder, name))
+                with open(os.path.join(folder, name, "1"), "wb") as file:
+                    file.write(text)
+            data = libkd.Dataset.from_folder(folder, decode=lambda file: (1, 2, b"abcdef") if file == b"own" else None)
+            self.assertEqual((len(data), data.class_names), (2, ["a", "b"]))
+            self.assertEqual([data[i][0].tolist() for i in range(2)], [[[list(b"abc"), list(b"def")]], [[list(b"123"), list(b"456")]]])
+            with self.assertRaises(ZeroDivisionError):
+                libkd.Dataset.from_folder(folder, decode=lambda file: 1 // 0)
+            with self.assertRaisesRegex(ValueError, "1 bytes, an image of 1 x 2 has 6"):
+                libkd.Dataset.from_folder(folder, decode=lambda file: (1, 2, b"a"))
+
     def test_loader(self):
         data = libkd.Dataset(libkd.Tensor([[float(i)] for i in range(10)]), range(10))
         loader = libkd.Loader(data, batch=4, seed=3)

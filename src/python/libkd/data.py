@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import os
 from array import array
-from ctypes import byref, c_char_p, c_int32, c_uint32, c_void_p
-from typing import TYPE_CHECKING, Any, Iterator, Sequence
+from ctypes import byref, c_char_p, c_int32, c_size_t, c_uint32, c_void_p, memmove, string_at
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
 
 from . import _buffers
 from ._buffers import ArrayLike, borrow
 from ._interrupt import long_call
 from ._methods import DatasetMethods, LoaderMethods
-from ._native import Box, Object, check, check_path, constant, describe, encode_path, error_of, lib, size_array
+from ._native import Box, Object, callback, check, check_path, constant, describe, encode_path, error_of, lib, size_array
 from .context import Context, deps
 from .tensor import Tensor
 
@@ -23,6 +23,30 @@ if TYPE_CHECKING:
     from ._methods import LoaderFields
 
 __all__ = ["Dataset", "Loader"]
+
+
+def _decode_callback(decode: Callable, failed: list) -> Any:
+    def call(user: int, path: int, file: int, count: int, height: int, width: int, rgb: int) -> int:
+        try:
+            image = decode(string_at(file, count))
+            if image is None:
+                return 0
+            sides, pixels = tuple(image[:2]), bytes(image[2])
+            if len(pixels) != 3 * sides[0] * sides[1]:
+                raise ValueError(f"decode: {len(pixels)} bytes, an image of {sides[0]} x {sides[1]} has {3 * sides[0] * sides[1]}")
+            size = [c_size_t.from_address(to) for to in (height, width)]
+            if rgb and tuple(side.value for side in size) != sides:
+                raise ValueError("decode: another size the second time")
+            for to, side in zip(size, sides):
+                to.value = side
+            if rgb:
+                memmove(rgb, pixels, len(pixels))
+            return 1
+        except BaseException as error:
+            failed.append(error)
+            return -1
+
+    return callback("kd_decode_fn")(call)
 
 
 class Dataset(Object, DatasetMethods):
@@ -88,11 +112,18 @@ class Dataset(Object, DatasetMethods):
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike, *, height: int | None = None, width: int | None = None,
+                    decode: Callable[[bytes], "tuple[int, int, bytes] | None"] | None = None,
                     context: Context | None = None) -> "Dataset":
-        """PPM and PGM images in a folder for each class, u8 [height, width, 3]; resized and cut to height x width where given."""
-        desc, keep = describe("kd_folder_desc", height=height, width=width)
+        """PPM and PGM images in a folder for each class, u8 [height, width, 3]; resized and cut to height x width where given.
+        decode: asked first, with the bytes of each file: (height, width, the bytes of its RGB pixels), or None: not its format."""
+        failed: list[BaseException] = []
+        desc, keep = describe("kd_folder_desc", height=height, width=width,
+                              decode=None if decode is None else _decode_callback(decode, failed))
         out = c_void_p()
-        check_path(lib.kd_dataset_open_folder(byref(out), Context._of(context), encode_path(path), byref(desc)), path)
+        status = lib.kd_dataset_open_folder(byref(out), Context._of(context), encode_path(path), byref(desc))
+        if failed:
+            raise failed[0]
+        check_path(status, path)
         return cls._from(out.value, context)
 
     @property
