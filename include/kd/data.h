@@ -36,7 +36,8 @@ KD_API KD_MUST_USE kd_status kd_dataset_open_csv(kd_dataset **out, kd_context *c
 KD_API KD_MUST_USE kd_status kd_dataset_open_cifar(kd_dataset **out, kd_context *ctx, const char *const *paths, size_t count,
                                                    uint32_t variant);
 /* Reads an image in a format of yours.  `file` is the whole file, [bytes].  Called twice for each image: with rgb NULL it says
- * the size, then it fills rgb, [height, width, 3].  1: done; 0: not a format it knows; below: the file is damaged. */
+ * the size, then, with that in *height and *width, it fills rgb, u8 [height, width, 3], the library's.  Called in the thread that opens
+ * the folder.  1: done; 0: not a format it knows; below: the file is damaged. */
 typedef int32_t (*kd_decode_fn)(void *user, const char *path, const uint8_t *file, size_t bytes, size_t *height, size_t *width,
                                 uint8_t *rgb);
 /* What becomes of the images of a folder. */
@@ -121,21 +122,21 @@ KD_API void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size);
  * normalisation.  mean and std: one number for all, or one for each of the last axis.  Mix-up pairs rows of a batch at random:
  * (a, b) become (s a + (1 - s) b, s b + (1 - s) a), s >= 1/2, so each row is mostly the item kd_loader_indices names.
  *
- * What DeiT adds, as timm does it.  In this order: resized crop, window and flip, RandAugment, floats, erasing, mixing.
+ * What DeiT (arXiv 2012.12877) adds, as timm does it.  In this order: resized crop, window and flip, RandAugment, floats, erasing, mixing.
  * Resized crop (crop_area; u8 items [h, w, 3]): a rectangle of crop_area to 1 of the area, h / w from 3/4 to 4/3, resized to the
  *   item's size, Pillow's bicubic; if ten do not fit, the largest such one in the middle.  DeiT's crop_area is 0.08.
- * RandAugment (u8 items [h, w, 3]): `randaugment_ops` times one of AutoContrast, Equalize, Invert, Rotate, Posterize, Solarize,
+ * RandAugment (arXiv 1909.13719; u8 items [h, w, 3]): `randaugment_ops` times one of AutoContrast, Equalize, Invert, Rotate, Posterize, Solarize,
  *   SolarizeAdd, Color, Contrast, Brightness, Sharpness, ShearX, ShearY, TranslateX, TranslateY is drawn and done with
  *   probability 1/2, at magnitude + noise times a normal number, held to [0, 10]; severities grow with it (timm's "rand-m9-mstd0.5-inc1").
  *   Pixels are Pillow's, bicubic; those from outside are the mean, or 128 without one.
- * Erasing ([h, w, c]): with its probability a rectangle of 2 to 33 % of the area, h / w from 0.3 to 1 / 0.3, becomes normal
+ * Erasing (arXiv 1708.04896; [h, w, c]): with its probability a rectangle of 2 to 33 % of the area, h / w from 0.3 to 1 / 0.3, becomes normal
  *   numbers, drawn for each element, or zeros: of the normalised image.
- * CutMix ([h, w, c]): a box of (1 - s) of the area, s from Beta, around a pixel of the image, cut at the edges; the pair's two
+ * CutMix (arXiv 1905.04899; [h, w, c]): a box of (1 - s) of the area, s from Beta, around a pixel of the image, cut at the edges; the pair's two
  *   images exchange what is in it, and s becomes what is left outside.  Where that is below 1/2, they exchange what is outside.
  *   Both alphas > 0: each batch is mixed by one of the two.
  * Labels are f32 [batch, classes] with mixup_alpha, cutmix_alpha or label_smoothing > 0: smoothing / classes, and in the item's
  *   class 1 - smoothing more; mixed like the rows.
- * Repeats (need shuffle): place p of the epoch is item p / repeats of its order, augmented by place.  An epoch is as long as
+ * Repeats (arXiv 1901.09335; need shuffle): place p of the epoch is item p / repeats of its order, augmented by place.  An epoch is as long as
  *   the data set and holds 1 of `repeats` of its items, as DeiT's sampler does.
  *
  * Shards, for training on several processes: `batch` is the batch of all of them.  Of a batch of n rows, shard i of m gets a
@@ -145,7 +146,7 @@ KD_API void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size);
  * another m.
  *
  * KD_ERR_ARG (also: drop_last would leave no batch), KD_ERR_RANGE (a label beyond `classes`; with f32 labels also below 0),
- * KD_ERR_DTYPE (RandAugment of items that are not u8), KD_ERR_OVERFLOW, KD_ERR_NOMEM. */
+ * KD_ERR_DTYPE (RandAugment or a resized crop of items that are not u8), KD_ERR_OVERFLOW, KD_ERR_NOMEM. */
 KD_API KD_MUST_USE kd_status kd_loader_create(kd_loader **out, kd_context *ctx, const kd_dataset *data,
                                               const kd_loader_desc *desc);
 /* The next batch, or this shard's part: *x f32 [n, item shape..], *y i32 [n] (f32 [n, classes] where so said), the loader's,
