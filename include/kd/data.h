@@ -122,22 +122,23 @@ KD_API void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size);
  * normalisation.  mean and std: one number for all, or one for each of the last axis.  Mix-up pairs rows of a batch at random:
  * (a, b) become (s a + (1 - s) b, s b + (1 - s) a), s >= 1/2, so each row is mostly the item kd_loader_indices names.
  *
- * What DeiT (arXiv 2012.12877) adds, as timm does it.  In this order: resized crop, window and flip, RandAugment, floats, erasing, mixing.
- * Resized crop (crop_area; u8 items [h, w, 3]): a rectangle of crop_area to 1 of the area, h / w from 3/4 to 4/3, resized to the
- *   item's size, Pillow's bicubic; if ten do not fit, the largest such one in the middle.  DeiT's crop_area is 0.08.
- * RandAugment (arXiv 1909.13719; u8 items [h, w, 3]): `randaugment_ops` times one of AutoContrast, Equalize, Invert, Rotate, Posterize, Solarize,
- *   SolarizeAdd, Color, Contrast, Brightness, Sharpness, ShearX, ShearY, TranslateX, TranslateY is drawn and done with
- *   probability 1/2, at magnitude + noise times a normal number, held to [0, 10]; severities grow with it (timm's "rand-m9-mstd0.5-inc1").
- *   Pixels are Pillow's, bicubic; those from outside are the mean, or 128 without one.
- * Erasing (arXiv 1708.04896; [h, w, c]): with its probability a rectangle of 2 to 33 % of the area, h / w from 0.3 to 1 / 0.3, becomes normal
- *   numbers, drawn for each element, or zeros: of the normalised image.
- * CutMix (arXiv 1905.04899; [h, w, c]): a box of (1 - s) of the area, s from Beta, around a pixel of the image, cut at the edges; the pair's two
- *   images exchange what is in it, and s becomes what is left outside.  Where that is below 1/2, they exchange what is outside.
- *   Both alphas > 0: each batch is mixed by one of the two.
- * Labels are f32 [batch, classes] with mixup_alpha, cutmix_alpha or label_smoothing > 0: smoothing / classes, and in the item's
- *   class 1 - smoothing more; mixed like the rows.
- * Repeats (arXiv 1901.09335; need shuffle): place p of the epoch is item p / repeats of its order, augmented by place.  An epoch is as long as
- *   the data set and holds 1 of `repeats` of its items, as DeiT's sampler does.
+ * What DeiT (arXiv 2012.12877) adds, as timm does it.  In this order: resized crop, window and flip, RandAugment, floats,
+ * erasing, mixing.
+ * Resized crop (crop_area; u8 items [h, w, 3]): a rectangle of crop_area to 1 of the area, h / w from 3/4 to 4/3, resized to
+ *   the item's size, Pillow's bicubic; if ten do not fit, the largest such one in the middle.  DeiT's crop_area is 0.08.
+ * RandAugment (arXiv 1909.13719; u8 items [h, w, 3]): `randaugment_ops` times one of AutoContrast, Equalize, Invert, Rotate,
+ *   Posterize, Solarize, SolarizeAdd, Color, Contrast, Brightness, Sharpness, ShearX, ShearY, TranslateX, TranslateY is drawn
+ *   and done with probability 1/2, at magnitude + noise times a normal number, held to [0, 10]; severities grow with it
+ *   (timm's "rand-m9-mstd0.5-inc1").  Pixels are Pillow's, bicubic; those from outside are the mean, or 128 without one.
+ * Erasing (arXiv 1708.04896; [h, w, c]): with its probability a rectangle of 2 to 33 % of the area, h / w from 0.3 to 1 /
+ *   0.3, becomes normal numbers, drawn for each element, or zeros: of the normalised image.
+ * CutMix (arXiv 1905.04899; [h, w, c]): a box of (1 - s) of the area, s from Beta, around a pixel of the image, cut at the
+ *   edges; the pair's two images exchange what is in it, and s becomes what is left outside.  Where that is below 1/2, they
+ *   exchange what is outside.  Both alphas > 0: each batch is mixed by one of the two.
+ * Labels are f32 [batch, classes] with mixup_alpha, cutmix_alpha or label_smoothing > 0: smoothing / classes, and in the
+ *   item's class 1 - smoothing more; mixed like the rows.
+ * Repeats (arXiv 1901.09335; need shuffle): place p of the epoch is item p / repeats of its order, augmented by place.  An
+ *   epoch is as long as the data set and holds 1 of `repeats` of its items, as DeiT's sampler does.
  *
  * Shards, for training on several processes: `batch` is the batch of all of them.  Of a batch of n rows, shard i of m gets a
  * run of n / m rows, one more if i < n % m, in the order of the shards: laid end to end the shards are, bit for bit, the batch
