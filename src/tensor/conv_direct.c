@@ -40,21 +40,24 @@ typedef struct direct_job {
     _Atomic int   status;
 } direct_job;
 
-/* Columns [j, j + n) of one group, a row of outputs after the other. */
-static void output_rows(const direct_job *job, const pass *p, const kd__region *region, const kd__patch *patch, size_t image,
-                        size_t group, size_t j, size_t n)
+/* Outputs [q0, q0 + m) of the region's rows, whose taps lie in `source` from the first one's on, rows of it `row` floats apart. */
+typedef struct strip { const float *source; size_t row, q0, m; } strip;
+
+/* Columns [j, j + n) of one group, a row of outputs after the other; what is one output wide, together. */
+static void output_rows(const direct_job *job, const pass *p, const kd__region *region, const kd__patch *patch, const strip *at,
+                        size_t image, size_t group, size_t j, size_t n)
 {
     const kd__window *w = &p->w;
     const size_t column = group * job->n + j;
     const size_t taps = w->kw * job->c;                       /* rows of B for one row of the kernel */
-    const float *a = patch->data + group * job->c;
+    const float *a = at->source + group * job->c;
     const float *b = p->b + group * p->b_group + (p->b_panel ? j / KD__GEMM_PANEL * p->b_panel : j);
-    float *c = job->y + image * job->y_image + w->y_first + (ptrdiff_t)(region->c0 * w->y_step + column);
-    const bool finish = kd__epilogue_any(&job->after);
-    kd__gemm_block block = { .m = region->c1 - region->c0, .n = n, .a_row = w->step_w * w->c, .a_k = 1,
-                             .a_outer = (ptrdiff_t)(w->tap_h * patch->row), .a_edge_outer = (ptrdiff_t)(w->tap_h * patch->edge),
+    float *c = job->y + image * job->y_image + w->y_first + (ptrdiff_t)(at->q0 * w->y_step + column);
+    const bool finish = kd__epilogue_any(&job->after), together = at->m == 1 && !job->shares;
+    kd__gemm_block block = { .m = at->m, .n = n, .a_row = together ? w->step_h * at->row : w->step_w * w->c, .a_k = 1,
+                             .a_outer = (ptrdiff_t)(w->tap_h * at->row), .a_edge_outer = (ptrdiff_t)(w->tap_h * patch->edge),
                              .b_k = p->b_k, .b_panel = p->b_panel, .b_outer = (ptrdiff_t)(taps * p->b_k),
-                             .add = job->accumulate, .c_row = w->y_step };
+                             .add = job->accumulate, .c_row = together ? w->y_row : w->y_step };
     if (job->shares) {   /* kw inside ci: part of the bits */
         block.inner = job->c;
         block.a_inner = 1;
@@ -71,19 +74,49 @@ static void output_rows(const direct_job *job, const pass *p, const kd__region *
         block.a_inner = (ptrdiff_t)(w->tap_w * w->c);
         block.b_inner = (ptrdiff_t)(job->c * p->b_k);
     }
-    for (size_t r = region->r0; r < region->r1; r++) {
+    for (size_t r = region->r0, next; r < region->r1; r = next) {
         const ptrdiff_t top = w->first_h + (ptrdiff_t)(r * w->step_h);
         const size_t i0 = kd__taps_below(top, w->tap_h, 0, w->kh), i1 = kd__taps_below(top, w->tap_h, w->h, w->kh);
+        next = r + 1;
         block.outer = i1 - i0;
         const size_t down = i1 > i0 ? (size_t)(top + (ptrdiff_t)(i0 * w->tap_h) - (ptrdiff_t)patch->lo) : 0;
-        block.a = a + down * patch->row;
-        if (patch->first) block.a_first = patch->first + group * job->c + down * patch->edge;
-        if (patch->last) block.a_last = patch->last + group * job->c + down * patch->edge;
+        block.a = a + down * at->row;
+        if (job->shares && patch->first) block.a_first = patch->first + group * job->c + down * patch->edge;
+        if (job->shares && patch->last) block.a_last = patch->last + group * job->c + down * patch->edge;
         block.b = b + i0 * taps * p->b_k;
         block.c = c + r * w->y_row;
-        if (finish) block.after = kd__epilogue_at(&job->after, (image * w->oh + r) * w->ow + region->c0, column);
+        if (together) {   /* rows that have all taps, as this one */
+            for (ptrdiff_t from = top; !i0 && next < region->r1; next++) {
+                from += (ptrdiff_t)w->step_h;
+                if (kd__taps_below(from, w->tap_h, w->h, w->kh) < w->kh) break;
+            }
+            block.m = next - r;
+        }
+        if (finish) {
+            block.after = kd__epilogue_at(&job->after, (image * w->oh + r) * w->ow + at->q0, column);
+            if (together) block.after.residual_row *= w->ow;
+        }
         job->ctx->kernels->gemm_block_f32(&block);
     }
+}
+
+/* The region's outputs: all of a row at once, or what lies under copies by itself. */
+static size_t strips_of(const direct_job *job, const kd__window *w, const kd__region *region, const kd__patch *patch, strip out[3])
+{
+    const size_t columns = region->c1 - region->c0;
+    strip all = { patch->data, patch->row, region->c0, columns };
+    size_t n = 0;
+    if (!job->shares && patch->first) {
+        out[n++] = (strip){ patch->first, patch->edge, region->c0, 1 };
+        if (columns == 1) return n;
+        all.source += w->step_w * w->c, all.q0++, all.m--;
+    }
+    if (!job->shares && patch->last) {
+        out[n++] = (strip){ patch->last, patch->edge, region->c1 - 1, 1 };
+        all.m--;
+    }
+    if (all.m) out[n++] = all;
+    return n;
 }
 
 static void direct_task(size_t task, void *arg)
@@ -99,12 +132,15 @@ static void direct_task(size_t task, void *arg)
         kd__region region;
         const size_t image = kd__cut_region(&job->cut, &p->w, task, &region);
         if (region.r0 == region.r1 || region.c0 == region.c1) continue;
-        const kd__patch patch = kd__patch_take(&p->w, &region, !job->shares, job->x + image * job->x_image, buffer);
+        const kd__patch patch = kd__patch_take(&p->w, &region, false, job->x + image * job->x_image, buffer);
+        strip strips[3];
+        const size_t count = strips_of(job, &p->w, &region, &patch, strips);
         size_t rows = KD_MAX(p->w.kh * p->w.kw * job->c, 1u);
         size_t step = KD_MAX(panel_floats(job->ctx) / rows / KD__GEMM_PANEL, 1u) * KD__GEMM_PANEL;
         for (size_t g = 0; g < job->groups; g++)
             for (size_t j = 0; j < job->n; j += step)
-                output_rows(job, p, &region, &patch, image, g, j, KD_MIN(job->n - j, step));
+                for (size_t k = 0; k < count; k++)
+                    output_rows(job, p, &region, &patch, &strips[k], image, g, j, KD_MIN(job->n - j, step));
     }
     kd__scratch_put(job->ctx, buffer);
 }

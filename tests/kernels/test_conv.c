@@ -87,6 +87,13 @@ static kd_status forward(kd_context *ctx, const kd__conv_shape *s, const float *
 {
     return kd__conv_forward(ctx, s, x, w, NULL, &(kd__epilogue){ .bias = bias, .relu = relu }, y);
 }
+/* every step behind the sum; option: the residual's row, in floats */
+static const float *added;
+static kd_status forward_all(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *w, const float *bias, float *y, int row)
+{
+    const kd__epilogue after = { .bias = bias, .scale = bias, .shift = bias, .residual = added, .residual_row = (size_t)row, .relu = 1 };
+    return kd__conv_forward(ctx, s, x, w, NULL, &after, y);
+}
 static kd_status backward_data(kd_context *ctx, const kd__conv_shape *s, const float *dy, const float *w, const float *bias, float *dx,
                                int accumulate)
 {
@@ -173,6 +180,12 @@ static void check_shape(const kd__conv_shape *s, uint64_t seed, size_t first, si
         size_t at = kdtest_size(&r, 0, dy.n - 1), o = at % s->co, q = at / s->co % s->ow, p = at / s->co / s->ow % s->oh;
         same_float("forward", s, out[at], ref_conv_chain_forward(&ref, x.f, w.f, at / s->co / s->ow / s->oh, p, q, o));
     }
+    for (size_t i = 0; i < dy.n; i++) {   /* bit for bit the steps one by one */
+        float y = fmaf(out[i] + bias.f[i % s->co], bias.f[i % s->co], bias.f[i % s->co]) + dy.f[i];
+        want[i] = y > 0 ? (double)y : 0;
+    }
+    added = dy.f;
+    compare("forward, all steps", s, forward_all, x.f, w.f, bias.f, dy.f, dy.n, want, size, 0, (int)s->co, out, first, last);
     ref_conv_forward(&ref, x.d, w.d, bias.d, want, size);
     for (size_t i = 0; i < dy.n; i++) want[i] = want[i] > 0 ? want[i] : 0;
     if (winograd) {
