@@ -214,16 +214,18 @@ typedef struct counts { size_t hard, soft, wrong; } counts;
 SORT_LABELS(sort_labels32, int32_t)
 SORT_LABELS(sort_labels64, int64_t)
 
-/* Is every label a class?  Most often they are, and then there is nothing to sort. */
-#define ALL_CLASSES(name, type)                                                        \
-    static bool name(const type *y, size_t n, uint64_t classes)                        \
-    {                                                                                  \
-        uint32_t outside = 0;                                                          \
-        for (size_t r = 0; r < n; r++) outside |= (uint64_t)(int64_t)y[r] >= classes;  \
-        return !outside;                                                               \
+/* Is every label a class?  Most often they are, and then there is nothing to sort: no sign bit in y or classes - 1 - y.  Called, since
+ * inlined the loop lacks registers. */
+#define ALL_CLASSES(name, type, bits)                                                            \
+    static __attribute__((noinline)) bool name(const type *y, size_t n, size_t classes)          \
+    {                                                                                            \
+        const bits last = (bits)(classes - 1), sign = (bits)1 << (8 * sizeof(bits) - 1);         \
+        bits outside = 0;                                                                        \
+        for (const type *end = y + n; y < end; y++) outside |= (bits)*y | (last - (bits)*y);     \
+        return !(outside & sign);                                                                \
     }
-ALL_CLASSES(all_classes32, int32_t)
-ALL_CLASSES(all_classes64, int64_t)
+ALL_CLASSES(all_classes32, int32_t, uint32_t)
+ALL_CLASSES(all_classes64, int64_t, uint64_t)
 
 /* Is every row in both terms?  Not if labels leave some out, or a class is itself the sign to do so. */
 static bool all_in(const job *j)
@@ -247,9 +249,10 @@ static kd_status wrong_label(const job *j)
     }
 }
 
-static void fill(float *x, size_t n, float value)
+static void fill_coefs(const job *j, float hard, float soft)
 {
-    for (size_t i = 0; i < n; i++) x[i] = value;
+    j->ctx->kernels->fill_f32(j->hard_coef, j->b.rows, hard);
+    j->ctx->kernels->fill_f32(j->soft_coef, j->b.rows, soft);
 }
 
 /* Sets label, hard_coef and soft_coef to the rows' own weights (1 and not written if `equal`), and the sums of these, without
@@ -263,7 +266,7 @@ static kd_status classify(job *j, kd_distill_terms *t, double *hard_total, doubl
     bool all = all_in(j);
     j->equal = all && !b->row_weights && !(d->class_weights && (b->labels || b->labels64));
     if (all) {
-        if (!j->equal) fill(j->hard_coef, rows, 1.0f), fill(j->soft_coef, rows, 1.0f);
+        if (!j->equal) fill_coefs(j, 1.0f, 1.0f);
     } else if (b->labels) {
         in = sort_labels32(b->labels, rows, b->classes, d, j->hard_coef, j->soft_coef);
     } else {
@@ -656,7 +659,7 @@ static kd_status compute(job *j, kd_distill_terms *t, double *own)
     if (d->reduction == KD_REDUCE_MEAN_ELEMENTS) hard_div *= (double)j->b.classes, soft_div *= (double)j->b.classes;
     double hard_unit = j->hard_on && hard_div > 0 ? (double)d->hard_weight / hard_div : 0;
     double soft_unit = j->soft_on && soft_div > 0 ? soft_weight * scale / soft_div : 0;
-    if (j->equal) fill(j->hard_coef, rows, (float)hard_unit), fill(j->soft_coef, rows, (float)soft_unit);
+    if (j->equal) fill_coefs(j, (float)hard_unit, (float)soft_unit);
     for (size_t r = 0; !j->equal && r < rows; r++) {
         j->hard_coef[r] = (float)(hard_unit * (double)j->hard_coef[r]);
         j->soft_coef[r] = (float)(soft_unit * (double)j->soft_coef[r]);
