@@ -581,12 +581,12 @@ size_t method_trains(method *m, kd_model **models)
     return n;
 }
 
-size_t method_tested(method *m, kd_model **models)
+size_t method_tested(method *m, kd_model **models, const char **parts)
 {
     size_t n = 0;
-    models[n++] = m->generation && !m->phase ? m->other : m->student.model;
-    if (m->head && is_deit(m)) models[n++] = m->head;
-    if (m->wires->stage == ONLY) models[n++] = kd_loss_feature_adapters(m->features);
+    models[n] = m->generation && !m->phase ? m->other : m->student.model, parts[n++] = "";
+    if (m->head && is_deit(m)) models[n] = m->head, parts[n++] = "head";
+    if (m->wires->stage == ONLY) models[n] = kd_loss_feature_adapters(m->features), parts[n++] = "projector";
     return n;
 }
 

@@ -224,7 +224,8 @@ typedef struct averages { kd_ema *of[6]; size_t count; } averages;
 static kd_status averages_begin(averages *a, const training *t)
 {
     kd_model *models[6];
-    size_t count = t->recipe->ema > 0 ? method_tested(t->method, models) : 0;
+    const char *parts[6];
+    size_t count = t->recipe->ema > 0 ? method_tested(t->method, models, parts) : 0;
     kd_status st = KD_OK;
     for (a->count = 0; a->count < count; a->count++) TRY(kd_ema_create(&a->of[a->count], models[a->count], t->recipe->ema));
 done:
@@ -264,13 +265,20 @@ static void averages_free(averages *a)
 /* How long the steps of this process took, and how much of that they waited for images. */
 typedef struct waiting { double steps, waited; } waiting;
 
+/* The student as NAME.safetensors, and what it is tested with besides as NAME.PART.safetensors. */
 static kd_status save_weights(const training *t, averages *average, const char *name)
 {
-    char path[TEXT];
+    kd_model *models[6];
+    const char *parts[6];
+    char file[64], path[TEXT];
     kd_status st;
-    path_of(path, t, name);
+    const size_t count = method_tested(t->method, models, parts);
     TRY(averages_swap(average));
-    st = kd_model_save(t->student, path);
+    for (size_t i = 0; st == KD_OK && i < count; i++) {
+        snprintf(file, sizeof file, "%s%s%s.safetensors", name, i ? "." : "", parts[i]);
+        path_of(path, t, file);
+        st = kd_model_save(i ? models[i] : t->student, path);
+    }
     if (averages_swap(average) != KD_OK) st = KD_ERR_STATE;
 done:
     return st;
@@ -348,7 +356,7 @@ static kd_status phase(const training *t, size_t number, state *s, const size_t 
             s->epochs++;
             if (number + 1 == method_phases(t->method) && e->test.top1 > s->best) {
                 s->best = e->test.top1;
-                TRY(save_weights(t, &average, "best.safetensors"));
+                TRY(save_weights(t, &average, "best"));
             }
             TRY(curves(t, s, before + s->epochs));
         } else goto done;
@@ -359,7 +367,7 @@ static kd_status phase(const training *t, size_t number, state *s, const size_t 
         }
     }
     wait->waited += 1e-9 * (double)kd_loader_waited(batches);
-    TRY(save_weights(t, &average, "last.safetensors"));
+    TRY(save_weights(t, &average, "last"));
     TRY(averages_swap(&average));   /* what is tested and handed on */
     st = KD_OK;
 done:

@@ -127,8 +127,9 @@ size_t    method_epochs(const method *m, size_t phase);
 kd_status method_begin(method *m, size_t phase);
 /* The models that the phase's optimizer must hold, at most 6 (no method has more than 4); returns how many. */
 size_t    method_trains(method *m, kd_model **models);
-/* Those that method_logits reads, the student or what stands in its place first: what is averaged (at most 6); returns how many. */
-size_t    method_tested(method *m, kd_model **models);
+/* Those that method_logits reads, the student or what stands in its place first: what is averaged and saved (at most 6); what each is
+ * in a word, "" of the first; returns how many. */
+size_t    method_tested(method *m, kd_model **models, const char **parts);
 /* A glob of parameters that must not decay in this phase (no gradient reaches them), for kd_optimizer_group; or NULL. */
 const char *method_no_decay(const method *m);
 /* Everything but student, optimizer, loader and tapes, the same in every phase. */

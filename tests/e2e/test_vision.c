@@ -125,9 +125,9 @@ static int finish(pid_t child)
 static void check_same(const char *what, const char *a, const char *b)
 {
     int status;
-    char *out = kdtest_run(&status, "cd '%s' && for f in last best teacher/last; do cmp %s/$f.safetensors %s/$f.safetensors || exit 1; "
-                           "done; for d in %s %s; do cut -d, -f1-7 $d/curves.csv > $d.txt; done; cmp %s.txt %s.txt && "
-                           "test $(wc -l < %s.txt) -gt 2", kdtest_tmp(), a, b, a, b, a, b, b);
+    char *out = kdtest_run(&status, "cd '%s' && for f in $(cd %s && ls *.safetensors teacher/last.safetensors); do cmp %s/$f %s/$f || "
+                           "exit 1; done; for d in %s %s; do cut -d, -f1-7 $d/curves.csv > $d.txt; done; cmp %s.txt %s.txt && "
+                           "test $(wc -l < %s.txt) -gt 2", kdtest_tmp(), a, a, b, a, b, a, b, b);
     CHECK_MSG(status == 0, "%s: %s", what, out);
     free(out);
 }
@@ -171,6 +171,31 @@ TEST(killed_runs_end_in_the_same_bits)
         }
         int status;
         free(kdtest_run(&status, "cd '%s' && rm -rf whole cut two", kdtest_tmp()));
+    }
+}
+
+/* What is tested beside the student is saved beside it. */
+TEST(a_projector_and_a_second_head_are_saved)
+{
+    static const struct { const char *method, *part, *name; } cases[] = {
+        { "simkd", "projector", "\"s0." }, { "deit_soft", "head", "weight\"" }, { "kd", NULL, "" },
+    };
+    if (!prepare()) return;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        char line[1000];
+        int status;
+        snprintf(line, sizeof line, RUN, "resnet8", cases[i].method, "part", "--set epochs=1");
+        if (!CHECK_MSG(finish(start(line)) == 0, "%s", text)) return;
+        char *out = kdtest_run(&status, "cd '%s/part' && for f in last best; do ls $f.*.safetensors 2>&1 && head -n 1 $f.*.safetensors | "
+                               "grep -ac '%s'; done; cd .. && rm -rf part", kdtest_tmp(), cases[i].name);
+        if (cases[i].part) {
+            char want[100];
+            snprintf(want, sizeof want, "last.%s.safetensors\n1\nbest.%s.safetensors\n1\n", cases[i].part, cases[i].part);
+            CHECK_MSG(strcmp(out, want) == 0, "%s: %s", cases[i].method, out);
+        } else {
+            CHECK_MSG(strstr(out, "No such file") != NULL, "%s: %s", cases[i].method, out);
+        }
+        free(out);
     }
 }
 
