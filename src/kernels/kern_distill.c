@@ -57,24 +57,28 @@ _Static_assert(sizeof(pass) <= KD_DISTILL_PASS * sizeof(float), "room for a pass
 
 static float scale_of(float temperature) { return 2 * LOG2_E / temperature; }
 
+/* A factor k, and the z from which 2^(k z) counts. */
+typedef struct rate { kd_f32x16 k, least; } rate;
+V_FN rate rate_of(float k) { return (rate){ v_set1(k), v_set1(-126.5f / k) }; }
+
 /* 2^(k z), z <= 0: 0 from 2^-126.5 down, where *above is not set; NaN passes.  Adding 1.5 * 2^23 + 127 rounds k z to a whole
  * number and leaves it, biased, in the low bits.  Relative error (7 + k |z|) 2^-24. */
-V_FN kd_f32x16 exp_above(kd_f32x16 z, float k, kd_m16 *above)
+V_FN kd_f32x16 exp_above(kd_f32x16 z, rate by, kd_m16 *above)
 {
-    kd_f32x16 magic = v_set1(0x1.8p23f + 127.0f), t = v_fma(z, v_set1(k), magic), r = v_sub(magic, t);
-    r = v_fma(z, v_set1(k), r);
+    kd_f32x16 magic = v_set1(0x1.8p23f + 127.0f), t = v_fma(z, by.k, magic), r = v_sub(magic, t);
+    r = v_fma(z, by.k, r);
     kd_f32x16 q = v_fma(r, v_set1(0x1.5bba14p-10f), v_set1(0x1.3cea88p-7f));
     q = v_fma(q, r, v_set1(0x1.c6b752p-5f));
     q = v_fma(q, r, v_set1(0x1.ebf9bcp-3f));
     q = v_fma(q, r, v_set1(0x1.62e42ap-1f));
     q = v_fma(q, r, v_set1(1.0f));
-    *above = v_nle(z, v_set1(-126.5f / k));
+    *above = v_nle(z, by.least);
     return v_keep(*above, v_mul(q, v_from_bits(vi_shl(v_bits(t), 23))));
 }
 V_FN kd_f32x16 exp_of(kd_f32x16 z, float k)
 {
     kd_m16 above;
-    return exp_above(z, k, &above);
+    return exp_above(z, rate_of(k), &above);
 }
 
 /* Half of a top, 0 of one that is -inf. */
@@ -112,6 +116,7 @@ V_FN void sum_rows(pass *p, const int kind, const int from, const int alike)
 {
     const kd_f32x16 zero = v_zero(), none = v_set1(-INF);
     const kd_f32x16 lambda = v_set1(p->lambda), unit_s = v_set1(p->unit_s), unit_t = v_set1(p->unit_t);
+    const rate student = rate_of(p->student), teacher = rate_of(p->teacher);   /* stores might change what p points to */
     size_t n = p->n, ahead = p->ahead;
     for (size_t k = 0; k < p->rows; k++) {
         const float *s = p->s[k], *t = kind == PLAIN ? s : p->t[k];
@@ -127,8 +132,8 @@ V_FN void sum_rows(pass *p, const int kind, const int from, const int alike)
                 z[1] = below(row_load(t, i, n), half_t);
                 v_prefetch((const void *)((uintptr_t)(t + i) + ahead));
             }
-            e[0] = exp_above(z[0], p->student, &above[0]);
-            if (kind != PLAIN) e[1] = exp_above(z[1], p->teacher, &above[1]);
+            e[0] = exp_above(z[0], student, &above[0]);
+            if (kind != PLAIN) e[1] = exp_above(z[1], teacher, &above[1]);
             zs = v_add(zs, e[0]);
             v_store(ea + i, e[0]);
             if (kind != PLAIN) zt = v_add(zt, e[1]);
