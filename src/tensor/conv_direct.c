@@ -16,7 +16,7 @@ static bool three_wide(const kd__conv_shape *s) { return s->kw == 3 && s->stride
 /* Floats of source, and of weights, that a task works on: an eighth and three eighths of the level-2 cache. */
 static size_t patch_floats(const kd_context *ctx) { return ctx->caches.l2 / 8 / sizeof(float); }
 static size_t panel_floats(const kd_context *ctx) { return 3 * patch_floats(ctx); }
-#define PARALLEL_WORK 2e6     /* multiply-adds that are worth waking a thread for */
+#define PARALLEL_WORK 8e5     /* multiply-adds that are worth waking a thread for */
 
 typedef struct pass {
     kd__window    w;

@@ -10,7 +10,7 @@
 enum {
     LEAST_TILES = 28, MOST_TILES = 84,
 };
-#define PARALLEL_WORK 2e6
+#define PARALLEL_WORK 8e5
 
 typedef struct winograd_job {
     kd_context       *ctx;
@@ -115,7 +115,8 @@ static kd_status run(kd_context *ctx, kd__winograd_args *args, size_t n, const f
     const size_t half_l2 = ctx->caches.l2 / 2 / sizeof(float) / job.planes / (c + co) / 14 * 14;
     job.block = KD_MIN(KD_MAX(half_l2, (size_t)LEAST_TILES), (size_t)MOST_TILES);
     const bool parallel = ctx->threads > 1 && (double)job.tiles * (double)job.planes * (double)c * (double)co >= PARALLEL_WORK;
-    while (parallel && job.block > 14 && job.tiles / job.block < 2 * ctx->threads) job.block -= 14;
+    const size_t share = (job.tiles + 2 * ctx->threads - 1) / (2 * ctx->threads);
+    if (parallel && share < job.block) job.block = share >= 28 ? share / 14 * 14 : KD_MAX((share + 1) / 2 * 2, 8u);
     job.block = KD_MIN(job.block, job.tiles);
     job.v_plane = job.block * c + 16;    /* planes must not lie on the same cache sets */
     job.m_plane = job.block * co + 16;
