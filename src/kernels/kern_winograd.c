@@ -133,7 +133,7 @@ V_FN void input_tile(const kd__winograd_args *p, const float *const *pixel, cons
     EACH(b, in, {
         kd_f32x16 d[MOST];
         V_UNROLL(6)
-        for (size_t a = 0; a < in; a++) d[a] = load_part((pixel ? pixel[in * a + b] : row[a] + b * p->c) + i, n);
+        for (size_t a = 0; a < in; a++) d[a] = load_part((pixel ? pixel[in * a + b] : row[a] + b * p->pixel) + i, n);
         input_axis(d, s[b], out);
     });
     EACH(a, in, {
@@ -157,25 +157,25 @@ V_FN void input_pixels(const kd__winograd_args *p, const float *const *pixel, fl
 static void find_pixels(const kd__winograd_args *p, const place *at, const float **pixel)
 {
     const size_t in = p->out + 2;
-    const float *x = p->x + at->image * p->h * p->w * p->c;
+    const float *x = p->x + at->image * p->h * p->w * p->pixel;
     for (size_t a = 0; a < in; a++)
         for (size_t b = 0; b < in; b++) {
             const size_t r = at->row + a, q = at->column + b;   /* plus the padding */
             const int inside = r >= p->pad_h && r - p->pad_h < p->h && q >= p->pad_w && q - p->pad_w < p->w;
-            pixel[in * a + b] = inside ? x + ((r - p->pad_h) * p->w + q - p->pad_w) * p->c : p->zeros;
+            pixel[in * a + b] = inside ? x + ((r - p->pad_h) * p->w + q - p->pad_w) * p->pixel : p->zeros;
         }
 }
 
 V_FN void input(const kd__winograd_args *p, const size_t out)
 {
-    const size_t in = out + 2, step = p->w * p->c;
+    const size_t in = out + 2, step = p->w * p->pixel;
     place at = place_of(p, p->first);
     float *v = p->v;
     for (size_t t = 0; t < p->count; t++, v += p->row, place_next(p, &at)) {
         size_t i = 0;
         if (at.row >= p->pad_h && at.row + in <= p->h + p->pad_h && at.column >= p->pad_w && at.column + in <= p->w + p->pad_w) {
             const float *row[MOST];
-            row[0] = p->x + ((at.image * p->h + at.row - p->pad_h) * p->w + at.column - p->pad_w) * p->c;
+            row[0] = p->x + ((at.image * p->h + at.row - p->pad_h) * p->w + at.column - p->pad_w) * p->pixel;
             for (size_t a = 1; a < in; a++) row[a] = row[a - 1] + step;
             for (; i + 16 <= p->c; i += 16) input_tile(p, NULL, row, i, 16, v, out);
             if (i == p->c) continue;
@@ -280,11 +280,11 @@ void KD_K(winograd_dy_f32)(const kd__winograd_args *p)
     place at = place_of(p, p->first);
     float *v = p->v;
     for (size_t t = 0; t < p->count; t++, v += p->row, place_next(p, &at)) {
-        const float *first = p->x + ((at.image * p->oh + at.row) * p->ow + at.column) * p->co;
+        const float *first = p->x + ((at.image * p->oh + at.row) * p->ow + at.column) * p->pixel;
         const int down = at.row + 1 < p->oh, right = at.column + 1 < p->ow;
-        const float *const below = first + p->ow * p->co;
-        const float *const y[2][2] = { { first, right ? first + p->co : p->zeros },
-                                       { down ? below : p->zeros, down && right ? below + p->co : p->zeros } };
+        const float *const below = first + p->ow * p->pixel;
+        const float *const y[2][2] = { { first, right ? first + p->pixel : p->zeros },
+                                       { down ? below : p->zeros, down && right ? below + p->pixel : p->zeros } };
         size_t i = 0;
         V_FAST(for (; i + 16 <= p->co; i += 16) dy_tile(p, y, i, 16, v);)
         V_END(i, p->co) dy_tile(p, y, i, V_LEFT(i, p->co), v);

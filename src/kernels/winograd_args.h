@@ -37,6 +37,7 @@
 
 typedef struct kd__winograd_args {
     size_t h, w, c, pad_h, pad_w;          /* of x */
+    size_t pixel;                          /* floats from pixel to pixel of x: c (co of dY), or more */
     size_t oh, ow, co;                     /* of y */
     size_t out;                            /* outputs of a tile's side, 2 or 4 */
     size_t tiles_h, tiles_w;               /* in an image */

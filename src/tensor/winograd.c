@@ -86,6 +86,7 @@ static kd_status run(kd_context *ctx, kd__winograd_args *args, size_t n, const f
 {
     const size_t c = args->c, co = args->co;
     const size_t out = args->out;
+    args->pixel = c;
     args->tiles_h = (args->oh + out - 1) / out;
     args->tiles_w = (args->ow + out - 1) / out;
     winograd_job job = { .ctx = ctx, .planes = (out + 2) * (out + 2), .tiles = n * args->tiles_h * args->tiles_w };

@@ -2,8 +2,10 @@
  * multiplications where there were 9.  The formulas are in kernels/winograd_args.h.
  *
  * Tiles of all images are numbered through and go in blocks: transform a block's input and its dy, then sixteen products, whose sums
- * are over the block's tiles, are added to sixteen sums of all blocks, in order.  Threads share the products of a round of blocks and,
- * meanwhile, the transforms of the next.  At the end one transform gives the nine taps.
+ * are over the block's tiles, are added to sixteen sums of all blocks, in order.  At the end one transform gives the nine taps.
+ *
+ * The channels of x and of dy are cut into slices, of which each pair is a task that does all of this by itself: its sums stay in the
+ * cache, and no thread reads what another one has just transformed.  That some transforms are made by two tasks costs less.
  * SPDX-License-Identifier: MIT */
 #include "tensor/conv_internal.h"
 
@@ -11,103 +13,85 @@ enum {
     BLOCK = 64,            /* tiles of a chain: part of the bits */
     PLANES = 16,
     GAP = 16,              /* floats: rows and planes must not lie on the same cache sets */
-    ROUND_PER_THREAD = 2,  /* blocks */
+    SLICE = 128,           /* channels of x or of dy at most, 16 at least */
 };
 #define PARALLEL_WORK 2e6
 
 typedef struct gradient_job {
     kd_context       *ctx;
-    kd__winograd_args x, dy;        /* of the first tile; v where the first slot is */
-    size_t            tiles, slots, block_floats;   /* block b in slot b % slots */
-    size_t            first, next, end;             /* products of blocks [first, next), transforms of [next, end) */
-    size_t            m_plane;
-    float            *m;            /* [planes][c][co] */
+    kd__winograd_args args;
+    const float      *x, *dy;
+    float            *dw;
+    size_t            tiles, across;            /* slices of dy */
+    size_t            c, co;                    /* channels of a slice of either */
+    bool              accumulate;
+    _Atomic int       status;
 } gradient_job;
 
-static void transform(const gradient_job *job, size_t block)
+static void slice_task(size_t i, void *arg)
 {
-    kd__winograd_args x = job->x, dy = job->dy;
-    x.first = dy.first = block * BLOCK;
-    x.count = dy.count = KD_MIN((size_t)BLOCK, job->tiles - x.first);
-    x.v += block % job->slots * job->block_floats;
-    dy.v += block % job->slots * job->block_floats;
-    job->ctx->kernels->winograd_input_f32(&x);
-    job->ctx->kernels->winograd_dy_f32(&dy);
-}
-
-/* Add blocks [first, next) to plane q. */
-static void multiply(const gradient_job *job, size_t q)
-{
-    kd__gemm_block b = { .m = job->x.c, .n = job->x.co, .outer = 1, .inner = 1, .a_row = 1, .a_k = job->x.row, .b_k = job->dy.row,
-                         .c = job->m + q * job->m_plane, .c_row = job->x.co };
-    for (size_t i = job->first; i < job->next; i++) {
-        b.a = job->x.v + i % job->slots * job->block_floats + q * job->x.plane;
-        b.b = job->dy.v + i % job->slots * job->block_floats + q * job->dy.plane;
-        b.length = KD_MIN((size_t)BLOCK, job->tiles - i * BLOCK);
-        b.add = i > 0;
-        job->ctx->kernels->gemm_block_f32(&b);
+    gradient_job *job = arg;
+    const kd__kernels *k = job->ctx->kernels;
+    const size_t c0 = i / job->across * job->c, co0 = i % job->across * job->co;
+    kd__winograd_args x = job->args, dy = job->args;
+    x.pixel = x.c, dy.pixel = x.co;
+    x.c = dy.c = KD_MIN(job->c, x.c - c0);
+    x.co = dy.co = KD_MIN(job->co, x.co - co0);
+    x.row = x.c + GAP, dy.row = x.co + GAP;
+    x.plane = BLOCK * x.row + GAP, dy.plane = BLOCK * dy.row + GAP;
+    const size_t m_plane = x.c * x.co + GAP, zeros = KD_MAX(x.c, x.co);
+    float *m = kd__scratch_get(job->ctx, (PLANES * (m_plane + x.plane + dy.plane) + zeros) * sizeof *m);
+    if (!m) {
+        atomic_store_explicit(&job->status, KD_ERR_NOMEM, memory_order_relaxed);
+        return;
     }
+    x.v = m + PLANES * m_plane;
+    dy.v = x.v + PLANES * x.plane;
+    x.zeros = dy.zeros = memset(dy.v + PLANES * dy.plane, 0, zeros * sizeof *m);
+    x.x = job->x + c0, dy.x = job->dy + co0;
+    for (size_t first = 0; first < job->tiles; first += BLOCK) {
+        x.first = dy.first = first;
+        x.count = dy.count = KD_MIN((size_t)BLOCK, job->tiles - first);
+        k->winograd_input_f32(&x);
+        k->winograd_dy_f32(&dy);
+        for (size_t q = 0; q < PLANES; q++)
+            k->gemm_block_f32(&(kd__gemm_block){ .m = x.c, .n = x.co, .outer = 1, .inner = 1, .length = x.count,
+                                                 .a = x.v + q * x.plane, .a_row = 1, .a_k = x.row, .b = dy.v + q * dy.plane,
+                                                 .b_k = dy.row, .c = m + q * m_plane, .c_row = x.co, .add = first > 0 });
+    }
+    for (size_t r = 0; r < x.c; r++)
+        k->winograd_dw_f32(m + r * x.co, m_plane, job->dw + (c0 + r) * dy.pixel + co0, x.pixel * dy.pixel, x.co, job->accumulate);
+    kd__scratch_put(job->ctx, m);
 }
 
-static void round_task(size_t i, void *arg)
+/* Channels of a slice of `n`, at least so many slices. */
+static size_t slice_of(size_t n, size_t slices)
 {
-    const gradient_job *job = arg;
-    const size_t planes = job->next > job->first ? PLANES : 0;
-    if (i < planes) multiply(job, i);
-    else transform(job, job->next + i - planes);
+    return KD_MIN((n + slices - 1) / slices + 15, (size_t)SLICE) / 16 * 16;
 }
 
 kd_status kd__winograd_backward_weight(kd_context *ctx, const kd__conv_shape *s, const float *x, const float *dy, float *dw,
                                       bool accumulate)
 {
-    kd__winograd_args a = { .out = 2, .h = s->h, .w = s->w, .c = s->ci, .pad_h = s->pad_h, .pad_w = s->pad_w, .oh = s->oh, .ow = s->ow,
-                            .co = s->co, .tiles_h = (s->oh + 1) / 2, .tiles_w = (s->ow + 1) / 2 };
-    gradient_job job = { .ctx = ctx, .tiles = s->n * a.tiles_h * a.tiles_w };
-    const size_t taps = s->ci * s->co, blocks = (job.tiles + BLOCK - 1) / BLOCK;
+    gradient_job job = { .ctx = ctx, .x = x, .dy = dy, .dw = dw, .accumulate = accumulate,
+                         .args = { .out = 2, .h = s->h, .w = s->w, .c = s->ci, .pad_h = s->pad_h, .pad_w = s->pad_w, .oh = s->oh,
+                                   .ow = s->ow, .co = s->co, .tiles_h = (s->oh + 1) / 2, .tiles_w = (s->ow + 1) / 2 } };
+    job.tiles = s->n * job.args.tiles_h * job.args.tiles_w;
     if (!job.tiles) {
-        if (!accumulate) memset(dw, 0, 9 * taps * sizeof *dw);
+        if (!accumulate) memset(dw, 0, 9 * s->ci * s->co * sizeof *dw);
         return KD_OK;
     }
-    const bool parallel = ctx->threads > 1 && (double)job.tiles * PLANES * (double)taps >= PARALLEL_WORK;
-    const size_t round = parallel ? KD_MIN(blocks, ROUND_PER_THREAD * (size_t)ctx->threads) : 1;
-    job.slots = parallel ? 2 * round : 1;
-    const size_t x_row = s->ci + GAP, dy_row = s->co + GAP;
-    job.m_plane = taps + GAP;
-    size_t floats, bytes;
-    if (!kd__add(x_row, dy_row, &floats) || !kd__mul(floats, BLOCK, &floats) || !kd__add(floats, 2 * (size_t)GAP, &floats) ||
-        !kd__mul(floats, PLANES, &job.block_floats) || !kd__mul(job.block_floats, job.slots, &floats) ||
-        !kd__mul(job.m_plane, PLANES, &bytes) || !kd__add(floats, bytes, &floats) || !kd__add(floats, KD_MAX(s->ci, s->co), &floats) ||
-        !kd__mul(floats, sizeof *dw, &bytes))
-        return kd__fail(KD_ERR_OVERFLOW, "convolution: the gradient of the weights does not fit");
-    float *m = kd__scratch_get(ctx, bytes);
-    if (!m) return KD_ERR_NOMEM;
-    float *v = m + PLANES * job.m_plane, *zeros = v + job.slots * job.block_floats;
-    memset(zeros, 0, KD_MAX(s->ci, s->co) * sizeof *zeros);
-    a.zeros = zeros;
-    job.m = m;
-    job.x = job.dy = a;
-    job.x.x = x;
-    job.x.v = v;
-    job.x.row = x_row;
-    job.x.plane = BLOCK * x_row + GAP;
-    job.dy.x = dy;
-    job.dy.v = v + PLANES * job.x.plane;
-    job.dy.row = dy_row;
-    job.dy.plane = BLOCK * dy_row + GAP;
-    if (parallel) {
-        for (size_t ready = 0; job.first < blocks; job.first = job.next, ready = PLANES) {
-            job.next = job.end;
-            job.end = KD_MIN(job.end + round, blocks);
-            kd__parallel(ctx, ready + job.end - job.next, round_task, &job);
-        }
-    } else {
-        for (; job.first < blocks; job.first = job.next) {
-            transform(&job, job.first);
-            job.next = job.first + 1;
-            for (size_t q = 0; q < PLANES; q++) multiply(&job, q);
-        }
-    }
-    ctx->kernels->winograd_dw_f32(m, job.m_plane, dw, taps, taps, accumulate);
-    kd__scratch_put(ctx, m);
-    return KD_OK;
+    const bool parallel = ctx->threads > 1 && (double)job.tiles * PLANES * (double)s->ci * (double)s->co >= PARALLEL_WORK;
+    size_t tasks = 0, down = 1, wanted = 1;
+    do {   /* the longer side again and again, to slices of 16 */
+        job.c = slice_of(s->ci, down), job.co = slice_of(s->co, wanted);
+        job.across = (s->co + job.co - 1) / job.co;
+        tasks = (s->ci + job.c - 1) / job.c * job.across;
+        if (job.c >= job.co) down *= 2;
+        else wanted *= 2;
+    } while (parallel && tasks < ctx->threads && (job.c > 16 || job.co > 16));
+    if (parallel) kd__parallel(ctx, tasks, slice_task, &job);
+    else
+        for (size_t i = 0; i < tasks; i++) slice_task(i, &job);
+    return atomic_load(&job.status) == KD_OK ? KD_OK : kd__fail(KD_ERR_NOMEM, "out of memory");
 }

@@ -57,7 +57,8 @@ static void make_input(ck_case *c)
     draw(c);
     ck_floats(c, CK_OUT, "v", 16, c->rows * c->n, 1);
     ck_strided(c);
-    ck_floats(c, CK_IN, "x", 1, images * shape.h * shape.w * c->n, 1);
+    ck_floats(c, CK_IN, "x", images * shape.h * shape.w, c->n, 1);
+    ck_strided(c);
     ck_floats(c, CK_IN, "zeros", 1, c->n, 0);
     memset(c->a[2].before, 0, c->n * sizeof(float));
 }
@@ -68,6 +69,7 @@ static void run_input(const ck_case *c, const kd__kernels *k)
     a.plane = ROW(0);
     a.row = c->n;
     a.x = F(1);
+    a.pixel = ROW(1);
     a.zeros = F(2);
     k->winograd_input_f32(&a);
 }
@@ -155,7 +157,8 @@ static void make_dy(ck_case *c)
     draw(c);
     ck_floats(c, CK_OUT, "v", 16, c->rows * c->n, 1);
     ck_strided(c);
-    ck_floats(c, CK_IN, "dy", 1, images * shape.oh * shape.ow * c->n, 1);
+    ck_floats(c, CK_IN, "dy", images * shape.oh * shape.ow, c->n, 1);
+    ck_strided(c);
     ck_floats(c, CK_IN, "zeros", 1, c->n, 0);
     memset(c->a[2].before, 0, c->n * sizeof(float));
 }
@@ -166,6 +169,7 @@ static void run_dy(const ck_case *c, const kd__kernels *k)
     a.plane = ROW(0);
     a.row = c->n;
     a.x = F(1);
+    a.pixel = ROW(1);
     a.zeros = F(2);
     k->winograd_dy_f32(&a);
 }

@@ -340,6 +340,7 @@ TEST(winograd)
         shape_of(2, 4, 4, 32, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1),
         shape_of(1, 5, 7, 33, 50, 3, 3, 1, 1, 1, 1, 1, 1, 1),       /* tiles and vectors cut */
         shape_of(1, 6, 6, 40, 32, 3, 3, 1, 1, 0, 0, 1, 1, 1),
+        shape_of(1, 5, 6, 131, 145, 3, 3, 1, 1, 1, 1, 1, 1, 1),     /* weight gradients in slices of channels */
         shape_of(1, 5, 4, 32, 40, 3, 3, 1, 1, 2, 2, 1, 1, 1),
         shape_of(1, 7, 6, 32, 32, 3, 3, 1, 1, 0, 2, 1, 1, 1),
         shape_of(1, 4, 5, 300, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1),      /* two blocks of channels */
