@@ -17,7 +17,7 @@
 enum { TEACHERS = 2, COMPARED = 16, SETS = 32, SETTINGS = 4096 };
 typedef struct options {
     const char *data, *student, *method, *recipe, *out, *teacher[TEACHERS], *compare[COMPARED], *sets[SETS], *teacher_sets[SETS];
-    size_t      teachers, compared, set_count, teacher_set_count, side, threads;
+    size_t      teachers, compared, set_count, teacher_set_count, side, keep, threads;
     uint64_t    seed;
     double      time;
 } options;
@@ -28,6 +28,7 @@ static int usage(FILE *f)
           "       distill_vision --data KIND:PATH [--teacher NAME:WEIGHTS] --compare NAME:WEIGHTS .. [options]\n"
           "  --data     cifar10:FOLDER, cifar100:FOLDER (binary records), folder:FOLDER (FOLDER/train/CLASS/IMAGE and test or val)\n"
           "  --side N   images of a folder become N x N (default: they have one size)\n"
+          "  --keep N   they are kept at N x N, and --side is cropped out of that, or the middle of it (default: --side)\n"
           "  --student  a network of the zoo, or vit:patch=4,width=96,depth=6,heads=3,distilled=1\n"
           "  --method   a line of methods.def; alone (default): no teacher\n"
           "  --teacher  trained first when no .safetensors file is given; twice for multi_teacher\n"
@@ -71,6 +72,7 @@ static int parse(options *o, int argc, char **argv)
         else if (!strcmp(flag, "--teacher-set") && o->teacher_set_count < SETS) o->teacher_sets[o->teacher_set_count++] = value;
         else if (!strcmp(flag, "--seed")) o->seed = strtoull(value, &end, 10);
         else if (!strcmp(flag, "--side")) o->side = (size_t)strtoul(value, &end, 10);
+        else if (!strcmp(flag, "--keep")) o->keep = (size_t)strtoul(value, &end, 10);
         else if (!strcmp(flag, "--time")) o->time = strtod(value, &end);
         else if (!strcmp(flag, "--threads")) o->threads = (size_t)strtoul(value, &end, 10);
         else return fprintf(stderr, "distill_vision: %s?\n", flag), usage(stderr) + 1;
@@ -102,6 +104,8 @@ static kd_status train_one(const options *o, kd_context *ctx, const images *d, c
         n += (size_t)snprintf(settings + n, sizeof settings - n, "data = %.*s, %zu + %zu images\nseed = %llu\n",
                               (int)strcspn(o->data, ":"), o->data, kd_dataset_count(d->train), kd_dataset_count(d->test),
                               (unsigned long long)setup->seed);
+    if (o->keep && n < sizeof settings)
+        n += (size_t)snprintf(settings + n, sizeof settings - n, "side = %zu of %zu\n", d->height, o->keep);
     if (n >= sizeof settings / 2) return complain(KD_ERR_ARG, "names of %zu bytes: too long", n);
     recipe_format(r, settings + n, sizeof settings - n);
     snprintf(label, sizeof label, "%s %s, seed %llu", setup->student_name, setup->name, (unsigned long long)setup->seed);
@@ -234,7 +238,7 @@ int main(int argc, char **argv)
     kd_context_desc_init(&cd, sizeof cd);
     if (o.threads) cd.threads = (uint32_t)o.threads;
     TRY(kd_context_create(&ctx, &cd));
-    TRY(images_open(&d, o.data, o.side));
+    TRY(images_open(&d, o.data, o.side, o.keep));
     if (o.student) TRY(network_create(&student, ctx, o.student, &d, student_recipe.drop_path, o.seed));
     for (size_t i = 0; i < o.teachers; i++)
         TRY(open_teacher(&o, ctx, &d, &teacher_recipe, i, &teachers[i], teacher_name[i], &untrained[i]));

@@ -1,4 +1,4 @@
-/* images.c - where images come from: CIFAR records.
+/* images.c - where images come from: CIFAR records, folders.
  * SPDX-License-Identifier: MIT */
 #include "vision.h"
 #include "pictures.h"
@@ -17,7 +17,7 @@ enum { KNOWN = sizeof known / sizeof *known };
 static void measure(images *d)
 {
     double sum[3] = { 0 }, square[3] = { 0 };
-    size_t pixels = d->height * d->width, count = kd_dataset_count(d->train);
+    size_t pixels = kd_dataset_item_size(d->train, 0) * kd_dataset_item_size(d->train, 1), count = kd_dataset_count(d->train);
     for (size_t i = 0; i < count; i++) {
         const uint8_t *p = kd_dataset_item(d->train, i);
         uint64_t s[3] = { 0 }, q[3] = { 0 };
@@ -92,7 +92,7 @@ done:
     return st;
 }
 
-kd_status images_open(images *d, const char *spec, size_t side)
+kd_status images_open(images *d, const char *spec, size_t side, size_t keep)
 {
     const char *path = strchr(spec, ':');
     kd_status st;
@@ -103,8 +103,10 @@ kd_status images_open(images *d, const char *spec, size_t side)
     if (at == KNOWN && (n != 6 || strncmp(spec, "folder", n)))
         return complain(KD_ERR_ARG, "--data \"%s\": \"%.*s\" is none of cifar10, cifar100, folder", spec, (int)n, spec);
     if (at < KNOWN && side && side != 32) return complain(KD_ERR_ARG, "--side %zu: the images of %s are 32 x 32", side, known[at].kind);
-    TRY(at < KNOWN ? open_cifar(d, path, at == 1) : open_folder(d, path, side));
-    d->height = kd_dataset_item_size(d->train, 0), d->width = kd_dataset_item_size(d->train, 1);
+    if (keep && (at < KNOWN || keep < side || keep > 2 * side))
+        return complain(KD_ERR_ARG, at < KNOWN ? "--keep %zu: for folders" : "--keep %zu is not between --side %zu and twice that", keep, side);
+    TRY(at < KNOWN ? open_cifar(d, path, at == 1) : open_folder(d, path, keep ? keep : side));
+    d->height = keep ? side : kd_dataset_item_size(d->train, 0), d->width = keep ? side : kd_dataset_item_size(d->train, 1);
     if (at < KNOWN) {
         memcpy(d->mean, known[at].mean, sizeof d->mean);
         memcpy(d->std, known[at].std, sizeof d->std);
@@ -125,6 +127,7 @@ static void common(kd_loader_desc *how, const images *d)
 {
     kd_loader_desc_init(how, sizeof *how);
     how->mean = d->mean, how->std = d->std, how->channels = 3;
+    if (d->height != kd_dataset_item_size(d->train, 0)) how->height = (uint32_t)d->height, how->width = (uint32_t)d->width;
 }
 
 kd_status images_train(kd_loader **out, kd_context *ctx, const images *d, const recipe *r, uint64_t seed)

@@ -78,12 +78,12 @@ void recipe_explain(void);
 /* ---- images.c: where images come from -------------------------------------------------------------------------------------- */
 typedef struct images {
     kd_dataset *train, *test;
-    size_t      classes, height, width;
+    size_t      classes, height, width;    /* as networks see them */
     float       mean[3], std[3];
 } images;
 /* cifar10:PATH, cifar100:PATH: the folder of the binary records.  folder:PATH: PATH/train/CLASS/IMAGE and PATH/test, or PATH/val; with
- * a side they become side x side. */
-kd_status images_open(images *out, const char *spec, size_t side);
+ * a side they become side x side: the middle or crops of what is kept at keep x keep (0: side). */
+kd_status images_open(images *out, const char *spec, size_t side, size_t keep);
 void      images_close(images *d);
 /* A loader of the training images as the recipe says, or of the test images in their order. */
 kd_status images_train(kd_loader **out, kd_context *ctx, const images *d, const recipe *r, uint64_t seed);

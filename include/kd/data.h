@@ -112,7 +112,8 @@ typedef struct kd_loader_desc {
     float        randaugment_magnitude; /* 0 to 10; default 9                                                          */
     float        randaugment_noise; /* deviation of the magnitude; default 0.5                                         */
     uint32_t     repeats;         /* >= 1: repeated augmentation, each item of an epoch this often; default 1          */
-    float        crop_area;       /* > 0: a crop of this to all of the area, resized to the item; default 0            */
+    float        crop_area;       /* > 0: a crop of this to all of the area, resized; default 0                        */
+    uint32_t     height, width;   /* of the images handed out; default 0: the item's                                   */
 } kd_loader_desc;
 /* Fill `desc` with the defaults; struct_size is sizeof *desc. */
 KD_API void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size);
@@ -122,10 +123,13 @@ KD_API void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size);
  * normalisation.  mean and std: one number for all, or one for each of the last axis.  Mix-up pairs rows of a batch at random:
  * (a, b) become (s a + (1 - s) b, s b + (1 - s) a), s >= 1/2, so each row is mostly the item kd_loader_indices names.
  *
+ * Height and width (items [h, w, c] or [h, w]): of a larger item the middle is taken, before all else; or it is what the resized
+ * crop is resized to, at least half of the item's height.  So items of 256 are trained on by crops of 224, and tested by their middle.
+ *
  * What DeiT (arXiv 2012.12877) adds, as timm does it.  In this order: resized crop, window and flip, RandAugment, floats,
  * erasing, mixing.
  * Resized crop (crop_area; u8 items [h, w, 3]): a rectangle of crop_area to 1 of the area, h / w from 3/4 to 4/3, resized to
- *   the item's size, Pillow's bicubic; if ten do not fit, the largest such one in the middle.  DeiT's crop_area is 0.08.
+ *   height x width, Pillow's bicubic; if ten do not fit, the largest such one in the middle.  DeiT's crop_area is 0.08.
  * RandAugment (arXiv 1909.13719; u8 items [h, w, 3]): `randaugment_ops` times one of AutoContrast, Equalize, Invert, Rotate,
  *   Posterize, Solarize, SolarizeAdd, Color, Contrast, Brightness, Sharpness, ShearX, ShearY, TranslateX, TranslateY is drawn
  *   and done with probability 1/2, at magnitude + noise times a normal number, held to [0, 10]; severities grow with it
@@ -146,7 +150,7 @@ KD_API void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size);
  * get 0 rows), and the batches do not depend on m.  A checkpoint of one shard's loader is every shard's, and that of a run with
  * another m.
  *
- * KD_ERR_ARG (also: drop_last would leave no batch), KD_ERR_RANGE (a label beyond `classes`; with f32 labels also below 0),
+ * KD_ERR_ARG (also: drop_last would leave no batch), KD_ERR_SHAPE (height, width), KD_ERR_RANGE (a label beyond `classes`; with f32 labels also below 0),
  * KD_ERR_DTYPE (RandAugment or a resized crop of items that are not u8), KD_ERR_OVERFLOW, KD_ERR_NOMEM. */
 KD_API KD_MUST_USE kd_status kd_loader_create(kd_loader **out, kd_context *ctx, const kd_dataset *data,
                                               const kd_loader_desc *desc);

@@ -41,10 +41,11 @@ static inline const void *kd__dataset_item(const kd_dataset *data, size_t i)
 typedef struct kd__convert {
     const kd__kernels *kernels;
     kd_dtype     dtype;
-    size_t       item_count;
+    size_t       item_count;        /* numbers of an image */
     float       *scale, *offset;    /* [period]: the channels' numbers, repeated to a multiple of 16 */
     size_t       period;
     size_t       height, width, channels;   /* of an image; 0: not moved, whatever its rank */
+    size_t       item_height, item_width;   /* of which it is the middle, or a resized crop */
     uint32_t     shift, crop, flip;
     float        crop_area;         /* least part that a resized crop keeps; 0: none */
     uint32_t     ops;               /* of RandAugment; 0: none */

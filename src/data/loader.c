@@ -75,17 +75,26 @@ static kd_status check_labels(const kd_loader *loader)
 static kd_status set_image(kd__convert *how, const kd_loader_desc *d, const kd_dataset *data)
 {
     const bool pixels = d->randaugment_ops || d->crop_area > 0;
-    if (!d->shift && !d->crop_padding && !d->flip && !pixels && !(d->erase_probability > 0) && !(d->cutmix_alpha > 0)) return KD_OK;
+    if (!d->shift && !d->crop_padding && !d->flip && !pixels && !(d->erase_probability > 0) && !(d->cutmix_alpha > 0) && !d->height &&
+        !d->width) return KD_OK;
     if (data->rank != 2 && data->rank != 3)
         return kd__fail(KD_ERR_ARG, "kd_loader_create: shift, crop_padding, flip, erase_probability, randaugment_ops, "
-                        "crop_area and cutmix_alpha need items [height, width, channels], not %S", data->rank, data->shape);
+                        "crop_area, cutmix_alpha, height and width need items [height, width, channels], not %S", data->rank, data->shape);
     if (pixels && (data->dtype != KD_U8 || data->rank != 3 || data->shape[2] != 3))
         return kd__fail(data->dtype != KD_U8 ? KD_ERR_DTYPE : KD_ERR_ARG, "kd_loader_create: %s: items u8 "
                         "[height, width, 3] wanted, not %s %S", d->randaugment_ops ? "randaugment_ops" : "crop_area",
                         kd_dtype_name(data->dtype), data->rank, data->shape);
-    how->height = data->shape[0];
-    how->width = data->shape[1];
+    how->item_height = data->shape[0];
+    how->item_width = data->shape[1];
+    how->height = d->height ? d->height : how->item_height;
+    how->width = d->width ? d->width : how->item_width;
     how->channels = data->rank == 3 ? data->shape[2] : 1;
+    if (d->crop_area > 0 ? how->height < how->item_height - how->item_height / 2
+                         : how->height > how->item_height || how->width > how->item_width)
+        return kd__fail(KD_ERR_SHAPE, "kd_loader_create: height, width: %zu x %zu %s %S", how->height, how->width,
+                        d->crop_area > 0 ? "is less than half as high as the items" : "is not inside the items", data->rank, data->shape);
+    if (!kd__mul(how->height, how->width, &how->item_count) || !kd__mul(how->item_count, how->channels, &how->item_count))
+        return kd__fail(KD_ERR_OVERFLOW, "kd_loader_create: height, width: %zu x %zu", how->height, how->width);
     size_t least = KD_MIN(how->height, how->width);
     if (how->height > PTRDIFF_MAX / 4 || how->width > PTRDIFF_MAX / 4 || d->shift >= least || d->crop_padding >= least)
         return kd__fail(KD_ERR_ARG, "kd_loader_create: %s: %u moves the whole item %S away",
@@ -145,7 +154,8 @@ static kd_status make_slot(kd_loader *loader, kd__batch_slot *slot)
     const kd_dataset *data = loader->data;
     size_t shape[KD_MAX_RANK] = { loader->rows }, floats, classes = KD_MAX(loader->classes, 1), labels;
     for (size_t i = 0; i < data->rank; i++) shape[i + 1] = data->shape[i];
-    if (!kd__mul(loader->rows, data->item_count, &floats) || !kd__mul(loader->rows, classes, &labels))
+    if (loader->convert.height) shape[1] = loader->convert.height, shape[2] = loader->convert.width;
+    if (!kd__mul(loader->rows, loader->convert.item_count, &floats) || !kd__mul(loader->rows, classes, &labels))
         return kd__fail(KD_ERR_OVERFLOW, "kd_loader_create: batch: %zu items %S do not fit in memory", loader->rows, data->rank,
                         data->shape);
     slot->x = kd__alloc_array(loader->ctx, floats, sizeof(float));

@@ -7,11 +7,11 @@
 #include "base/state.h"
 #include "data/data_internal.h"
 
-enum { VERSION = 2, SAME = 8, LATER = 11, BYTES = (3 + SAME + 1) * 8, ALL_BYTES = BYTES + LATER * 8 };
+enum { VERSION = 2, SAME = 8, LATER = 13, BYTES = (3 + SAME + 1) * 8, ALL_BYTES = BYTES + LATER * 8 };
 
 static const char *const names[SAME + LATER] = { "items", "batch", "seed", "shuffle", "drop_last", "shift", "crop_padding",
     "flip", "cutmix_alpha", "mix_switch", "mix_probability", "label_smoothing", "erase_probability", "erase_zeros", "randaugment_ops",
-    "randaugment_magnitude", "randaugment_noise", "repeats", "crop_area" };
+    "randaugment_magnitude", "randaugment_noise", "repeats", "crop_area", "height", "width" };
 
 static void collect(const kd_loader *loader, uint64_t same[SAME])
 {
@@ -26,7 +26,7 @@ static void collect_later(const kd_loader_desc *d, double later[LATER])
 {
     const double values[LATER] = { (double)d->cutmix_alpha, (double)d->mix_switch, (double)d->mix_probability,
         (double)d->label_smoothing, (double)d->erase_probability, d->erase_zeros != 0, d->randaugment_ops,
-        (double)d->randaugment_magnitude, (double)d->randaugment_noise, d->repeats, (double)d->crop_area };
+        (double)d->randaugment_magnitude, (double)d->randaugment_noise, d->repeats, (double)d->crop_area, d->height, d->width };
     memcpy(later, values, sizeof values);
 }
 

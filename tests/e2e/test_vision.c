@@ -262,6 +262,13 @@ TEST(folders_of_images)
     CHECK_MSG(strstr(text, "Of all 9 test images") != NULL, "%s", text);
     check_row("leaf", "| student, last: resnet8 | ");
     CHECK_MSG(strstr(text, " | 3.13 M | ") != NULL, "%s", text);   /* a fourth of the pixels */
+    /* Kept at 20, trained on as crops of 16: all of DeiT's augmentation. */
+    if (!GOES("--data folder:tree --side 16 --keep 20 --student resnet8 --set epochs=2 --set batch=8 --set crop_area=.3 "
+              "--set randaugment_ops=2 --set erase_probability=.5 --set cutmix=1 --out bud")) return;
+    CHECK_MSG(strstr(text, " | 3.13 M | ") != NULL, "%s", text);
+    int status;
+    free(kdtest_run(&status, "grep -q '^side = 16 of 20$' '%s/bud/settings.txt'", kdtest_tmp()));
+    CHECK(status == 0);
     /* Networks of ImageNet, at a side that is not theirs. */
     if (!GOES("--data folder:tree --side 32 --student vit_tiny_patch16_32 --teacher resnet18 --method kd --teacher-set epochs=1 "
               "--teacher-set batch=24 --set epochs=1 --set batch=24 --out oak")) return;
@@ -374,6 +381,8 @@ TEST(what_does_not_fit_is_named_and_nothing_is_written)
         { "--data cifar10:data --student resnet8 --set randaugment_ops=17", "it takes a number from 0 to 16" },
         { "--data cifar10:data --student resnet8 --seed x", "--seed takes a number" },
         { "--data cifar10:data --student resnet8 --side 48", "--side 48: the images of cifar10 are 32 x 32" },
+        { "--data cifar10:data --student resnet8 --keep 48", "--keep 48: for folders" },
+        { "--data folder:unlike --student resnet8 --side 16 --keep 40", "--keep 40 is not between --side 16 and twice that" },
         { "--data cifar10:data --student deit_tiny_patch16_224", "deit_tiny_patch16_224: images of 32 x 32: vit: x [1, 32, 32, 3]" },
         { "--data cifar10:data --compare resnet8", "resnet8: needs weights, as in resnet8:FILE.safetensors" },
         { "--data cifar10:data --teacher resnet8 --compare resnet8:weights.safetensors", "resnet8: needs weights" },

@@ -152,7 +152,7 @@ TEST(states_of_other_settings)
     kd_loader *loader = make(NULL, data, &d), *old = make(NULL, data, &plain);
     uint8_t state[256], first[256];
     size_t bytes = kd__loader_state_size(loader), less = kd__loader_state_size(old);
-    CHECK(less == 96 && bytes == 184);
+    CHECK(less == 96 && bytes == 200);
     kd__loader_state_write(loader, state);
     kd__loader_state_write(old, first);
     CHECK(first[0] == 1 && state[0] == 2);   /* as before where nothing new is asked for */
@@ -181,6 +181,8 @@ TEST(states_of_other_settings)
     OTHER(o.randaugment_magnitude = 5, "randaugment_magnitude");
     OTHER(o.randaugment_noise = 0, "randaugment_noise");
     OTHER(o.repeats = 2, "repeats: 3 in the state, 2 here");
+    OTHER(o.height = 9, "height");
+    OTHER(o.width = 7, "width");
 #undef OTHER
     kd_loader_free(loader);
     kd_loader_free(old);
@@ -465,39 +467,79 @@ TEST(erasing)
     kd_dataset_free(data);
 }
 
+/* ---- images smaller than the items ----------------------------------------------------------------------------------- */
+
+/* The same bits as from items that had been cut to their middle, whatever is done to them then; of floats, of grey images too. */
+TEST(the_middle_of_larger_items)
+{
+    enum { H2 = 7, W2 = 5 };
+    static uint8_t cut[COUNT][H2][W2][C];
+    static float floats[COUNT][H][W], cut_floats[COUNT][H2][W2];
+    const float mean[3] = { 100, 120.4f, 300 };
+    kd_dataset *whole[2], *small[2];
+    whole[0] = dataset(NULL, 0);
+    for (size_t i = 0; i < COUNT; i++)
+        for (size_t y = 0; y < H; y++)
+            for (size_t x = 0; x < W; x++) {
+                const int inside = y >= 1 && y < 1 + H2 && x >= 1 && x < 1 + W2;
+                floats[i][y][x] = (float)items[i][y][x][1] / 7;
+                if (inside) cut_floats[i][y - 1][x - 1] = floats[i][y][x], memcpy(cut[i][y - 1][x - 1], items[i][y][x], C);
+            }
+    const int32_t *labels = kd_dataset_labels(whole[0]);
+    CHECK_OK(kd_dataset_wrap(&small[0], NULL, KD_U8, COUNT, 3, (const size_t[]){ H2, W2, C }, cut, labels));
+    CHECK_OK(kd_dataset_wrap(&whole[1], NULL, KD_F32, COUNT, 2, (const size_t[]){ H, W }, floats, labels));
+    CHECK_OK(kd_dataset_wrap(&small[1], NULL, KD_F32, COUNT, 2, (const size_t[]){ H2, W2 }, cut_floats, labels));
+    for (int what = 0; what < 4; what++)
+        for (int real = 0; real < 2; real++) {
+            kd_loader_desc d = what ? deit(2) : settings(0);
+            d.crop_area = 0;
+            if (what == 2) d.flip = 0, d.shift = 3;
+            if (real || what == 3) d.randaugment_ops = 0;
+            if (!real) d.mean = mean, d.channels = 3;
+            kd_loader *want = make(NULL, small[real], &d);
+            d.height = H2, d.width = W2;
+            kd_loader *got = make(NULL, whole[real], &d);
+            kd_tensor *x, *y;
+            next(got, &x, &y);
+            CHECK(kd_tensor_size(x, 1) == H2 && kd_tensor_size(x, 2) == W2);
+            next(want, &x, &y);
+            CHECK(run(got, 20) == run(want, 20));
+            kd_loader_free(got);
+            kd_loader_free(want);
+        }
+    for (int real = 0; real < 2; real++) kd_dataset_free(whole[real]), kd_dataset_free(small[real]);
+}
+
 /* ---- resized crop ------------------------------------------------------------------------------------------------ */
 
 /* Colours that grow evenly along both sides: the cubic filter keeps a straight line, so the inside of a crop tells its place. */
-TEST(resized_crop_draws)
+static void check_crops(const kd_dataset *data, size_t whole, size_t side_out)
 {
-    enum { SIDE = 64, ROUNDS = 4000 };
-    static uint8_t image[SIDE * SIDE * 3];
-    for (int i = 0; i < SIDE * SIDE; i++) {
-        image[3 * i] = (uint8_t)(20 + 3 * (i / SIDE));
-        image[3 * i + 1] = (uint8_t)(20 + 3 * (i % SIDE));
-    }
-    kd_dataset *data;
-    CHECK_OK(kd_dataset_wrap(&data, NULL, KD_U8, 1, 3, (const size_t[]){ SIDE, SIDE, 3 }, image, NULL));
+    enum { ROUNDS = 4000 };
     kd_loader_desc d = settings(0);
     d.crop_area = 0.08f;
+    d.height = d.width = (uint32_t)side_out;
     kd_loader *loader = make(NULL, data, &d);
+    const double all = (double)whole, made = (double)side_out;
+    const size_t middle = side_out / 2, low = side_out / 4, high = 3 * side_out / 4;
     double areas = 0, aspects = 0, square = 0, places[2] = { 0 };
     for (int n = 0; n < ROUNDS; n++) {
         kd_tensor *x, *y;
         next(loader, &x, &y);
         const float *out = kd_tensor_f32(x);
         double side[2], from[2];
+        if (!CHECK(kd_tensor_size(x, 1) == side_out && kd_tensor_size(x, 2) == side_out)) break;
         for (int a = 0; a < 2; a++) {   /* down, right; a value is off by 1/2, a side by 2/3 */
-            double near = (double)out[(a ? 32 * SIDE + 16 : 16 * SIDE + 32) * 3 + a];
-            double far = (double)out[(a ? 32 * SIDE + 48 : 48 * SIDE + 32) * 3 + a];
-            side[a] = floor((far - near) / 3 * SIDE / 32 + 0.5);
-            from[a] = (near - 20) / 3 + 0.5 - 16.5 * side[a] / SIDE;
-            CHECK(from[a] > -1 && from[a] + side[a] < SIDE + 1);
-            places[a] += side[a] < SIDE - 2 ? from[a] / (SIDE - side[a]) : 0.5;
+            double near = (double)out[(a ? middle * side_out + low : low * side_out + middle) * 3 + (size_t)a];
+            double far = (double)out[(a ? middle * side_out + high : high * side_out + middle) * 3 + (size_t)a];
+            side[a] = floor((far - near) / 3 * 2 + 0.5);
+            from[a] = (near - 20) / 3 + 0.5 - (made / 4 + 0.5) * side[a] / made;
+            CHECK(from[a] > -1 && from[a] + side[a] < all + 1);
+            places[a] += side[a] < all - 2 ? from[a] / (all - side[a]) : 0.5;
         }
-        CHECK((side[0] + 1.2) * (side[1] + 1.2) >= 0.08 * SIDE * SIDE);
+        CHECK((side[0] + 1.2) * (side[1] + 1.2) >= 0.08 * all * all);
         CHECK((side[0] - 1.2) / (side[1] + 1.2) <= 4.0 / 3 && (side[1] - 1.2) / (side[0] + 1.2) <= 4.0 / 3);
-        areas += side[0] * side[1] / (SIDE * SIDE);
+        areas += side[0] * side[1] / (all * all);
         double aspect = log(side[0] / side[1]);
         aspects += aspect;
         square += aspect * aspect;
@@ -509,6 +551,21 @@ TEST(resized_crop_draws)
     CHECK_NEAR(square / ROUNDS, 0.0254, 0.003);
     for (int a = 0; a < 2; a++) CHECK_NEAR(places[a] / ROUNDS, 0.5, 5 * 0.29 / sqrt(ROUNDS) + 0.02);
     kd_loader_free(loader);
+}
+
+TEST(resized_crop_draws)
+{
+    enum { SIDE = 64 };
+    static uint8_t image[SIDE * SIDE * 3];
+    for (int i = 0; i < SIDE * SIDE; i++) {
+        image[3 * i] = (uint8_t)(20 + 3 * (i / SIDE));
+        image[3 * i + 1] = (uint8_t)(20 + 3 * (i % SIDE));
+    }
+    kd_dataset *data;
+    CHECK_OK(kd_dataset_wrap(&data, NULL, KD_U8, 1, 3, (const size_t[]){ SIDE, SIDE, 3 }, image, NULL));
+    check_crops(data, SIDE, SIDE);
+    check_crops(data, SIDE, SIDE / 2);   /* the least */
+    check_crops(data, SIDE, 72);
     kd_dataset_free(data);
 }
 
@@ -614,6 +671,11 @@ TEST(wrong_descriptors)
     BAD(data, d.crop_area = 1.5f, KD_ERR_ARG, "crop_area: 1.5");
     BAD(data, d.crop_area = -1, KD_ERR_ARG, "crop_area: -1");
     BAD(flat, d.crop_area = 1, KD_ERR_ARG, "[240]");
+    BAD(flat, d.height = 1, KD_ERR_ARG, "height and width need items [height, width, channels], not [240]");
+    BAD(data, d.height = H + 1, KD_ERR_SHAPE, "height, width: 11 x 8 is not inside the items [10, 8, 3]");
+    BAD(real, d.width = 9, KD_ERR_SHAPE, "10 x 9 is not inside");
+    BAD(data, (d.crop_area = 1, d.height = H / 2 - 1), KD_ERR_SHAPE, "4 x 8 is less than half as high as the items [10, 8, 3]");
+    BAD(data, (d.height = 3, d.crop_padding = 3), KD_ERR_ARG, "crop_padding: 3 moves");
     BAD(grey, d.crop_area = 1, KD_ERR_ARG, "crop_area: items u8 [height, width, 3] wanted, not u8 [10, 24, 1]");
     BAD(real, d.crop_area = 1, KD_ERR_DTYPE, "not f32 [10, 8, 3]");
     BAD(data, d.randaugment_ops = 17, KD_ERR_ARG, "randaugment_ops: 17, at most 16");

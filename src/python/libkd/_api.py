@@ -541,6 +541,8 @@ STRUCTS = {
         ("randaugment_noise", "float", ""),
         ("repeats", "uint32_t", ""),
         ("crop_area", "float", ""),
+        ("height", "uint32_t", ""),
+        ("width", "uint32_t", ""),
     ),
     "kd_safetensors_info": (
         ("struct_size", "size_t", ""),

@@ -117,6 +117,8 @@ if TYPE_CHECKING:
         randaugment_noise: float | None
         repeats: int | None
         crop_area: float | None
+        height: int | None
+        width: int | None
 
 
 class TapeOps:
@@ -1023,7 +1025,8 @@ class LoaderMethods:
                   label_smoothing: float | None = None, erase_probability: float | None = None,
                   erase_zeros: int | None = None, randaugment_ops: int | None = None,
                   randaugment_magnitude: float | None = None, randaugment_noise: float | None = None,
-                  repeats: int | None = None, crop_area: float | None = None):
+                  repeats: int | None = None, crop_area: float | None = None, height: int | None = None,
+                  width: int | None = None):
         """The descriptor as keyword arguments; what is not given keeps the library's default.
         How batches are made.
 
@@ -1053,7 +1056,9 @@ class LoaderMethods:
             randaugment_magnitude: 0 to 10; default 9
             randaugment_noise: deviation of the magnitude; default 0.5
             repeats: >= 1: repeated augmentation, each item of an epoch this often; default 1
-            crop_area: > 0: a crop of this to all of the area, resized to the item; default 0
+            crop_area: > 0: a crop of this to all of the area, resized; default 0
+            height: of the images handed out; default 0: the item's
+            width: of the images handed out; default 0: the item's
 
         C: kd_loader_desc
         """
@@ -1063,7 +1068,7 @@ class LoaderMethods:
                 mix_switch=mix_switch, mix_probability=mix_probability, label_smoothing=label_smoothing,
                 erase_probability=erase_probability, erase_zeros=erase_zeros, randaugment_ops=randaugment_ops,
                 randaugment_magnitude=randaugment_magnitude, randaugment_noise=randaugment_noise, repeats=repeats,
-                crop_area=crop_area)
+                crop_area=crop_area, height=height, width=width)
 
     @property
     def epoch(self) -> int:
