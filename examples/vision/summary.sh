@@ -32,10 +32,10 @@ if [ -f "$out/teacher/result.csv" ]; then
 fi
 for f in "$out"/alone-[0-9]*/curves.csv; do [ ! -f "$f" ] || tail -n 1 "$f"; done | awk -F, '{ n++; train += $3; test += $4 } END {
   if (n) {
-    printf "In these few epochs ResNet-8 does not fit its training images: alone it ends with a cross-entropy of %.3f on them,\n", train / n
-    printf "augmented, and %.3f on the test images.  What holds a student back from fitting too well has little to do here and\n", test / n
-    print "takes part of its capacity; what says more about each image than its label has more to give than in 240 epochs.  So an order of methods here"
-    print "need not be the published one, and is not evidence against it.\n" } }'
+    printf "In these few epochs ResNet-8 does not fit its training images: alone it ends with a cross-entropy of %.3f\n", train / n
+    printf "on them, augmented, and %.3f on the test images.  What holds a student back from fitting too well has little\n", test / n
+    print "to do here and takes part of its capacity; what says more about each image than its label has more to give than in"
+    print "240 epochs.  So an order of methods here need not be the published one, and is not evidence against it.\n" } }'
 for f in "$out"/*-[0-9]*/result.csv; do
   [ -f "$f" ] || continue
   run=$(basename "$(dirname "$f")")
