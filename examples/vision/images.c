@@ -104,7 +104,8 @@ kd_status images_open(images *d, const char *spec, size_t side, size_t keep)
         return complain(KD_ERR_ARG, "--data \"%s\": \"%.*s\" is none of cifar10, cifar100, folder", spec, (int)n, spec);
     if (at < KNOWN && side && side != 32) return complain(KD_ERR_ARG, "--side %zu: the images of %s are 32 x 32", side, known[at].kind);
     if (keep && (at < KNOWN || keep < side || keep > 2 * side))
-        return complain(KD_ERR_ARG, at < KNOWN ? "--keep %zu: for folders" : "--keep %zu is not between --side %zu and twice that", keep, side);
+        return complain(KD_ERR_ARG, at < KNOWN ? "--keep %zu: for folders" : "--keep %zu is not between --side %zu and twice that", keep,
+                        side);
     TRY(at < KNOWN ? open_cifar(d, path, at == 1) : open_folder(d, path, keep ? keep : side));
     d->height = keep ? side : kd_dataset_item_size(d->train, 0), d->width = keep ? side : kd_dataset_item_size(d->train, 1);
     if (at < KNOWN) {
