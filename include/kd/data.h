@@ -150,8 +150,8 @@ KD_API void kd_loader_desc_init(kd_loader_desc *desc, size_t struct_size);
  * get 0 rows), and the batches do not depend on m.  A checkpoint of one shard's loader is every shard's, and that of a run with
  * another m.
  *
- * KD_ERR_ARG (also: drop_last would leave no batch), KD_ERR_SHAPE (height, width), KD_ERR_RANGE (a label beyond `classes`; with f32 labels also below 0),
- * KD_ERR_DTYPE (RandAugment or a resized crop of items that are not u8), KD_ERR_OVERFLOW, KD_ERR_NOMEM. */
+ * KD_ERR_ARG (also: drop_last would leave no batch), KD_ERR_SHAPE (height, width), KD_ERR_RANGE (a label beyond `classes`; with f32
+ * labels also below 0), KD_ERR_DTYPE (RandAugment or a resized crop of items that are not u8), KD_ERR_OVERFLOW, KD_ERR_NOMEM. */
 KD_API KD_MUST_USE kd_status kd_loader_create(kd_loader **out, kd_context *ctx, const kd_dataset *data,
                                               const kd_loader_desc *desc);
 /* The next batch, or this shard's part: *x f32 [n, item shape..], *y i32 [n] (f32 [n, classes] where so said), the loader's,

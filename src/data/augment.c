@@ -48,8 +48,8 @@ static ptrdiff_t draw(kd_rng *rng, uint32_t reach)
     return (ptrdiff_t)kd_rng_below(rng, 2 * (uint64_t)reach + 1) - (ptrdiff_t)reach;
 }
 
-/* A rectangle of `least` to `most` of the area of `whole`, the logarithm of height / width within +- log_aspect, each side at least `spare` less
- * than the image's.  False: ten did not fit. */
+/* A rectangle of `least` to `most` of the area of `whole`, the logarithm of height / width within +- log_aspect, each side at least
+ * `spare` less than that one's.  False: ten did not fit. */
 static bool draw_box(const size_t whole[2], kd_rng *rng, double least, double most, double log_aspect, size_t spare,
                      size_t from[2], size_t size[2])
 {
