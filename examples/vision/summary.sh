@@ -19,7 +19,7 @@ was.  A run takes 8 minutes or more on one core:
 
 FOLDER holds the binary records train.bin and test.bin.  The protocol is the literature's, shortened
 (\`examples/recipes/cifar_short.recipe\`): teacher ResNet-20, 40 epochs, seed 500; student ResNet-8, 15 epochs, one rise and fall of the
-learning rate (.1), batch 64, decay 5e-4, Nesterov, crop and flip.  The transformers: \`vit_short.recipe\`, 10 epochs of AdamW; soft and
+learning rate (.1), batch 64, decay 5e-4, Nesterov, crop and flip.  The transformers: \`vit_short.recipe\`, 8 epochs of AdamW; soft and
 hard are DeiT's, through a second head on a token of its own, taught by the same teacher.  Accuracy is that of the last epoch on the
 10,000 test images, in percent, mean +- standard error over the seeds; the difference is paired with the student alone of the same
 seed; "best epoch" chose by the test images.  Minutes are of the quickest seed, on one thread of a machine that did other work beside it.
