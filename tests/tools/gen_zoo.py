@@ -43,7 +43,7 @@ def images(name, stream):
 def find_stream(name):
     n, best = Net(torch.float64, CLASSES), (-1.0, 0)
     n.train = True
-    for stream in range(TRIES if SIZES[name][2] else 1):
+    for stream in range(TRIES):
         with torch.no_grad(), Margin() as kinks:
             NETS[name](n, images(name, stream))
         best = max(best, (kinks.margin, stream))

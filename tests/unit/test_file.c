@@ -350,7 +350,7 @@ static void faults_on(size_t fail_at, int error, int persistent)
 {
     real_io = kd__io_table;
     kd__io_table = (kd__io){ f_resolve, f_open_read, f_open_temp, f_read_at, f_write,  f_sync,
-                             f_close,   f_rename,    f_unlink,    f_sync_dir, real_io.hold, real_io.release };
+                             f_close,   f_rename,    f_unlink,    f_sync_dir, real_io.hold, real_io.release, real_io.list };
     io_call = 0;
     io_fail_at = fail_at;
     io_error = error;
