@@ -491,7 +491,7 @@ static kd_tensor *look_and_keep(kd_layer *self, kd_tape *tape, kd_tensor *x, voi
 
 TEST(what_a_block_saw_stays)
 {
-    seen s = { NULL };
+    seen s = { 0 };
     kd_model *m = NULL;
     kd_conv_desc same;
     kd_conv_desc_init(&same, sizeof same);
