@@ -3,9 +3,8 @@
  *
  * Tolerance: 1e-4 of the largest logit, of a tap's norm and of a gradient's.  A float is the end of at most some ten thousand
  * roundings of 2^-24 that mostly cancel; golden_zoo.h says how far PyTorch's own float32 is from the numbers: far less.
- * Gradients jump where an input of a ReLU is so near 0 that rounding decides its sign.  In a deep network there are such inputs,
- * for libkd's float32 as for PyTorch's, and the bound is 5e-2; where none is nearer than 5e-6 of the inputs' standard deviation,
- * and rounding changed no sign on the way here (bits are the same everywhere), it is 1e-4 as for the rest. */
+ * Gradients jump where an input of a ReLU is so near 0 that rounding decides its sign.  gen_zoo.py takes images for which PyTorch's
+ * float32 met no such input; where there are none (ResNet-50), the bound of gradients is four times as far as PyTorch is. */
 #include "probe.h"
 #include "golden_zoo.h"
 
@@ -126,7 +125,7 @@ static void check_net(const struct golden *g, kd_context *ctx)
         measure(&got[k], info.name, info.grad ? info.grad : kd_tensor_f32(info.tensor), kd_tensor_count(info.tensor));
     }
     for (size_t k = 0; k < MAX_GROUPS && g->groups[k].name; k++)
-        check_near(g->name, &g->groups[k], &got[k], g->margin < 5e-6 ? 5e-2 : NEAR);
+        check_near(g->name, &g->groups[k], &got[k], g->away > NEAR ? 4 * g->away : NEAR);
     kd_tape_free(infer);
     kd_tape_free(train);
     kd_tensor_free(x);

@@ -17,19 +17,20 @@ from zoo_torch import NETS, Margin, Net, fnv, libkd_order
 
 CLASSES = 5
 
-# name: side of the images, batch, 1 if in every run of the tests.  For those, images are sought for which no input of a ReLU is so
-# near 0 that rounding in float32 could decide its sign, so that gradients can be compared closely.
-MARGIN, TRIES = 5e-6, 60
+# name: side of the images, batch, 1 if in every run of the tests.  Where an input of a ReLU is so near 0 that rounding decides its sign, no
+# gradient is the right one.  So images with a wide margin are taken, of 60 sets, and of up to 300 until it is CLEAR, for which PyTorch's
+# own float32 has the gradients of float64; of ResNet-50, which has no such set, the one for which it is nearest.
+TRIES, MORE_TRIES, CLEAR, CLOSE = 60, 300, 1e-5, 7e-5
 # Not here: ResNet-101 and 152, of which with such weights PyTorch in float32 is itself 4e-4 and 1e-3 away from float64
 # (parity.py has them).
 SIZES = {
     "resnet8": (16, 2, 0), "resnet14": (16, 2, 0), "resnet20": (16, 2, 1), "resnet32": (16, 2, 0), "resnet44": (16, 2, 0),
-    "resnet56": (16, 2, 0), "resnet110": (32, 3, 0), "resnet8x4": (16, 2, 1), "resnet32x4": (32, 3, 0),
-    "resnet20_a": (16, 2, 1), "resnet32_a": (16, 2, 0), "resnet44_a": (16, 2, 0), "resnet56_a": (32, 3, 0),
+    "resnet56": (16, 2, 0), "resnet110": (16, 2, 0), "resnet8x4": (16, 2, 1), "resnet32x4": (16, 2, 0),
+    "resnet20_a": (16, 2, 1), "resnet32_a": (16, 2, 0), "resnet44_a": (16, 2, 0), "resnet56_a": (16, 2, 0),
     "resnet110_a": (16, 2, 0), "wrn_16_1": (16, 2, 0), "wrn_16_2": (16, 2, 1), "wrn_40_1": (32, 3, 0), "wrn_40_2": (32, 3, 0),
-    "vgg8": (16, 2, 1), "vgg11": (64, 2, 0), "vgg13": (32, 3, 0), "vgg16": (32, 3, 0), "vgg19": (32, 3, 0),
-    "mobilenetv2_half": (32, 3, 1), "mobilenetv2": (32, 6, 0), "shufflenetv1": (16, 4, 1), "shufflenetv2": (16, 4, 1),
-    "resnet18": (48, 3, 1), "resnet34": (64, 3, 0), "resnet50": (64, 3, 0),
+    "vgg8": (16, 2, 1), "vgg11": (64, 2, 0), "vgg13": (32, 3, 0), "vgg16": (32, 3, 0), "vgg19": (32, 2, 0),
+    "mobilenetv2_half": (32, 3, 1), "mobilenetv2": (32, 4, 0), "shufflenetv1": (16, 4, 1), "shufflenetv2": (16, 4, 1),
+    "resnet18": (48, 3, 1), "resnet34": (48, 2, 0), "resnet50": (64, 2, 0),
     "regnety_002": (64, 2, 1), "regnety_004": (64, 2, 0), "regnety_006": (64, 2, 0), "regnety_008": (64, 2, 0),
 }
 
@@ -41,15 +42,24 @@ def images(name, stream):
 
 
 def find_stream(name):
-    n, best = Net(torch.float64, CLASSES), (-1.0, 0)
+    """The margin of the images, their stream, and what is kept of float64 and of float32 for them."""
+    n, margins = Net(torch.float64, CLASSES), []
     n.train = True
-    for stream in range(TRIES):
+    for stream in range(MORE_TRIES):
+        if stream >= TRIES and max(margins)[0] > CLEAR:
+            break
         with torch.no_grad(), Margin() as kinks:
             NETS[name](n, images(name, stream))
-        best = max(best, (kinks.margin, stream))
-        if kinks.margin > MARGIN:
+        margins.append((kinks.margin, stream))
+    nearest = None
+    for margin, stream in sorted(margins, reverse=True)[:TRIES]:
+        double, single = (measure(name, stream, dtype) for dtype in (torch.float64, torch.float32))
+        away = far(double[0], single[0], ("taps", "groups"))
+        if nearest is None or away < nearest[0]:
+            nearest = away, margin, stream, double, single[0]
+        if away <= CLOSE:
             break
-    return best
+    return nearest[1:]
 
 
 def measure(name, stream, dtype):
@@ -115,7 +125,7 @@ def listed(values):
 HEAD = """/* golden_zoo.h - made by tests/tools/gen_zoo.py: PyTorch in double precision.
  * In float32 PyTorch itself is up to %.1e away from logits and taps.
  * SPDX-License-Identifier: MIT */
-enum { CLASSES = %d, MAX_BATCH = 6, MAX_TAPS = 8, MAX_GROUPS = 12 };
+enum { CLASSES = %d, MAX_BATCH = 4, MAX_TAPS = 8, MAX_GROUPS = 12 };
 
 /* A tensor, or several: 2-norm, and dot product with hashed numbers. */
 typedef struct norm_dot { const char *name; double norm, dot; } norm_dot;
@@ -125,7 +135,7 @@ static const struct golden {
     unsigned side, batch, quick, stream;
     size_t size;      /* of all parameters */
     uint64_t names;   /* sum of the hashes of "name shape" */
-    double margin;    /* the smallest input of a ReLU in the training step, in standard deviations */
+    double away;      /* how far PyTorch's float32 is, gradients included */
     double loss, eval[MAX_BATCH * CLASSES], train[MAX_BATCH * CLASSES];
     norm_dot taps[MAX_TAPS], groups[MAX_GROUPS];
 } nets[] = {"""
@@ -135,9 +145,7 @@ def main():
     torch.manual_seed(1)
     entries, furthest = [], 0.0
     for name, (side, batch, quick) in SIZES.items():
-        margin, stream = find_stream(name)
-        got, n, x = measure(name, stream, torch.float64)
-        other = measure(name, stream, torch.float32)[0]
+        margin, stream, (got, n, x), other = find_stream(name)
         forward, moved = far(got, other, ("taps",)), far(got, other, ("taps", "groups"))
         furthest = max(furthest, forward)
         print(f"{name}: {got['size']} parameters, PyTorch in float32 {forward:.1e} away, gradients {moved:.1e}; "
@@ -148,8 +156,8 @@ def main():
             pass
         rows = lambda k: "{ " + ",\n        ".join(f'{{ "{p}", {a:.9g}, {d:.9g} }}' for p, a, d in got[k]) + " }"
         entries.append(f'    {{ "{name}", {side}, {batch}, {quick}, {stream}, {got["size"]}, '
-                       f'0x{got["names"]:x}u, {margin:.2g}, '
-                       f'{got["loss"]:.9g},\n      {listed(got["eval"])},\n      {listed(got["train"])},\n'
+                       f'0x{got["names"]:x}u, {moved:.2g}, {got["loss"]:.9g},\n'
+                       f'      {listed(got["eval"])},\n      {listed(got["train"])},\n'
                        f'      {rows("taps")},\n      {rows("groups")} }},')
     print(HEAD % (furthest, CLASSES))
     print("\n".join(entries) + "\n};")
