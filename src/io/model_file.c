@@ -221,7 +221,7 @@ static kd_status match(loading *l)
 /* The file's positions at another size, into `out`. */
 static kd_status read_positions(loading *l, const kd_param_info *p, const kd_tensor *from, float *out)
 {
-    size_t from_side, to_side, special;
+    size_t from_side = 0, to_side = 0, special = 0;   /* of grids, as `resizable` saw */
     kd_tensor *plain = NULL;
     (void)kd__positions_grid(p->tensor->shape, 3, &to_side, &special);
     (void)kd__positions_grid(from->shape, 3, &from_side, &special);
