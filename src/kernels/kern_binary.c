@@ -152,17 +152,13 @@ void KD_K(binary_backward_f32)(uint32_t op, int which, kd__target grad, const fl
                                kd__operand a, kd__operand b, size_t rows, size_t n, int accumulate)
 {
     backward_args p = { grad, grad_out, out_row, a, b, rows, n, accumulate };
-    switch (op) {
+    switch (op == KD_BINARY_SUB && !which ? KD_BINARY_ADD : op) {
     case KD_BINARY_ADD: backward(PASS, &p); break;
     case KD_BINARY_MUL:
         if (which) p.b = a;
         backward(TIMES_B, &p);
         break;
     case KD_BINARY_SUB:
-        if (!which) {
-            backward(PASS, &p);
-            break;
-        }   /* fall through */
     case KD_BINARY_DIV: backward(op == KD_BINARY_SUB ? NEGATE : which ? BY_DIVISOR : BY_DIVIDEND, &p); break;   /* asked for each vector */
     default: break;
     }
