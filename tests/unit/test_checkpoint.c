@@ -3,6 +3,7 @@
 #include "io/io_internal.h"
 #include "kdtest_file.h"
 #include "nn/nn.h"
+#include <math.h>
 #include <stdlib.h>
 
 enum { HEADER = 40, ENTRY = 16 };
@@ -524,4 +525,30 @@ TEST(arguments)
     CHECK_OK(kd_checkpoint_load(cp, path));
     kd_checkpoint_free(cp);
     stop(&r);
+}
+
+/* Warm-up is part of a checkpoint; a loss without state takes no byte of it. */
+TEST(a_loss_and_its_advances)
+{
+    float s[2] = { 0, 1 }, t[2] = { 2, 0 };
+    kd_distill_batch b = { .struct_size = sizeof b, .rows = 1, .classes = 2, .student = s, .teacher = t };
+    kd_loss_distill *loss[3];
+    kd_loss_distill_desc d;
+    CHECK_OK(kd_loss_distill_desc_for(&d, sizeof d, KD_DISTILL_KD));
+    kd_distill_terms terms[2] = { { .struct_size = sizeof *terms }, { .struct_size = sizeof *terms } };
+    d.hard_weight = 0, d.warmup = 8;
+    for (int i = 0; i < 3; i++) {
+        kd_checkpoint *cp;
+        if (i == 2) d.warmup = 0;
+        if (!CHECK_OK(kd_loss_distill_create(&loss[i], NULL, &d)) || !CHECK_OK(kd_checkpoint_create(&cp, NULL))) return;
+        CHECK_OK(kd_checkpoint_add_loss(cp, "loss", loss[i]));
+        for (int k = 0; k < 3 && i == 0; k++) CHECK_OK(kd_loss_distill_advance(loss[0]));
+        if (i == 0) CHECK_OK(kd_checkpoint_save(cp, kdtest_path("loss.kdcp")));
+        if (i == 1) CHECK_OK(kd_checkpoint_load(cp, kdtest_path("loss.kdcp")));
+        if (i == 2) CHECK_STATUS(kd_checkpoint_load(cp, kdtest_path("loss.kdcp")), KD_ERR_SHAPE);
+        if (i < 2) CHECK_OK(kd_loss_distill_eval(loss[i], &b, &terms[i]));
+        kd_checkpoint_free(cp);
+    }
+    CHECK(terms[0].loss == terms[1].loss && fabs(terms[0].loss / terms[0].soft - 0.9 * 4 / 8) < 1e-6);
+    for (int i = 0; i < 3; i++) kd_loss_distill_free(loss[i]);
 }

@@ -470,3 +470,72 @@ TEST(every_prefix_and_flip)
     kd_model_free(m);
     kdtest_alloc_end(&a);
 }
+
+/* Weights of another depth, and of other classes: what differs is named and counted, and nothing is written; with flags for it what
+ * both have is read. */
+TEST(weights_of_another_network)
+{
+    kd_model *deep = NULL, *flat = NULL, *other = NULL;
+    const char *path = kdtest_path("zoo.safetensors");
+    CHECK_OK(kd_zoo_create(&deep, NULL, "resnet20", 10, 1));
+    CHECK_OK(kd_zoo_create(&flat, NULL, "resnet8", 10, 2));
+    CHECK_OK(kd_zoo_create(&other, NULL, "resnet20", 100, 3));
+    kdtest_rand r = { 9 };
+    kd_param_info a = { .struct_size = sizeof a }, b = { .struct_size = sizeof b };
+    for (size_t i = 0; i < kd_model_parameter_count(deep); i++) {
+        CHECK_OK(kd_model_parameter_at(deep, i, &a));
+        kdtest_fill(&r, kd_tensor_f32(a.tensor), kd_tensor_count(a.tensor), 1.0);
+    }
+    kd_model_touch(deep);
+    const uint64_t flat_before = kd_model_hash(flat), other_before = kd_model_hash(other), deep_before = kd_model_hash(deep);
+    CHECK_OK(kd_model_save(deep, path));
+    CHECK_STATUS(kd_model_load(flat, path, KD_LOAD_STRICT), KD_ERR_FORMAT);
+    CHECK_ERROR_HAS("not this model's weights; unexpected: layer1.1.bn1");
+    CHECK_ERROR_HAS(" more");
+    CHECK_STATUS(kd_model_load(flat, path, KD_LOAD_MISSING_OK), KD_ERR_FORMAT);
+    CHECK(strstr(kd_last_error(), "missing") == NULL);
+    CHECK(kd_model_hash(flat) == flat_before);
+    CHECK_STATUS(kd_model_load(other, path, KD_LOAD_STRICT), KD_ERR_SHAPE);
+    CHECK_ERROR_HAS("other shapes: fc.weight is [10, 64] in the file, [100, 64] in the model, fc.bias is [10] in the file, [100] in");
+    CHECK_STATUS(kd_model_load(other, path, KD_LOAD_MISSING_OK | KD_LOAD_EXTRA_OK), KD_ERR_SHAPE);
+    CHECK(kd_model_hash(other) == other_before);
+    CHECK_OK(kd_model_load(flat, path, KD_LOAD_EXTRA_OK));
+    for (size_t i = 0; i < kd_model_parameter_count(flat); i++) {
+        CHECK_OK(kd_model_parameter_at(flat, i, &a));
+        CHECK_OK(kd_model_find(deep, a.name, &b));
+        CHECK(memcmp(kd_tensor_data(a.tensor), kd_tensor_data(b.tensor), kd_tensor_count(a.tensor) * sizeof(float)) == 0);
+    }
+    CHECK_OK(kd_model_save(flat, path));
+    CHECK_STATUS(kd_model_load(deep, path, KD_LOAD_STRICT), KD_ERR_FORMAT);
+    CHECK_ERROR_HAS("not this model's weights; missing: layer1.1.conv1.weight, layer1.1.bn1.weight");
+    /* Of 6 blocks with two convolutions and two norms of four, all that the file lacks. */
+    char count[32];
+    size_t named = 1;
+    for (const char *p = strstr(kd_last_error(), "missing: "); *p; p++) named += *p == ',';
+    snprintf(count, sizeof count, " and %zu more", 6 * 10 - named);
+    CHECK_ERROR_HAS(count);
+    CHECK(kd_model_hash(deep) == deep_before);
+    CHECK_OK(kd_model_load(deep, path, KD_LOAD_MISSING_OK));
+    kd_model_free(deep);
+    kd_model_free(flat);
+    kd_model_free(other);
+
+    /* Nor does a shortcut "A" have what "B" has, nor a plain transformer the token. */
+    CHECK_OK(kd_zoo_create(&deep, NULL, "resnet20", 10, 1));
+    CHECK_OK(kd_zoo_create(&flat, NULL, "resnet20_a", 10, 2));
+    CHECK_OK(kd_model_save(flat, path));
+    CHECK_STATUS(kd_model_load(deep, path, KD_LOAD_STRICT), KD_ERR_FORMAT);
+    CHECK_ERROR_HAS("missing: layer2.0.downsample.0.weight");
+    CHECK_ERROR_HAS("unexpected: linear.bias, linear.weight");
+    kd_model_free(deep);
+    kd_model_free(flat);
+    CHECK_OK(kd_zoo_create(&deep, NULL, "deit_tiny_distilled_patch4_16", 10, 1));
+    CHECK_OK(kd_zoo_create(&flat, NULL, "deit_tiny_patch4_16", 10, 2));
+    CHECK_OK(kd_model_save(deep, path));
+    CHECK_STATUS(kd_model_load(flat, path, KD_LOAD_STRICT), KD_ERR_SHAPE);
+    CHECK_ERROR_HAS("other shapes: pos_embed is [1, 18, 192] in the file, [1, 17, 192] in the model; unexpected: ");
+    CHECK_ERROR_HAS("dist_token");
+    CHECK_ERROR_HAS("head_dist.weight");
+    kd_model_free(deep);
+    kd_model_free(flat);
+}
