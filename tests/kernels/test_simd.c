@@ -138,6 +138,12 @@ static void hard_triple(kdtest_rand *r, float *x, float *y, float *z)
 
 TEST(fma_rounds_once)
 {
+    /* z and a little less than half of the last place of a subnormal: musl's fmaf, by way of double, makes it half and rounds again. */
+    volatile float half = -0x1.000008p-75f;
+    if (fmaf(half, 0x1.fffffp-76f, -0x1.2c3f98p-128f) != -0x1.2c3f98p-128f) {
+        kdtest_skip("the C library's fmaf rounds twice");
+        return;
+    }
     kdtest_rand r = { 2 };
     float x[16], y[16], z[16], want[16], got[16];
     for (int round = 0; round < (kdtest_full() ? 8000000 : 700000); round++) {
