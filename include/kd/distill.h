@@ -266,8 +266,8 @@ typedef struct kd_loss_feature_desc {
     uint64_t    warmup;             /* as in kd_loss_distill_desc                                                     */
     const float *teacher_weight, *teacher_bias;   /* the teacher's classifier [width of its last tap, classes], [classes], where
                                        the method uses it (SimKD, SRRL, CAT-KD); copied                               */
-    const float *const *teacher_bn_weight, *const *teacher_bn_bias;   /* OFD: for each teacher tap its batch norm's weight and
-                                       bias [channels]; copied                                                        */
+    const float *const *teacher_bn_weight;   /* OFD: for each teacher tap its batch norm's weight [channels]; copied   */
+    const float *const *teacher_bn_bias;     /* OFD: and its bias [channels]; copied                                   */
 } kd_loss_feature_desc;
 /* The defaults of a method: its paper's numbers; no shapes.  KD_ERR_ARG: there is no such method; *desc is then zero. */
 KD_API KD_MUST_USE kd_status kd_loss_feature_desc_for(kd_loss_feature_desc *desc, size_t struct_size, uint32_t method);

@@ -34,6 +34,7 @@ function struct(name, body,   n, field, i, k, m, part, base, f)
         add_field(name, part[1])
         base = part[1]
         sub(/[ *]*[A-Za-z_0-9]+(\[[^]]*\])*$/, "", base)
+        while (sub(/ *\*(const)?$/, "", base)) ;   # what points belongs to each name
         for (m = 2; m <= k; m++) add_field(name, tidy(base " " part[m]))
     }
 }

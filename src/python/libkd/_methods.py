@@ -1215,8 +1215,8 @@ class LossFeatureMethods:
                 (SimKD, SRRL, CAT-KD); copied
             teacher_bias: the teacher's classifier [width of its last tap, classes], [classes], where the method uses it
                 (SimKD, SRRL, CAT-KD); copied
-            teacher_bn_weight: OFD: for each teacher tap its batch norm's weight and bias [channels]; copied
-            teacher_bn_bias: OFD: for each teacher tap its batch norm's weight and bias [channels]; copied
+            teacher_bn_weight: OFD: for each teacher tap its batch norm's weight [channels]; copied
+            teacher_bn_bias: OFD: and its bias [channels]; copied
 
         C: kd_loss_feature_desc
         """
